@@ -1,0 +1,33 @@
+# `make` alone explains itself. Everything here is an ordinary cargo command that can be typed by hand.
+
+TARGET ?=
+OPTIONS ?=
+ARGS ?=
+
+.PHONY: help run test conversations bench lint fmt clean
+
+help: ## list the targets (this is the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build for speed and serve on 127.0.0.1:11211; ARGS="-vv -m 256" passes flags
+	cargo run --release --quiet -- -l 127.0.0.1 -p 11211 $(ARGS)
+
+test: ## run every test
+	cargo test --quiet
+
+conversations: ## play tests/conversations; TARGET=host:port holds another server to them, OPTIONS="-M" names its flags
+	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations
+
+bench: ## requests a second beside a fixed-reply server and memcached; ARGS="--only get" chooses
+	cargo bench --bench throughput -- $(ARGS)
+
+lint: ## formatting, clippy and documentation, with warnings as errors
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items
+
+fmt: ## format the code
+	cargo fmt
+
+clean: ## remove what was built
+	cargo clean

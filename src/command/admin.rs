@@ -1,0 +1,252 @@
+//! The commands about the server itself: `flush_all`, `verbosity`, `cache_memlimit`, `shutdown`,
+//! `debugtime`, `stats`.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Service;
+use crate::protocol::{DebugTime, Flush, ProtocolError, ShutdownMode, StatsTopic};
+use crate::serialization::Response;
+use crate::stats::{Counter, Counts};
+use crate::{VERSION, VERSION_SPOKEN};
+
+const MEGABYTE: usize = 1 << 20;
+
+/// `flush_all`
+pub fn flush_all(flush: Flush, service: &Service, counts: &mut Counts) -> Response {
+    counts[Counter::CmdFlush] += 1;
+    if service.config.disable_flush_all {
+        return Response::Error(ProtocolError::FlushNotAllowed);
+    }
+    service.store.flush(flush);
+    Response::Ok
+}
+
+/// `verbosity`
+pub fn verbosity(level: u32, service: &Service) -> Response {
+    service.verbosity.store(level, Relaxed);
+    Response::Ok
+}
+
+/// `cache_memlimit`
+pub fn cache_memlimit(megabytes: u32, service: &Service) -> Response {
+    let bytes = megabytes as usize * MEGABYTE;
+    if megabytes < 8 {
+        Response::Error(ProtocolError::MemlimitTooSmall)
+    } else if megabytes > 1_000_000_000 {
+        Response::Error(ProtocolError::MemlimitNotMegabytes)
+    } else if bytes / 2 < service.config.max_item_size {
+        Response::Error(ProtocolError::MemlimitOutOfBounds)
+    } else {
+        service.store.set_memory_limit(bytes);
+        Response::Ok
+    }
+}
+
+/// `shutdown`: the server ends as it does on SIGTERM. Both modes are that mode here.
+pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolError> {
+    if !service.config.enable_shutdown {
+        return Err(ProtocolError::ShutdownNotEnabled);
+    }
+    match mode {
+        ShutdownMode::Plain | ShutdownMode::Graceful => {
+            service.clients.stop();
+            Ok(())
+        }
+        ShutdownMode::Unknown => Err(ProtocolError::InvalidShutdownMode),
+    }
+}
+
+/// `debugtime`: exists only with `--debug`. What expires with a jump is swept at once.
+pub fn debugtime(what: DebugTime, service: &Service) -> Response {
+    if !service.config.debug {
+        return Response::Error(ProtocolError::UnknownCommand);
+    }
+    service.store.clock().debug(what);
+    service.store.sweep();
+    Response::Ok
+}
+
+/// `stats`
+pub fn stats(
+    topic: StatsTopic,
+    service: &Service,
+    counts: &mut Counts,
+    answer: &mut impl FnMut(Response) -> io::Result<()>,
+) -> io::Result<()> {
+    // What this client did before it asked, in the same batch, is in what it reads.
+    service.stats.take(counts);
+    let stats = match topic {
+        StatsTopic::General => general(service),
+        StatsTopic::Settings => settings(service),
+        StatsTopic::Items => items(service),
+        StatsTopic::Slabs => slabs(service),
+        StatsTopic::Sizes => vec![("sizes_status".into(), "disabled".into())],
+        StatsTopic::Conns => service.clients.describe(service.store.clock().now()),
+        StatsTopic::Reset => {
+            service.stats.reset();
+            return answer(Response::Reset);
+        }
+        StatsTopic::Detail => return answer(Response::Error(ProtocolError::StatsDetailNotAllowed)),
+    };
+    for (name, value) in stats {
+        answer(Response::Stat(name, value))?;
+    }
+    answer(Response::End)
+}
+
+/// Names and values, in the order in which they are told.
+type Listing = Vec<(String, String)>;
+
+fn stat(name: &str, value: impl ToString) -> (String, String) {
+    (name.into(), value.to_string())
+}
+
+fn general(service: &Service) -> Listing {
+    let now = service.store.clock().now();
+    let (items, bytes) = service.store.size();
+    let (user, system) = cpu_seconds();
+    let mut listing = vec![
+        stat("pid", std::process::id()),
+        stat("uptime", now.saturating_sub(service.started)),
+        stat("time", now),
+        stat("version", VERSION_SPOKEN),
+        stat("rustmemc_version", VERSION),
+        stat("pointer_size", usize::BITS),
+        stat("rusage_user", format!("{user:.6}")),
+        stat("rusage_system", format!("{system:.6}")),
+        stat("max_connections", service.config.conn_limit),
+        stat("curr_connections", service.clients.connected()),
+    ];
+    listing.extend(
+        Counter::ALL
+            .iter()
+            .map(|&counter| stat(counter.name(), service.stats.get(counter))),
+    );
+    listing.extend([
+        stat("curr_items", items),
+        stat("bytes", bytes),
+        stat("limit_maxbytes", service.store.memory_limit()),
+        stat("threads", service.config.conn_limit),
+        // What the design has no need of, but exporters and dashboards ask for.
+        stat("accepting_conns", 1),
+        stat("listen_disabled_num", 0),
+        stat("time_in_listen_disabled_us", 0),
+        stat("conn_yields", 0),
+        stat("auth_cmds", 0),
+        stat("auth_errors", 0),
+        stat("log_watchers", 0),
+    ]);
+    listing
+}
+
+fn settings(service: &Service) -> Listing {
+    let config = &service.config;
+    let yes = |yes: bool| if yes { "yes" } else { "no" };
+    vec![
+        stat("maxbytes", service.store.memory_limit()),
+        stat("maxconns", config.conn_limit),
+        stat("tcpport", config.port),
+        stat("udpport", 0),
+        stat("inter", config.listen.join(",")),
+        stat("verbosity", service.verbosity.load(Relaxed)),
+        stat(
+            "evictions",
+            if config.disable_evictions {
+                "off"
+            } else {
+                "on"
+            },
+        ),
+        stat("domain_socket", "NULL"),
+        stat("shutdown_command", yes(config.enable_shutdown)),
+        stat("num_threads", config.conn_limit),
+        stat("stat_key_prefix", ":"),
+        stat("detail_enabled", "no"),
+        stat("cas_enabled", "yes"),
+        stat("binding_protocol", "ascii"),
+        stat("auth_enabled_sasl", "no"),
+        stat("auth_enabled_ascii", "no"),
+        stat("item_size_max", config.max_item_size),
+        stat("maxconns_fast", "yes"),
+        stat("flush_enabled", yes(!config.disable_flush_all)),
+        stat("dump_enabled", "no"),
+        stat(
+            "idle_timeout",
+            config.idle_timeout.map_or(0, |timeout| timeout.as_secs()),
+        ),
+        stat("client_flags_size", size_of::<u32>()),
+    ]
+}
+
+/// Everything is in one class, number 1: memory is not cut into classes of sizes here.
+fn items(service: &Service) -> Listing {
+    let (items, bytes) = service.store.size();
+    if items == 0 {
+        return Listing::new();
+    }
+    let stats = &service.stats;
+    [
+        stat("number", items),
+        stat("age", service.store.age()),
+        stat("mem_requested", bytes),
+        stat("evicted", stats.get(Counter::Evictions)),
+        stat("outofmemory", stats.get(Counter::StoreNoMemory)),
+        stat("reclaimed", stats.get(Counter::Reclaimed)),
+        stat("expired_unfetched", stats.get(Counter::ExpiredUnfetched)),
+        stat("evicted_unfetched", stats.get(Counter::EvictedUnfetched)),
+    ]
+    .map(|(name, value)| (format!("items:1:{name}"), value))
+    .into()
+}
+
+/// The class's pages and chunks, for tools that draw them: a page is a megabyte of what is used, and a
+/// chunk is as large as the average item.
+fn slabs(service: &Service) -> Listing {
+    let (items, bytes) = service.store.size();
+    let mut listing = Listing::new();
+    if items > 0 {
+        let chunk = bytes.div_ceil(items);
+        let stats = &service.stats;
+        listing.extend(
+            [
+                stat("chunk_size", chunk),
+                stat("chunks_per_page", (MEGABYTE / chunk).max(1)),
+                stat("total_pages", bytes.div_ceil(MEGABYTE)),
+                stat("total_chunks", items),
+                stat("used_chunks", items),
+                stat("free_chunks", 0),
+                stat("mem_requested", bytes),
+                stat("get_hits", stats.get(Counter::GetHits)),
+                stat("cmd_set", stats.get(Counter::CmdSet)),
+                stat("delete_hits", stats.get(Counter::DeleteHits)),
+                stat("incr_hits", stats.get(Counter::IncrHits)),
+                stat("decr_hits", stats.get(Counter::DecrHits)),
+                stat("cas_hits", stats.get(Counter::CasHits)),
+                stat("cas_badval", stats.get(Counter::CasBadval)),
+                stat("touch_hits", stats.get(Counter::TouchHits)),
+            ]
+            .map(|(name, value)| (format!("1:{name}"), value)),
+        );
+    }
+    listing.extend([
+        stat("active_slabs", u8::from(items > 0)),
+        stat("total_malloced", bytes),
+    ]);
+    listing
+}
+
+/// The seconds of processor time that this process has used, in user and in system mode; zeros where
+/// the system does not tell. std has no `getrusage`, but on Linux there is a file (see proc(5)).
+fn cpu_seconds() -> (f64, f64) {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name in parentheses may have spaces itself; utime and stime are the 12th and 13th word behind it.
+    let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
+    let mut ticks = fields
+        .split(' ')
+        .skip(11)
+        .map(|field| field.parse().unwrap_or(0.0));
+    let mut next = || ticks.next().unwrap_or(0.0) / TICKS_PER_SECOND;
+    (next(), next())
+}

@@ -1,0 +1,65 @@
+//! `get`, `gets`, `gat`, `gats`, and `touch`, which is a `gat` without the value.
+
+use std::io;
+
+use crate::datastore::{Datastore, Item};
+use crate::protocol::{Exptime, Retrieval};
+use crate::serialization::Response;
+use crate::stats::{Counter, Counts};
+
+/// A value for each key that holds one, then `END`. Each is sent before the next is looked up: a line
+/// of ten thousand keys never holds more than one value in memory for a client that reads slowly.
+pub fn get(
+    request: &Retrieval<'_>,
+    store: &Datastore,
+    counts: &mut Counts,
+    answer: &mut impl FnMut(Response) -> io::Result<()>,
+) -> io::Result<()> {
+    for key in request.keys.iter() {
+        let found = match request.touch {
+            None => look_up(key, store, counts),
+            Some(exptime) => touched(key, exptime, store, counts),
+        };
+        if let Some(item) = found {
+            answer(Response::Value(item, request.with_cas))?;
+        }
+    }
+    answer(Response::End)
+}
+
+/// `touch`
+pub fn touch(key: &[u8], exptime: Exptime, store: &Datastore, counts: &mut Counts) -> Response {
+    match touched(key, exptime, store, counts) {
+        Some(_) => Response::Touched,
+        None => Response::NotFound,
+    }
+}
+
+fn look_up(key: &[u8], store: &Datastore, counts: &mut Counts) -> Option<Item> {
+    let found = store.get(key);
+    counts[Counter::CmdGet] += 1;
+    counts[if found.is_some() {
+        Counter::GetHits
+    } else {
+        Counter::GetMisses
+    }] += 1;
+    found
+}
+
+/// Gives the item its new expiry, and the item. An exptime that has passed ends it, but the client that
+/// said so still gets the value.
+fn touched(key: &[u8], exptime: Exptime, store: &Datastore, counts: &mut Counts) -> Option<Item> {
+    let expiry = store.expiry(exptime);
+    let mut slot = store.slot(key);
+    let found = slot.item().cloned();
+    if found.is_some() {
+        slot.touch(expiry);
+    }
+    counts[Counter::CmdTouch] += 1;
+    counts[if found.is_some() {
+        Counter::TouchHits
+    } else {
+        Counter::TouchMisses
+    }] += 1;
+    found
+}

@@ -1,0 +1,402 @@
+//! The command line: memcached's letters, with a long name each.
+//!
+//! `argh` does the parsing; [`normalised`] first writes getopt's short cuts out (`-vv`, `-m64`,
+//! `--port=11211`), which argh does not know and which stand in people's scripts.
+
+use std::time::Duration;
+
+use argh::FromArgs;
+
+/// How the server is to run: [`Flags`] that make sense together.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The TCP port; 0: the system picks one.
+    pub port: u16,
+    /// Names or addresses to listen on.
+    pub listen: Vec<String>,
+    /// How many clients may be connected: so many workers there are.
+    pub conn_limit: usize,
+    /// What all items may take together, in bytes.
+    pub memory_limit: usize,
+    /// How large one item may be, in bytes.
+    pub max_item_size: usize,
+    /// Whether a full memory refuses, rather than evicts.
+    pub disable_evictions: bool,
+    /// Whether `shutdown` is obeyed.
+    pub enable_shutdown: bool,
+    /// Whether `flush_all` is refused.
+    pub disable_flush_all: bool,
+    /// After how long without a word a client is hung up on.
+    pub idle_timeout: Option<Duration>,
+    /// How much is told on standard error.
+    pub verbosity: u32,
+    /// Whether `debugtime` exists.
+    pub debug: bool,
+    /// Remarks for the user: flags that were taken but do nothing here.
+    pub notes: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Wanted {
+    /// To serve.
+    Serve(Config),
+    /// A text on standard output, and no more: `-h`, `-V`.
+    Text(String),
+}
+
+/// A memcached server in plain, synchronous Rust.
+#[derive(FromArgs, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+struct Flags {
+    /// TCP port to listen on; 0 lets the system choose (default: 11211)
+    #[argh(option, short = 'p', default = "11211", arg_name = "port")]
+    port: u16,
+
+    /// address or name to listen on, several with commas or repeated (default: 127.0.0.1)
+    #[argh(option, short = 'l', arg_name = "address")]
+    listen: Vec<String>,
+
+    /// how many clients may be connected at once, each has a thread (default: 1024)
+    #[argh(option, short = 'c', default = "1024", arg_name = "number")]
+    conn_limit: usize,
+
+    /// memory for items, in megabytes (default: 64)
+    #[argh(option, short = 'm', default = "64", arg_name = "megabytes")]
+    memory_limit: usize,
+
+    /// largest item, in bytes or with k or m (default: 1m)
+    #[argh(
+        option,
+        short = 'I',
+        default = "MEGABYTE",
+        from_str_fn(size),
+        arg_name = "size"
+    )]
+    max_item_size: usize,
+
+    /// answer with an error when memory is full, rather than evict
+    #[argh(switch, short = 'M')]
+    disable_evictions: bool,
+
+    /// let clients end the server with the command `shutdown`
+    #[argh(switch, short = 'A')]
+    enable_shutdown: bool,
+
+    /// refuse the command `flush_all`
+    #[argh(switch, short = 'F')]
+    disable_flush_all: bool,
+
+    /// hang up on clients that say nothing for this many seconds (default: 0, never)
+    #[argh(option, default = "0", arg_name = "seconds")]
+    idle_timeout: u64,
+
+    /// tell connections and errors on standard error; twice (-vv): the whole conversation, explained
+    #[argh(switch, short = 'v')]
+    verbose: u32,
+
+    /// offer the command `debugtime`, for tests
+    #[argh(switch)]
+    debug: bool,
+
+    /// print the version and end
+    #[argh(switch, short = 'V')]
+    version: bool,
+
+    /// no effect here (memcached: worker threads)
+    #[argh(option, short = 't', arg_name = "number")]
+    threads: Option<String>,
+
+    /// no effect here (memcached: the user to run as)
+    #[argh(option, short = 'u', arg_name = "name")]
+    user: Option<String>,
+
+    /// no effect here (memcached: UDP port)
+    #[argh(option, short = 'U', arg_name = "port")]
+    udp_port: Option<String>,
+
+    /// no effect here, ascii is what is spoken (memcached: ascii, binary, auto)
+    #[argh(option, short = 'B', arg_name = "name")]
+    protocol: Option<String>,
+
+    /// no effect here (memcached: extended options)
+    #[argh(option, short = 'o', arg_name = "options")]
+    extended: Vec<String>,
+
+    /// no effect here (memcached: length of the queue of the listening socket)
+    #[argh(option, short = 'b', arg_name = "number")]
+    listen_backlog: Option<String>,
+
+    /// no effect here (memcached: requests served before another client's turn)
+    #[argh(option, short = 'R', arg_name = "number")]
+    max_reqs_per_event: Option<String>,
+
+    /// no effect here (memcached: growth of slab sizes)
+    #[argh(option, short = 'f', arg_name = "factor")]
+    slab_growth_factor: Option<String>,
+
+    /// no effect here (memcached: smallest slab)
+    #[argh(option, short = 'n', arg_name = "bytes")]
+    slab_min_size: Option<String>,
+
+    /// no effect here (memcached: keep memory from being paged out)
+    #[argh(switch, short = 'k')]
+    lock_memory: bool,
+
+    /// no effect here (memcached: allow a core file)
+    #[argh(switch, short = 'r')]
+    enable_coredumps: bool,
+
+    /// no effect here (memcached: large memory pages)
+    #[argh(switch, short = 'L')]
+    enable_largepages: bool,
+}
+
+/// The letters whose flags take a value: `-m64` is `-m 64`, but `-vv` is `-v -v`.
+const LETTERS_WITH_VALUE: &str = "plcmItuUBobRfn";
+
+const MEGABYTE: usize = 1 << 20;
+
+/// Reads the command line (without the program's name).
+///
+/// # Errors
+/// One line for the user that names the flag, its value, and what is wrong with it.
+pub fn from_command_line(args: &[String]) -> Result<Wanted, String> {
+    let args = normalised(args);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let flags = match Flags::from_args(&["rustmemc"], &args) {
+        Ok(flags) => flags,
+        Err(exit) if exit.status.is_ok() => return Ok(Wanted::Text(exit.output)),
+        Err(exit) => return Err(exit.output.split_whitespace().collect::<Vec<_>>().join(" ")),
+    };
+    if flags.version {
+        let (own, spoken) = (crate::VERSION, crate::VERSION_SPOKEN);
+        return Ok(Wanted::Text(format!(
+            "rustmemc {own} (speaks the protocol of memcached {spoken})\n"
+        )));
+    }
+    checked(flags).map(Wanted::Serve)
+}
+
+fn checked(flags: Flags) -> Result<Config, String> {
+    let notes = notes(&flags);
+    if flags.conn_limit == 0 || flags.conn_limit > 1_000_000 {
+        return Err(format!(
+            "-c {}: the connection limit is a number from 1 to 1000000",
+            flags.conn_limit
+        ));
+    }
+    let memory_limit = match flags.memory_limit.checked_mul(MEGABYTE) {
+        Some(bytes) if bytes > 0 => bytes,
+        _ => {
+            return Err(format!(
+                "-m {}: memory is a number of megabytes, at least 1",
+                flags.memory_limit
+            ));
+        }
+    };
+    let max_item_size = flags.max_item_size;
+    if max_item_size < 1024 {
+        return Err(format!(
+            "-I {max_item_size}: the item size limit is at least 1024 bytes"
+        ));
+    }
+    if max_item_size > memory_limit / 2 {
+        return Err(format!(
+            "-I {max_item_size}: the item size limit is at most half of the memory limit (-m {})",
+            flags.memory_limit
+        ));
+    }
+    let mut listen: Vec<String> = flags
+        .listen
+        .iter()
+        .flat_map(|list| list.split(','))
+        .map(|name| name.trim().to_owned())
+        .collect();
+    if listen.is_empty() {
+        listen.push("127.0.0.1".into());
+    }
+    Ok(Config {
+        port: flags.port,
+        listen,
+        conn_limit: flags.conn_limit,
+        memory_limit,
+        max_item_size,
+        disable_evictions: flags.disable_evictions,
+        enable_shutdown: flags.enable_shutdown,
+        disable_flush_all: flags.disable_flush_all,
+        idle_timeout: Some(Duration::from_secs(flags.idle_timeout))
+            .filter(|timeout| !timeout.is_zero()),
+        verbosity: flags.verbose,
+        debug: flags.debug,
+        notes,
+    })
+}
+
+/// A remark for each flag that memcached has and that does nothing here.
+fn notes(flags: &Flags) -> Vec<String> {
+    let with_value = [
+        ("-t", &flags.threads),
+        ("-u", &flags.user),
+        ("-U", &flags.udp_port),
+        ("-B", &flags.protocol),
+        ("-b", &flags.listen_backlog),
+        ("-R", &flags.max_reqs_per_event),
+        ("-f", &flags.slab_growth_factor),
+        ("-n", &flags.slab_min_size),
+    ];
+    let with_value = with_value
+        .iter()
+        .filter_map(|(letter, value)| Some(format!("{letter} {}", value.as_ref()?)));
+    let extended = flags.extended.iter().map(|value| format!("-o {value}"));
+    let switches = [
+        ("-k", flags.lock_memory),
+        ("-r", flags.enable_coredumps),
+        ("-L", flags.enable_largepages),
+    ];
+    let switches = switches
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(letter, _)| letter.to_string());
+    with_value
+        .chain(extended)
+        .chain(switches)
+        .map(|flag| format!("{flag} has no effect here"))
+        .collect()
+}
+
+/// `512`, `16k`, `2m`: bytes.
+fn size(text: &str) -> Result<usize, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1 << 10),
+        None => match text.strip_suffix(['m', 'M']) {
+            Some(digits) => (digits, MEGABYTE),
+            None => (text, 1),
+        },
+    };
+    let number: Option<usize> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| "a size is a number of bytes, or with k or m".into())
+}
+
+/// Writes getopt's short cuts out: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as
+/// `--port 11211`.
+fn normalised(args: &[String]) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if let Some(long) = arg.strip_prefix("--") {
+            match long.split_once('=') {
+                Some((name, value)) => out.extend([format!("--{name}"), value.to_owned()]),
+                None => out.push(arg.clone()),
+            }
+        } else if let Some(letters) = arg.strip_prefix('-').filter(|letters| !letters.is_empty()) {
+            for (place, letter) in letters.char_indices() {
+                out.push(format!("-{letter}"));
+                if LETTERS_WITH_VALUE.contains(letter) {
+                    // The rest of the word is the value, or else the next word is, whatever it looks like.
+                    let (_, rest) = letters.split_at(place + letter.len_utf8());
+                    out.extend(if rest.is_empty() {
+                        args.next().cloned()
+                    } else {
+                        Some(rest.to_owned())
+                    });
+                    break;
+                }
+            }
+        } else {
+            out.push(arg.clone());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn config(line: &str) -> Config {
+        match from_command_line(&words(line)) {
+            Ok(Wanted::Serve(config)) => config,
+            other => panic!("{line:?} gives {other:?}"),
+        }
+    }
+
+    fn refusal(line: &str) -> String {
+        from_command_line(&words(line)).expect_err(line)
+    }
+
+    #[test]
+    fn getopts_short_cuts_are_written_out() {
+        for (short, long) in [
+            ("-vv", "-v -v"),
+            ("-m64", "-m 64"),
+            ("-p11211", "-p 11211"),
+            ("--port=11211", "--port 11211"),
+            ("-vvm64 -A", "-v -v -m 64 -A"),
+            ("-c -1 -v", "-c -1 -v"),
+            ("-l ::1", "-l ::1"),
+        ] {
+            assert_eq!(normalised(&words(short)), words(long), "{short}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_made_for_memcached_works() {
+        let config = config(
+            "-p 0 -l 127.0.0.1,::1 -u nobody -t4 -U 0 -B ascii -o modern -vv -m 128 -I 2m -c100",
+        );
+        assert_eq!(
+            (config.port, config.conn_limit, config.verbosity),
+            (0, 100, 2)
+        );
+        assert_eq!(config.listen, ["127.0.0.1", "::1"]);
+        assert_eq!(
+            (config.memory_limit, config.max_item_size),
+            (128 << 20, 2 << 20)
+        );
+        assert_eq!(config.notes.len(), 5, "{:?}", config.notes);
+        assert!(config.notes.contains(&"-t 4 has no effect here".into()));
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_in_one_line_that_names_flag_and_value() {
+        for (line, flag, value) in [
+            ("-p x", "-p", "x"),
+            ("-p 65536", "-p", "65536"),
+            ("--port=-1", "--port", "-1"),
+            ("-c 0", "-c", "0"),
+            ("-c -1", "-c", "-1"),
+            ("-m 0", "-m", "0"),
+            ("-m lots", "-m", "lots"),
+            ("-m 99999999999999999", "-m", "99999999999999999"),
+            ("-I 1023", "-I", "1023"),
+            ("-I 33m", "-I", "34603008"),
+            ("-I 1g", "-I", "1g"),
+            ("--idle-timeout soon", "--idle-timeout", "soon"),
+            ("--nonsense", "--nonsense", ""),
+        ] {
+            let refusal = refusal(line);
+            assert!(
+                refusal.contains(flag) && refusal.contains(value),
+                "{line:?} gives {refusal:?}"
+            );
+            assert!(!refusal.contains('\n'), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_texts() {
+        for line in ["-h", "--help", "-V", "--version"] {
+            assert!(
+                matches!(from_command_line(&words(line)), Ok(Wanted::Text(_))),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! One client, from its first line to its last answer. What commands mean is not known here.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+
+use super::wire::{self, Line, Wire};
+use crate::clients::Client;
+use crate::command::{self, Service, Then};
+use crate::protocol::{self, Answer, ProtocolError};
+use crate::serialization::Response;
+use crate::stats::Counter;
+use crate::trace::Trace;
+
+/// Serves a client until it hangs up, is hung up on, or the server stops.
+pub fn serve(client: &Client, service: &Service) {
+    let trace = Trace::new(&service.verbosity, client.stream.as_raw_fd());
+    trace.event(format_args!(
+        "new client connection from {}",
+        client.address
+    ));
+    match converse(client, service, trace) {
+        Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
+        // The two names that the time-out of a socket has.
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            service.stats.add(Counter::IdleKicks, 1);
+            trace.event("connection closed (it was idle for longer than --idle-timeout)");
+        }
+        Err(error) => trace.event(format_args!("connection lost ({error})")),
+    }
+}
+
+/// Gives the reason why the conversation ended.
+fn converse(client: &Client, service: &Service, trace: Trace<'_>) -> io::Result<&'static str> {
+    client.stream.set_nodelay(true)?;
+    client
+        .stream
+        .set_read_timeout(service.config.idle_timeout)?;
+    client
+        .stream
+        .set_write_timeout(service.config.idle_timeout)?;
+
+    let mut wire = Wire::new(client, service);
+    let mut line = Vec::new();
+    let ending = loop {
+        if service.clients.stopping() {
+            break "the server stops";
+        }
+        match wire.read_line(&mut line)? {
+            Line::Complete => {}
+            Line::HungUp => break "the client hung up",
+            Line::TooLong => break "a line was too long",
+        }
+        if one_command(&line, &mut wire, service, trace)? == Then::HangUp {
+            break "the client asked for it";
+        }
+    };
+    wire.flush()?;
+    wire::hang_up(&client.stream);
+    Ok(ending)
+}
+
+/// One command: its line is here, its data block is still to come.
+fn one_command(
+    line: &[u8],
+    wire: &mut Wire<'_>,
+    service: &Service,
+    trace: Trace<'_>,
+) -> io::Result<Then> {
+    trace.received(line);
+    let parsed = protocol::parse(line);
+    let outcome = match parsed
+        .request
+        .and_then(|request| Ok((command::draft(&request, service)?, request)))
+    {
+        Err(error) => {
+            if let Some(bytes) = parsed.data_block {
+                wire.swallow(bytes + b"\r\n".len())?;
+            }
+            Err(error)
+        }
+        Ok((None, request)) => Ok((None, request)),
+        Ok((Some(mut draft), request)) => {
+            let room = draft.item.data_block_mut();
+            wire.read_block(room)?;
+            if room.ends_with(b"\r\n") {
+                Ok((Some(draft), request))
+            } else {
+                Err(ProtocolError::BadDataChunk)
+            }
+        }
+    };
+
+    // Counted apart while the wire is lent to the answers.
+    let mut counts = std::mem::take(&mut wire.counts);
+    let mut answer = |response: Response| match parsed.answer {
+        Answer::Wanted => {
+            trace.sent(&response);
+            response.write(wire.answers())
+        }
+        Answer::Silenced => {
+            trace.silenced(&response);
+            Ok(())
+        }
+    };
+    let then = match outcome {
+        Ok((draft, request)) => command::execute(request, draft, service, &mut counts, &mut answer),
+        Err(error) => answer(Response::Error(error)).map(|()| Then::GoOn),
+    };
+    wire.counts = counts;
+    then
+}

@@ -1,0 +1,7 @@
+//! Connections: from an accepted socket to its last answer. (The Go program's `connection_handler`.)
+
+mod conversation;
+mod server;
+mod wire;
+
+pub use server::Server;

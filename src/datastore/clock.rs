@@ -1,0 +1,132 @@
+//! Time, in whole seconds of unix time as the protocol counts it, and when an item ends.
+//!
+//! Expiry follows the wall clock, as memcached's does: an exptime can be a date. The wall clock may
+//! jump; then items live longer or shorter, and nothing else happens. Tests move it themselves
+//! (`debugtime`), so that none of them sleeps.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::protocol::{DebugTime, Exptime};
+
+/// Seconds of unix time. 32 bits are enough until 2106, and an item carries one.
+pub type UnixTime = u32;
+
+/// The wall clock, and what tests did to it.
+#[derive(Debug, Default)]
+pub struct Clock {
+    /// Seconds that were jumped over.
+    offset: AtomicI64,
+    /// Where the clock stands still; 0 while it goes.
+    stopped_at: AtomicU32,
+}
+
+impl Clock {
+    /// The time now.
+    pub fn now(&self) -> UnixTime {
+        match self.stopped_at.load(Relaxed) {
+            0 => self.going(),
+            time => time,
+        }
+    }
+
+    /// `debugtime`: moves, stops or starts the clock.
+    pub fn debug(&self, what: DebugTime) {
+        match what {
+            DebugTime::Pause => self.stopped_at.store(self.going(), Relaxed),
+            DebugTime::Resume => self.stopped_at.store(0, Relaxed),
+            DebugTime::Jump(seconds) => {
+                self.offset.fetch_add(seconds, Relaxed);
+                if self.stopped_at.load(Relaxed) != 0 {
+                    self.stopped_at.store(self.going(), Relaxed);
+                }
+            }
+        }
+    }
+
+    fn going(&self) -> UnixTime {
+        // Before 1970 it is 1970 here, and after 2106 it stays 2106: a broken clock is no reason to fail.
+        let real = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        clamp(
+            i64::try_from(real)
+                .unwrap_or(i64::MAX)
+                .saturating_add(self.offset.load(Relaxed)),
+        )
+    }
+}
+
+fn clamp(time: i64) -> UnixTime {
+    UnixTime::try_from(time.max(1)).unwrap_or(UnixTime::MAX)
+}
+
+/// The moment from which an item is no longer there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry(Option<NonZeroU32>);
+
+impl Expiry {
+    /// It stays until it is deleted or evicted.
+    pub const NEVER: Expiry = Expiry(None);
+
+    /// What a client's exptime means at the time `now`.
+    pub fn new(exptime: Exptime, now: UnixTime) -> Self {
+        match exptime {
+            Exptime::Never => Expiry::NEVER,
+            Exptime::After(seconds) => Expiry(NonZeroU32::new(now.saturating_add(seconds))),
+            Exptime::At(date) => Expiry(NonZeroU32::new(date.try_into().unwrap_or(UnixTime::MAX))),
+            Exptime::AtOnce => Expiry(Some(NonZeroU32::MIN)),
+        }
+    }
+
+    /// Whether the moment has come.
+    pub fn is_over(self, now: UnixTime) -> bool {
+        self.0.is_some_and(|end| end.get() <= now)
+    }
+
+    /// The moment itself; `None` for never.
+    pub fn time(self) -> Option<UnixTime> {
+        self.0.map(NonZeroU32::get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_is_there_until_the_second_of_its_expiry_begins() {
+        let expiry = Expiry::new(Exptime::After(10), 1000);
+        assert!(!expiry.is_over(1009));
+        assert!(expiry.is_over(1010));
+        assert!(!Expiry::new(Exptime::Never, 1000).is_over(UnixTime::MAX));
+        assert!(Expiry::new(Exptime::AtOnce, 1000).is_over(1000));
+        assert!(Expiry::new(Exptime::At(999), 1000).is_over(1000));
+    }
+
+    #[test]
+    fn dates_beyond_what_32_bits_hold_are_the_last_one_that_they_hold() {
+        assert_eq!(
+            Expiry::new(Exptime::At(u64::MAX), 1000).time(),
+            Some(UnixTime::MAX)
+        );
+        assert_eq!(
+            Expiry::new(Exptime::After(10), UnixTime::MAX).time(),
+            Some(UnixTime::MAX)
+        );
+    }
+
+    #[test]
+    fn a_clock_can_jump_stop_and_go_on() {
+        let clock = Clock::default();
+        clock.debug(DebugTime::Pause);
+        let start = clock.now();
+        clock.debug(DebugTime::Jump(100));
+        assert!((start + 100..start + 110).contains(&clock.now()));
+        clock.debug(DebugTime::Jump(i64::MAX));
+        clock.debug(DebugTime::Resume);
+        assert_ne!(clock.now(), 0);
+    }
+}

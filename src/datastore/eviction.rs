@@ -1,0 +1,110 @@
+//! Eviction: which items of a shard go when room is needed.
+//!
+//! Expired items go first, all of them. If there are none, the eighth of the shard that was neither
+//! read nor stored for the longest time goes. Taking an eighth at a time spreads the cost of looking
+//! through the shard over many writes; a hit costs no more than noting the second in which it happened.
+
+use super::clock::UnixTime;
+use super::shard::Shard;
+
+/// How a shard's loss is counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Items that had expired.
+    pub expired: u64,
+    /// … and that nobody had read.
+    pub expired_unfetched: u64,
+    /// Items that had to make room.
+    pub evicted: u64,
+    /// … and that nobody had read.
+    pub evicted_unfetched: u64,
+}
+
+/// Removes the expired items.
+pub fn remove_expired(shard: &mut Shard, now: UnixTime) -> Removed {
+    let mut removed = Removed::default();
+    if shard.has_expired(now) {
+        shard.remove_where(|item, access| {
+            let goes = item.expiry.is_over(now);
+            removed.expired += u64::from(goes);
+            removed.expired_unfetched += u64::from(goes && !access.fetched());
+            goes
+        });
+    }
+    removed
+}
+
+/// Makes room in a shard: nothing is removed only if nothing is there.
+pub fn make_room(shard: &mut Shard, now: UnixTime) -> Removed {
+    let mut removed = remove_expired(shard, now);
+    if removed.expired > 0 || shard.len() == 0 {
+        return removed;
+    }
+    let mut quota = shard.len().div_ceil(8);
+    let mut last_accesses: Vec<UnixTime> = shard.iter().map(|(_, access)| access.last()).collect();
+    let (_, &mut oldest, _) = last_accesses.select_nth_unstable(quota - 1);
+    shard.remove_where(|_, access| {
+        let goes = quota > 0 && access.last() <= oldest;
+        quota -= usize::from(goes);
+        removed.evicted += u64::from(goes);
+        removed.evicted_unfetched += u64::from(goes && !access.fetched());
+        goes
+    });
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::Expiry;
+    use super::super::item::Item;
+    use super::*;
+    use crate::protocol::Exptime;
+
+    fn shard(items: impl IntoIterator<Item = (String, Expiry, UnixTime)>) -> Shard {
+        let mut shard = Shard::default();
+        for (key, expiry, stored) in items {
+            shard.put(Item::new(key.as_bytes(), 0, expiry, &[]), stored);
+        }
+        shard
+    }
+
+    #[test]
+    fn the_items_that_were_read_longest_ago_go() {
+        let mut shard = shard((0..80).map(|n| (format!("{n}"), Expiry::NEVER, 100 + n)));
+        shard.get(b"0").expect("it was stored").1.note(1000);
+        let removed = make_room(&mut shard, 1000);
+        assert_eq!(
+            (removed.evicted, removed.evicted_unfetched, shard.len()),
+            (10, 10, 70)
+        );
+        for gone in 1..=10 {
+            assert!(shard.get(format!("{gone}").as_bytes()).is_none(), "{gone}");
+        }
+        assert!(shard.get(b"0").is_some(), "it was read since");
+    }
+
+    #[test]
+    fn what_has_expired_goes_before_anything_else() {
+        let soon = Expiry::new(Exptime::After(10), 100);
+        let mut shard = shard([("a".into(), soon, 100), ("b".into(), Expiry::NEVER, 50)]);
+        let removed = make_room(&mut shard, 110);
+        assert_eq!(
+            removed,
+            Removed {
+                expired: 1,
+                expired_unfetched: 1,
+                ..Removed::default()
+            }
+        );
+        assert!(shard.get(b"b").is_some());
+    }
+
+    #[test]
+    fn a_shard_can_be_emptied_to_the_last_item() {
+        let mut shard = shard((0..20).map(|n| (format!("{n}"), Expiry::NEVER, 100)));
+        while shard.len() > 0 {
+            assert!(make_room(&mut shard, 100).evicted > 0);
+        }
+        assert_eq!(make_room(&mut shard, 100), Removed::default());
+    }
+}

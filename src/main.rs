@@ -1,0 +1,52 @@
+//! Flags -> server -> exit code, and nothing else.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use rustmemc::config::{self, Wanted};
+use rustmemc::connection::Server;
+use rustmemc::trace;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            trace::tell(format_args!("rustmemc: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let args: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let config = match config::from_command_line(&args)? {
+        Wanted::Serve(config) => config,
+        Wanted::Text(text) => {
+            say(text.trim_end());
+            return Ok(());
+        }
+    };
+    for note in &config.notes {
+        trace::tell(format_args!("rustmemc: note: {note}"));
+    }
+    let server = Server::start(config)?;
+    let clients = server.clients();
+    ctrlc::set_handler(move || clients.stop())
+        .map_err(|error| format!("cannot handle signals: {error}"))?;
+    for address in server.addresses() {
+        say(&format!(
+            "rustmemc {} listening on {address}",
+            rustmemc::VERSION
+        ));
+    }
+    server.run()
+}
+
+/// One line on standard output. That nobody may be there to read it is no reason to fail.
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,414 @@
+//! The classic text protocol: one parsing function a command, its grammar above it.
+//!
+//! `args` is always what stands behind the verb. Words beyond the grammar are ignored, as memcached
+//! ignores them; too few are a [`Flaw`].
+
+use super::request::{
+    Arithmetic, DebugTime, Direction, Flush, Keys, Request, Retrieval, ShutdownMode, StatsTopic,
+    Storage, StoreMode, WithCas,
+};
+use super::{Exptime, Flaw, Parsed, ProtocolError, answer_wanted, key, number, words};
+
+/// The largest `<bytes>`: with the closing `\r\n` it still fits an `int` of C.
+const MAX_BYTES: i32 = i32::MAX - 2;
+
+/// `get <key>*` and `gets <key>*`
+pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
+    if words(args).next().is_none() {
+        return Parsed::flawed(Flaw::TooFewWords("get <key>*"));
+    }
+    Parsed::plain(retrieval(args, with_cas, None))
+}
+
+/// `gat <exptime> <key>*` and `gats <exptime> <key>*`
+pub(super) fn gat(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
+    let (exptime, keys) = first_word(args);
+    if words(keys).next().is_none() {
+        return Parsed::flawed(Flaw::TooFewWords("gat <exptime> <key>*"));
+    }
+    Parsed::plain(
+        strict_exptime(exptime).and_then(|exptime| retrieval(keys, with_cas, Some(exptime))),
+    )
+}
+
+/// All keys are looked at before the first is looked up: a bad one means that no VALUE goes out.
+fn retrieval(
+    keys: &[u8],
+    with_cas: WithCas,
+    touch: Option<Exptime>,
+) -> Result<Request<'_>, ProtocolError> {
+    match words(keys).find_map(|word| key(word).err()) {
+        Some(flaw) => Err(ProtocolError::BadLine(flaw)),
+        None => Ok(Request::Get(Retrieval {
+            keys: Keys(keys),
+            with_cas,
+            touch,
+        })),
+    }
+}
+
+/// `set|add|replace|append|prepend <key> <flags> <exptime> <bytes> [noreply]`, then the data block
+pub(super) fn store(args: &[u8], mode: StoreMode) -> Parsed<'_> {
+    storage(args, |_| Ok(mode))
+}
+
+/// `cas <key> <flags> <exptime> <bytes> <cas unique> [noreply]`, then the data block
+pub(super) fn cas(args: &[u8]) -> Parsed<'_> {
+    storage(args, |unique| {
+        unique
+            .and_then(number::u64)
+            .map(StoreMode::Cas)
+            .ok_or(Flaw::CasUnique)
+    })
+}
+
+/// What the storage commands share. `mode` gets the word behind `<bytes>`.
+fn storage<'a>(
+    args: &'a [u8],
+    mode: impl FnOnce(Option<&'a [u8]>) -> Result<StoreMode, Flaw>,
+) -> Parsed<'a> {
+    let mut words = words(args);
+    let (Some(name), Some(flags), Some(exptime), Some(bytes)) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Parsed::flawed(Flaw::TooFewWords(
+            "<command> <key> <flags> <exptime> <bytes> [noreply]",
+        ));
+    };
+    // Without its length nobody knows how much data follows, so it is read as commands. With it, the
+    // data is swallowed whatever else is wrong with the line.
+    let Some(bytes) = number::i32(bytes)
+        .filter(|&bytes| bytes <= MAX_BYTES)
+        .and_then(|n| n.try_into().ok())
+    else {
+        return Parsed::flawed(Flaw::Bytes);
+    };
+    let request = || {
+        let key = key(name)?;
+        let flags = number::signed_loosely(flags)
+            .and_then(|flags| flags.try_into().ok())
+            .ok_or(Flaw::Flags)?;
+        let exptime = number::signed_loosely(exptime).ok_or(Flaw::Exptime)?.into();
+        let mode = mode(words.next())?;
+        Ok(Request::Store(Storage {
+            mode,
+            key,
+            flags,
+            exptime,
+            bytes,
+        }))
+    };
+    Parsed {
+        request: request().map_err(ProtocolError::BadLine),
+        answer: answer_wanted(args),
+        data_block: Some(bytes),
+    }
+}
+
+/// `delete <key> [noreply]`
+pub(super) fn delete(args: &[u8]) -> Parsed<'_> {
+    let (name, _) = first_word(args);
+    if name.is_empty() {
+        return Parsed::flawed(Flaw::TooFewWords("delete <key> [noreply]"));
+    }
+    let request = key(name).map(|key| Request::Delete { key });
+    Parsed::silenceable(request.map_err(ProtocolError::BadLine), args)
+}
+
+/// `incr <key> <delta> [noreply]` and `decr <key> <delta> [noreply]`
+pub(super) fn arithmetic(args: &[u8], direction: Direction) -> Parsed<'_> {
+    let mut rest = words(args);
+    let (Some(name), Some(delta)) = (rest.next(), rest.next()) else {
+        return Parsed::flawed(Flaw::TooFewWords("incr <key> <delta> [noreply]"));
+    };
+    let request = || {
+        let key = key(name).map_err(ProtocolError::BadLine)?;
+        let delta = number::u64(delta).ok_or(ProtocolError::InvalidDelta)?;
+        Ok(Request::Arithmetic(Arithmetic {
+            direction,
+            key,
+            delta,
+        }))
+    };
+    Parsed::silenceable(request(), args)
+}
+
+/// `touch <key> <exptime> [noreply]`
+pub(super) fn touch(args: &[u8]) -> Parsed<'_> {
+    let mut rest = words(args);
+    let (Some(name), Some(exptime)) = (rest.next(), rest.next()) else {
+        return Parsed::flawed(Flaw::TooFewWords("touch <key> <exptime> [noreply]"));
+    };
+    let request = || {
+        let key = key(name).map_err(ProtocolError::BadLine)?;
+        Ok(Request::Touch {
+            key,
+            exptime: strict_exptime(exptime)?,
+        })
+    };
+    Parsed::silenceable(request(), args)
+}
+
+/// `flush_all [<delay or date>] [noreply]`
+pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
+    let (word, rest) = first_word(args);
+    let alone = words(rest).next().is_none();
+    let request = if word.is_empty() || (alone && word == b"noreply") {
+        Ok(Flush::Now)
+    } else {
+        strict_exptime(word).map(|when| match when {
+            // Here 0 and what is negative mean: do not wait.
+            Exptime::Never | Exptime::AtOnce => Flush::Now,
+            Exptime::After(_) | Exptime::At(_) => Flush::Later(when),
+        })
+    };
+    Parsed::silenceable(request.map(Request::FlushAll), args)
+}
+
+/// `verbosity <level> [noreply]`
+pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
+    let (level, _) = first_word(args);
+    let level = Some(level)
+        .filter(|level| !level.is_empty())
+        .and_then(number::u32);
+    let request = level
+        .map(Request::Verbosity)
+        .ok_or(ProtocolError::BadLine(Flaw::Level));
+    Parsed::silenceable(request, args)
+}
+
+/// `stats [settings|items|slabs|sizes|conns|reset]`
+pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
+    let (topic, _) = first_word(args);
+    // memcached compares as many letters as it is given, so `stats s` is `stats settings`; not so for
+    // the three that come last.
+    let begins = |name: &[u8]| name.starts_with(topic);
+    Parsed::plain(Ok(Request::Stats(match topic {
+        b"" => StatsTopic::General,
+        _ if begins(b"reset") => StatsTopic::Reset,
+        _ if begins(b"detail") => StatsTopic::Detail,
+        _ if begins(b"settings") => StatsTopic::Settings,
+        _ if begins(b"conns") => StatsTopic::Conns,
+        b"items" => StatsTopic::Items,
+        b"slabs" => StatsTopic::Slabs,
+        b"sizes" => StatsTopic::Sizes,
+        _ => return Parsed::plain(Err(ProtocolError::UnknownStats)),
+    })))
+}
+
+/// `cache_memlimit <megabytes> [noreply]`
+pub(super) fn cache_memlimit(args: &[u8]) -> Parsed<'_> {
+    let (megabytes, _) = first_word(args);
+    let megabytes = Some(megabytes)
+        .filter(|word| !word.is_empty())
+        .and_then(number::u32);
+    let request = megabytes
+        .map(Request::CacheMemlimit)
+        .ok_or(ProtocolError::MemlimitNotANumber);
+    Parsed::silenceable(request, args)
+}
+
+/// `shutdown [graceful]`
+pub(super) fn shutdown(args: &[u8]) -> Parsed<'_> {
+    let (mode, rest) = first_word(args);
+    let alone = words(rest).next().is_none();
+    Parsed::silenceable(
+        Ok(Request::Shutdown(match mode {
+            b"" => ShutdownMode::Plain,
+            _ if alone && b"graceful".starts_with(mode) => ShutdownMode::Graceful,
+            _ => ShutdownMode::Unknown,
+        })),
+        args,
+    )
+}
+
+/// `debugtime p|r|<seconds>`
+pub(super) fn debugtime(args: &[u8]) -> Parsed<'_> {
+    let (what, _) = first_word(args);
+    let request = match what {
+        b"p" => Ok(DebugTime::Pause),
+        b"r" => Ok(DebugTime::Resume),
+        b"" => Err(ProtocolError::UnknownCommand),
+        _ => number::i64(what)
+            .map(DebugTime::Jump)
+            .ok_or(ProtocolError::UnknownCommand),
+    };
+    Parsed::silenceable(request.map(Request::DebugTime), args)
+}
+
+/// The exptime of everything but the storage commands, which takes no sign but the minus.
+fn strict_exptime(word: &[u8]) -> Result<Exptime, ProtocolError> {
+    match number::i32(word) {
+        Some(number) => Ok(i64::from(number).into()),
+        None => Err(ProtocolError::InvalidExptime),
+    }
+}
+
+/// The first word, empty where there is none, and what stands behind it.
+fn first_word(args: &[u8]) -> (&[u8], &[u8]) {
+    let start = args
+        .iter()
+        .position(|&byte| byte != b' ')
+        .unwrap_or(args.len());
+    let (_, args) = args.split_at(start);
+    let end = args
+        .iter()
+        .position(|&byte| byte == b' ')
+        .unwrap_or(args.len());
+    args.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Answer, parse};
+    use super::*;
+
+    fn refusal(line: &str) -> ProtocolError {
+        parse(line.as_bytes()).request.expect_err(line)
+    }
+
+    fn keys(line: &str) -> Vec<&[u8]> {
+        match parse(line.as_bytes()).request {
+            Ok(Request::Get(retrieval)) => retrieval.keys.iter().collect(),
+            other => panic!("{line:?} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_get_names_as_many_keys_as_it_likes() {
+        assert_eq!(keys("get a\n"), [b"a"]);
+        assert_eq!(keys("get  a   b \r\n"), [b"a", b"b"]);
+        assert_eq!(keys("gat 10 a  b\r\n"), [b"a", b"b"]);
+        assert_eq!(refusal("get\n"), refusal("get   \n"));
+        assert_eq!(
+            refusal("gat 10 \n"),
+            ProtocolError::BadLine(Flaw::TooFewWords("gat <exptime> <key>*"))
+        );
+        assert_eq!(refusal("gat x a\n"), ProtocolError::InvalidExptime);
+    }
+
+    #[test]
+    fn a_key_of_251_bytes_spoils_the_whole_line() {
+        let long = "k".repeat(251);
+        for line in [
+            format!("get {long}\n"),
+            format!("gets a {long} b\n"),
+            format!("gat 1 {long}\n"),
+            format!("delete {long}\n"),
+            format!("incr {long} x\n"),
+            format!("touch {long} x\n"),
+            format!("set {long} x x 1\n"),
+        ] {
+            assert_eq!(
+                refusal(&line),
+                ProtocolError::BadLine(Flaw::KeyTooLong(251)),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_storage_line_gives_key_flags_exptime_and_length() {
+        let parsed = parse(b"set k 4294967295 -1 0\r\n");
+        let storage = Storage {
+            mode: StoreMode::Set,
+            key: b"k",
+            flags: u32::MAX,
+            exptime: Exptime::AtOnce,
+            bytes: 0,
+        };
+        assert_eq!(parsed.request, Ok(Request::Store(storage)));
+        assert_eq!(parsed.data_block, Some(0));
+        let parsed = parse(b"cas k +5 007 3 18446744073709551615 noreply\n");
+        let mode = StoreMode::Cas(u64::MAX);
+        let storage = Storage {
+            mode,
+            key: b"k",
+            flags: 5,
+            exptime: Exptime::After(7),
+            bytes: 3,
+        };
+        assert_eq!(parsed.request, Ok(Request::Store(storage)));
+        assert_eq!(parsed.answer, Answer::Silenced);
+    }
+
+    #[test]
+    fn a_bad_length_hides_where_the_data_ends_and_is_always_answered() {
+        for bytes in ["x", "-1", "5x", "+5", "1.0", "2147483646", "99999999999"] {
+            let line = format!("set k 0 0 {bytes} noreply\n");
+            let parsed = parse(line.as_bytes());
+            assert_eq!(
+                parsed.request,
+                Err(ProtocolError::BadLine(Flaw::Bytes)),
+                "{line}"
+            );
+            assert_eq!(
+                (parsed.data_block, parsed.answer),
+                (None, Answer::Wanted),
+                "{line}"
+            );
+        }
+        assert_eq!(
+            parse(b"set k 0 0 2147483645\n").data_block,
+            Some(2_147_483_645)
+        );
+    }
+
+    #[test]
+    fn behind_any_other_flaw_the_data_is_known_and_swallowed() {
+        for (line, flaw) in [
+            ("set k -1 0 3 noreply\n", Flaw::Flags),
+            ("set k 4294967296 0 3 noreply\n", Flaw::Flags),
+            ("set k 0 soon 3 noreply\n", Flaw::Exptime),
+            ("cas k 0 0 3 noreply\n", Flaw::CasUnique),
+            ("cas k 0 0 3 -7 noreply\n", Flaw::CasUnique),
+        ] {
+            let parsed = parse(line.as_bytes());
+            assert_eq!(parsed.request, Err(ProtocolError::BadLine(flaw)), "{line}");
+            assert_eq!(
+                (parsed.data_block, parsed.answer),
+                (Some(3), Answer::Silenced),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn flush_all_tells_a_delay_from_noreply() {
+        let flush = |line: &str| match parse(line.as_bytes()).request {
+            Ok(Request::FlushAll(flush)) => flush,
+            other => panic!("{line:?} is {other:?}"),
+        };
+        for now in [
+            "flush_all\n",
+            "flush_all \n",
+            "flush_all 0\n",
+            "flush_all -1\n",
+            "flush_all noreply\n",
+        ] {
+            assert_eq!(flush(now), Flush::Now, "{now}");
+        }
+        assert_eq!(
+            flush("flush_all 10 noreply\n"),
+            Flush::Later(Exptime::After(10))
+        );
+        assert_eq!(
+            refusal("flush_all noreply 10\n"),
+            ProtocolError::InvalidExptime
+        );
+    }
+
+    #[test]
+    fn stats_topics_may_be_shortened_as_memcached_allows() {
+        let topic = |line: &str| match parse(line.as_bytes()).request {
+            Ok(Request::Stats(topic)) => Some(topic),
+            _ => None,
+        };
+        assert_eq!(topic("stats\n"), Some(StatsTopic::General));
+        assert_eq!(topic("stats \n"), Some(StatsTopic::General));
+        assert_eq!(topic("stats s\n"), Some(StatsTopic::Settings));
+        assert_eq!(topic("stats slabs\n"), Some(StatsTopic::Slabs));
+        assert_eq!(topic("stats slab\n"), None);
+        assert_eq!(topic("stats noreply\n"), None);
+    }
+}

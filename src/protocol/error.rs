@@ -1,0 +1,157 @@
+//! What a client is told when its command is refused: a variant is one exact line on the wire.
+
+use std::fmt;
+
+/// An error answer. `Display` gives the line without its `\r\n`; [`ProtocolError::reason`] says more
+/// than the wire may, for the conversation that `-vv` shows.
+///
+/// The three families are memcached's (`doc/protocol.txt`, "Error strings"): `ERROR` for a command
+/// that does not exist, `CLIENT_ERROR` for input that breaks the protocol, `SERVER_ERROR` for what the
+/// server cannot do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// No such command.
+    UnknownCommand,
+    /// The line does not have the form that its command needs.
+    BadLine(Flaw),
+    /// The data block does not end in `\r\n` where its length says.
+    BadDataChunk,
+    /// The number that `incr` or `decr` is to add is not an unsigned number of 64 bits.
+    InvalidDelta,
+    /// The value that `incr` or `decr` found is not a number.
+    NotNumeric,
+    /// The exptime of `touch`, `gat` or `flush_all` is not a number of 32 bits.
+    InvalidExptime,
+    /// The server was started with `-F`.
+    FlushNotAllowed,
+    /// The item would be larger than `-I` allows.
+    TooLarge,
+    /// There is no room, and `-M` forbids making some; or nothing is left to evict.
+    OutOfMemory,
+    /// `shutdown` without `-A`.
+    ShutdownNotEnabled,
+    /// `shutdown` with a word other than `graceful`.
+    InvalidShutdownMode,
+    /// `stats detail` is not offered; this is how memcached says it (its flag `-o no_dump` and others).
+    StatsDetailNotAllowed,
+    /// `stats` about something that is not kept.
+    UnknownStats,
+    /// `cache_memlimit` without a number.
+    MemlimitNotANumber,
+    /// `cache_memlimit` below 8 megabytes.
+    MemlimitTooSmall,
+    /// `cache_memlimit` with what can only be a number of bytes.
+    MemlimitNotMegabytes,
+    /// `cache_memlimit` below what one item may take.
+    MemlimitOutOfBounds,
+}
+
+/// Why a line is a `bad command line format`: the wire does not tell, `-vv` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// Fewer than four bytes, the line's end included.
+    LineTooShort,
+    /// The command needs more words; what it needs.
+    TooFewWords(&'static str),
+    /// The key's length in bytes.
+    KeyTooLong(usize),
+    /// `<bytes>` is not a number from 0 to 2^31 - 3.
+    Bytes,
+    /// `<flags>` is not an unsigned number of 32 bits.
+    Flags,
+    /// `<exptime>` is not a number.
+    Exptime,
+    /// `<cas unique>` is missing or not an unsigned number of 64 bits.
+    CasUnique,
+    /// The level is not an unsigned number of 32 bits.
+    Level,
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProtocolError::UnknownCommand
+            | ProtocolError::UnknownStats
+            | ProtocolError::MemlimitNotANumber => "ERROR",
+            ProtocolError::BadLine(_) => "CLIENT_ERROR bad command line format",
+            ProtocolError::BadDataChunk => "CLIENT_ERROR bad data chunk",
+            ProtocolError::InvalidDelta => "CLIENT_ERROR invalid numeric delta argument",
+            ProtocolError::NotNumeric => {
+                "CLIENT_ERROR cannot increment or decrement non-numeric value"
+            }
+            ProtocolError::InvalidExptime => "CLIENT_ERROR invalid exptime argument",
+            ProtocolError::FlushNotAllowed => "CLIENT_ERROR flush_all not allowed",
+            ProtocolError::TooLarge => "SERVER_ERROR object too large for cache",
+            ProtocolError::OutOfMemory => "SERVER_ERROR out of memory storing object",
+            // The colon is memcached's own.
+            ProtocolError::ShutdownNotEnabled => "SERVER_ERROR: shutdown not enabled",
+            ProtocolError::InvalidShutdownMode => "CLIENT_ERROR invalid shutdown mode",
+            ProtocolError::StatsDetailNotAllowed => "CLIENT_ERROR stats detail not allowed",
+            ProtocolError::MemlimitTooSmall => {
+                "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m"
+            }
+            ProtocolError::MemlimitNotMegabytes => {
+                "MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes"
+            }
+            ProtocolError::MemlimitOutOfBounds => {
+                "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust"
+            }
+        })
+    }
+}
+
+impl ProtocolError {
+    /// Why this is the answer, for a person who reads along; `None` where the line says it itself.
+    pub fn reason(&self) -> Option<String> {
+        let reason = match self {
+            ProtocolError::UnknownCommand => "no command starts like this".into(),
+            ProtocolError::BadLine(flaw) => flaw.to_string(),
+            ProtocolError::BadDataChunk => "no \\r\\n where <bytes> says that the data ends".into(),
+            ProtocolError::InvalidDelta => {
+                "the delta is a number from 0 to 18446744073709551615".into()
+            }
+            ProtocolError::NotNumeric => {
+                "the value is not decimal digits, or more than 64 bits hold".into()
+            }
+            ProtocolError::InvalidExptime => "exptime is a whole number of 32 bits".into(),
+            ProtocolError::FlushNotAllowed => "the server was started with -F".into(),
+            ProtocolError::TooLarge => {
+                "-I sets the limit; a set removes the old value all the same".into()
+            }
+            ProtocolError::OutOfMemory => "-m is reached, and nothing may or can be evicted".into(),
+            ProtocolError::ShutdownNotEnabled => "-A allows it".into(),
+            ProtocolError::InvalidShutdownMode => "only graceful is known".into(),
+            ProtocolError::StatsDetailNotAllowed => {
+                "rustmemc keeps no counters by key prefix".into()
+            }
+            ProtocolError::UnknownStats => "there are no such stats".into(),
+            ProtocolError::MemlimitNotANumber => "the limit is a whole number of megabytes".into(),
+            ProtocolError::MemlimitOutOfBounds => {
+                "it has to hold two items as large as -I allows".into()
+            }
+            ProtocolError::MemlimitTooSmall | ProtocolError::MemlimitNotMegabytes => return None,
+        };
+        Some(reason)
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Flaw::LineTooShort => {
+                f.write_str("the shortest command has two letters and a line end")
+            }
+            Flaw::TooFewWords(form) => write!(f, "too few words for {form}"),
+            Flaw::KeyTooLong(bytes) => {
+                write!(f, "key is {bytes} bytes long, at most {}", super::MAX_KEY)
+            }
+            Flaw::Bytes => f.write_str("<bytes> is a number from 0 to 2147483645"),
+            Flaw::Flags => f.write_str("<flags> is a number from 0 to 4294967295"),
+            Flaw::Exptime => f.write_str("<exptime> is a whole number"),
+            Flaw::CasUnique => {
+                f.write_str("<cas unique> is a number from 0 to 18446744073709551615")
+            }
+            Flaw::Level => f.write_str("the level is a number"),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The protocol: bytes of one command line -> [`Request`]. (The Go program's `protocol_handler`.)
+//!
+//! A parser borrows everything from the line, allocates nothing, and knows nothing of sockets,
+//! threads or the store. [`classic`] holds the grammar of each command above the function that parses
+//! it; this file holds what they share: the shape of the outcome, the verbs, and the words of a line.
+//!
+//! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that is silent.
+
+mod classic;
+pub mod error;
+pub mod expiry;
+mod number;
+pub mod request;
+
+pub use error::{Flaw, ProtocolError};
+pub use expiry::Exptime;
+pub use number::counter;
+pub use request::{
+    Arithmetic, DebugTime, Direction, Flush, Keys, Request, Retrieval, ShutdownMode, StatsTopic,
+    Storage, StoreMode, WithCas,
+};
+
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 250;
+
+/// What one command line says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parsed<'a> {
+    /// What to do, or why the line is refused.
+    pub request: Result<Request<'a>, ProtocolError>,
+    /// Whether the client wants to read the answer.
+    pub answer: Answer,
+    /// How many bytes of data follow the line (their closing `\r\n` not counted). They follow a refused
+    /// line too, as long as their number could be read: then they have to be swallowed.
+    pub data_block: Option<usize>,
+}
+
+/// Whether the client wants an answer: `noreply` as the last word of the line says no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The ordinary case.
+    Wanted,
+    /// `noreply`: nothing is sent, errors included.
+    Silenced,
+}
+
+impl<'a> Parsed<'a> {
+    /// A request that is always answered and brings no data.
+    fn plain(request: Result<Request<'a>, ProtocolError>) -> Self {
+        Parsed {
+            request,
+            answer: Answer::Wanted,
+            data_block: None,
+        }
+    }
+
+    /// A request whose last word may be `noreply`.
+    fn silenceable(request: Result<Request<'a>, ProtocolError>, args: &[u8]) -> Self {
+        Parsed {
+            request,
+            answer: answer_wanted(args),
+            data_block: None,
+        }
+    }
+
+    /// A line that could not be parsed: it is answered whatever it says.
+    fn flawed(flaw: Flaw) -> Self {
+        Parsed::plain(Err(ProtocolError::BadLine(flaw)))
+    }
+}
+
+/// Parses one command line.
+///
+/// `line` is the line as it came, with its end (`\n` or `\r\n`). Never fails: a line that makes no
+/// sense parses to the error that answers it.
+pub fn parse(line: &[u8]) -> Parsed<'_> {
+    // The shortest command has two letters: what cannot be one is not even looked up.
+    if line.len() < 4 {
+        return Parsed::flawed(Flaw::LineTooShort);
+    }
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // Not `words`: a verb starts the line, so a space in front of it makes it unknown.
+    let (verb, args) = match line.iter().position(|&byte| byte == b' ') {
+        Some(space) => line.split_at(space),
+        None => (line, &b""[..]),
+    };
+    if let Some(parsed) = parse_verb(verb, args) {
+        return parsed;
+    }
+    if is_http(args) {
+        return Parsed::plain(Ok(Request::Http));
+    }
+    // Ours alone: the Go program took its verbs in any case. Only a verb that is unknown as written
+    // comes here, so the ordinary path does not pay for it.
+    if let Some(parsed) =
+        lower_case(verb, &mut [0; LONGEST_VERB]).and_then(|verb| parse_verb(verb, args))
+    {
+        return parsed;
+    }
+    Parsed::silenceable(Err(ProtocolError::UnknownCommand), line)
+}
+
+/// The one list of verbs: `None` when there is no such command.
+fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
+    Some(match verb {
+        b"get" => classic::get(args, WithCas::No),
+        b"gets" => classic::get(args, WithCas::Yes),
+        b"set" => classic::store(args, StoreMode::Set),
+        b"delete" | b"del" => classic::delete(args),
+        b"incr" => classic::arithmetic(args, Direction::Up),
+        b"decr" => classic::arithmetic(args, Direction::Down),
+        b"add" => classic::store(args, StoreMode::Add),
+        b"replace" => classic::store(args, StoreMode::Replace),
+        b"append" => classic::store(args, StoreMode::Append),
+        b"prepend" => classic::store(args, StoreMode::Prepend),
+        b"cas" => classic::cas(args),
+        b"touch" => classic::touch(args),
+        b"gat" => classic::gat(args, WithCas::No),
+        b"gats" => classic::gat(args, WithCas::Yes),
+        b"flush_all" => classic::flush_all(args),
+        b"version" => Parsed::plain(Ok(Request::Version)),
+        b"verbosity" => classic::verbosity(args),
+        b"quit" => Parsed::plain(Ok(Request::Quit)),
+        b"stats" => classic::stats(args),
+        b"cache_memlimit" => classic::cache_memlimit(args),
+        b"shutdown" => classic::shutdown(args),
+        b"debugtime" => classic::debugtime(args),
+        _ => return None,
+    })
+}
+
+/// `cache_memlimit` is the longest.
+const LONGEST_VERB: usize = 14;
+
+/// The verb in lower case, in the caller's buffer; `None` when it cannot be a verb in other letters.
+fn lower_case<'b>(verb: &[u8], buffer: &'b mut [u8; LONGEST_VERB]) -> Option<&'b [u8]> {
+    let lower = buffer.get_mut(..verb.len())?;
+    lower.copy_from_slice(verb);
+    lower.make_ascii_lowercase();
+    Some(lower)
+}
+
+/// The words of a line. Only the space separates them, and several count as one: a tab or any other
+/// control byte belongs to its word.
+fn words(args: &[u8]) -> impl Iterator<Item = &[u8]> {
+    args.split(|&byte| byte == b' ')
+        .filter(|word| !word.is_empty())
+}
+
+fn last_word(args: &[u8]) -> &[u8] {
+    args.rsplit(|&byte| byte == b' ')
+        .find(|word| !word.is_empty())
+        .unwrap_or_default()
+}
+
+fn answer_wanted(args: &[u8]) -> Answer {
+    if last_word(args) == b"noreply" {
+        Answer::Silenced
+    } else {
+        Answer::Wanted
+    }
+}
+
+/// `GET / HTTP/1.1`: a browser talks to us, perhaps because a web page told it to. Its line is no
+/// command, but the lines after it could be, so such a connection ends here.
+fn is_http(args: &[u8]) -> bool {
+    last_word(args).starts_with(b"HTTP/")
+}
+
+/// A key as it may be used: 1 to 250 bytes. (That it has no space is the splitting's work.)
+fn key(word: &[u8]) -> Result<&[u8], Flaw> {
+    if word.len() > MAX_KEY {
+        Err(Flaw::KeyTooLong(word.len()))
+    } else {
+        Ok(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_shorter_than_four_bytes_is_never_a_command() {
+        for line in ["\n", "\r\n", "a\r\n", "ab\n"] {
+            let parsed = parse(line.as_bytes());
+            assert_eq!(
+                parsed.request,
+                Err(ProtocolError::BadLine(Flaw::LineTooShort)),
+                "{line:?}"
+            );
+        }
+        assert_eq!(parse(b"abc\n").request, Err(ProtocolError::UnknownCommand));
+    }
+
+    #[test]
+    fn a_verb_is_looked_up_as_written_then_in_lower_case() {
+        assert_eq!(parse(b"version\r\n").request, Ok(Request::Version));
+        assert_eq!(parse(b"VERSION\r\n").request, Ok(Request::Version));
+        assert_eq!(parse(b"Quit\n").request, Ok(Request::Quit));
+        assert_eq!(
+            parse(b"CACHE_MEMLIMIT 64\n").request,
+            parse(b"cache_memlimit 64\n").request
+        );
+        assert_eq!(
+            parse(b" version\r\n").request,
+            Err(ProtocolError::UnknownCommand)
+        );
+        assert_eq!(
+            parse(b"versionversionversion\r\n").request,
+            Err(ProtocolError::UnknownCommand)
+        );
+    }
+
+    #[test]
+    fn what_a_browser_says_ends_the_connection_before_any_other_reading_of_it() {
+        assert_eq!(parse(b"GET / HTTP/1.1\r\n").request, Ok(Request::Http));
+        assert_eq!(parse(b"POST /x HTTP/1.0\r\n").request, Ok(Request::Http));
+        // Alone on its line it is only an unknown command, and a key of a known one is just a key.
+        assert_eq!(
+            parse(b"HTTP/1.1\r\n").request,
+            Err(ProtocolError::UnknownCommand)
+        );
+        assert!(matches!(
+            parse(b"get / HTTP/1.1\r\n").request,
+            Ok(Request::Get(_))
+        ));
+    }
+
+    #[test]
+    fn noreply_counts_only_as_the_last_word() {
+        assert_eq!(parse(b"delete k noreply\r\n").answer, Answer::Silenced);
+        assert_eq!(parse(b"delete k noreply  \r\n").answer, Answer::Silenced);
+        assert_eq!(parse(b"delete k noreply x\r\n").answer, Answer::Wanted);
+        assert_eq!(parse(b"nonsense noreply\r\n").answer, Answer::Silenced);
+        assert_eq!(parse(b"noreply\r\n").answer, Answer::Silenced);
+        assert_eq!(parse(b"version noreply\r\n").answer, Answer::Wanted);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_parse_to_something(line: Vec<u8>) {
+            parse(&line);
+        }
+
+        #[test]
+        fn any_words_after_any_verb_parse_to_something(
+            verb in "get|gets|gat|gats|set|add|cas|append|touch|incr|delete|flush_all|verbosity|stats|cache_memlimit|shutdown|debugtime",
+            words in "([ \t]*[0-9a-z+-]{0,12}){0,8}",
+            end in "(\r?\n)?",
+        ) {
+            parse(format!("{verb} {words}{end}").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The numbers of the protocol. Most are strict (digits only, a minus where the type has one, no more
+//! digits than memcached reads); only flags and exptime of the storage commands go back to C's
+//! `strtol`, which also takes a sign.
+
+/// memcached reads at most so many bytes of a number of 32 bits, leading zeros included.
+const MAX_DIGITS_32: usize = 11;
+/// … and so many of one of 64 bits.
+const MAX_DIGITS_64: usize = 22;
+
+pub(super) fn u32(word: &[u8]) -> Option<u32> {
+    digits(word, MAX_DIGITS_32).and_then(|number| number.try_into().ok())
+}
+
+pub(super) fn u64(word: &[u8]) -> Option<u64> {
+    digits(word, MAX_DIGITS_64)
+}
+
+pub(super) fn i32(word: &[u8]) -> Option<i32> {
+    if word.len() > MAX_DIGITS_32 {
+        return None;
+    }
+    let number: i128 = match word.strip_prefix(b"-") {
+        Some(word) => -i128::from(digits(word, MAX_DIGITS_32)?),
+        None => digits(word, MAX_DIGITS_32)?.into(),
+    };
+    number.try_into().ok()
+}
+
+pub(super) fn i64(word: &[u8]) -> Option<i64> {
+    let number: i128 = match word.strip_prefix(b"-") {
+        Some(word) => -i128::from(digits(word, MAX_DIGITS_64)?),
+        None => digits(word, MAX_DIGITS_64)?.into(),
+    };
+    number.try_into().ok()
+}
+
+/// A number as C's `strtoll` reads it: an optional sign, then digits, as many as there are.
+pub(super) fn signed_loosely(word: &[u8]) -> Option<i64> {
+    let (negative, word) = match word {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, word),
+    };
+    if word.is_empty() {
+        return None;
+    }
+    let number = i64::try_from(digits(word, usize::MAX)?).ok()?;
+    Some(if negative { -number } else { number })
+}
+
+/// The number that a stored value spells, for `incr` and `decr`: leading white space, a sign, digits,
+/// and then the end or white space (a result that became shorter was padded with spaces). A negative
+/// one is no number here; `-0` is, as it is for memcached.
+pub fn counter(value: &[u8]) -> Option<u64> {
+    let value = value.trim_ascii_start();
+    let (negative, value) = match value {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, value),
+    };
+    let end = value
+        .iter()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(value.len());
+    let (spelled, rest) = value.split_at(end);
+    let ends_well = rest
+        .first()
+        .is_none_or(|&byte| byte.is_ascii_whitespace() || byte == 0);
+    if spelled.is_empty() || !ends_well {
+        return None;
+    }
+    digits(spelled, usize::MAX).filter(|&number| !negative || number == 0)
+}
+
+/// No digits at all are 0: `-` is a number to memcached, and nothing else can be empty here.
+fn digits(word: &[u8], at_most: usize) -> Option<u64> {
+    if word.len() > at_most {
+        return None;
+    }
+    word.iter().try_fold(0u64, |sum, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        sum.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict_numbers_take_digits_and_nothing_else() {
+        assert_eq!(u32(b"4294967295"), Some(u32::MAX));
+        assert_eq!(u32(b"4294967296"), None);
+        assert_eq!(u32(b"00000000007"), Some(7));
+        assert_eq!(u32(b"000000000007"), None);
+        assert_eq!(u64(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(u64(b"18446744073709551616"), None);
+        assert_eq!(u64(b"+1"), None);
+        assert_eq!(u64(b"1x"), None);
+        assert_eq!(i32(b"-2147483648"), Some(i32::MIN));
+        assert_eq!(i32(b"2147483648"), None);
+        assert_eq!(i32(b"+5"), None);
+        assert_eq!(i64(b"-86400"), Some(-86400));
+    }
+
+    #[test]
+    fn flags_and_exptime_of_storage_commands_may_carry_a_sign() {
+        assert_eq!(signed_loosely(b"+5"), Some(5));
+        assert_eq!(signed_loosely(b"007"), Some(7));
+        assert_eq!(signed_loosely(b"-1"), Some(-1));
+        for word in ["", "+", "-", "1.5", "5x", "0x5", "99999999999999999999"] {
+            assert_eq!(signed_loosely(word.as_bytes()), None, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_a_counter_when_it_starts_with_a_number_and_white_space_follows() {
+        for (value, number) in [
+            ("10", 10),
+            ("9 ", 9),
+            (" 5", 5),
+            ("\t5", 5),
+            ("5 6", 5),
+            ("+5", 5),
+            ("-0", 0),
+            ("007", 7),
+        ] {
+            assert_eq!(counter(value.as_bytes()), Some(number), "{value:?}");
+        }
+        assert_eq!(counter(b"18446744073709551615"), Some(u64::MAX));
+        for value in ["", " ", "x", "5x", "-5", "1.5", "18446744073709551616"] {
+            assert_eq!(counter(value.as_bytes()), None, "{value:?}");
+        }
+    }
+}
