@@ -18,7 +18,11 @@ pub fn flush_all(flush: Flush, service: &Service, counts: &mut Counts) -> Respon
     if service.config.disable_flush_all {
         return Response::Error(ProtocolError::FlushNotAllowed);
     }
-    service.store.flush(flush);
+    match flush {
+        Flush::Now => service.store.flush(),
+        Flush::Later(when) => service.store.flush_later(when),
+        Flush::Unknown => return Response::Error(ProtocolError::InvalidExptime),
+    }
     Response::Ok
 }
 
@@ -87,6 +91,7 @@ pub fn stats(
             service.stats.reset();
             return answer(Response::Reset);
         }
+        StatsTopic::Cachedump { class, limit } => return cachedump(class, limit, service, answer),
         StatsTopic::Detail => return answer(Response::Error(ProtocolError::StatsDetailNotAllowed)),
     };
     for (name, value) in stats {
@@ -170,7 +175,7 @@ fn settings(service: &Service) -> Listing {
         stat("item_size_max", config.max_item_size),
         stat("maxconns_fast", "yes"),
         stat("flush_enabled", yes(!config.disable_flush_all)),
-        stat("dump_enabled", "no"),
+        stat("dump_enabled", "yes"),
         stat(
             "idle_timeout",
             config.idle_timeout.map_or(0, |timeout| timeout.as_secs()),
@@ -234,6 +239,26 @@ fn slabs(service: &Service) -> Listing {
         stat("total_malloced", bytes),
     ]);
     listing
+}
+
+/// Keys that are held, in no order. There is one class of sizes, number 1.
+fn cachedump(
+    class: u32,
+    limit: u32,
+    service: &Service,
+    answer: &mut impl FnMut(Response) -> io::Result<()>,
+) -> io::Result<()> {
+    let limit = if limit == 0 {
+        usize::MAX
+    } else {
+        limit as usize
+    };
+    if class == 1 {
+        for item in service.store.snapshot().flatten().take(limit) {
+            answer(Response::Listed(item))?;
+        }
+    }
+    answer(Response::End)
 }
 
 /// The seconds of processor time that this process has used, in user and in system mode; zeros where

@@ -20,7 +20,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use crate::protocol::{Exptime, Flush, ProtocolError};
+use crate::protocol::{Exptime, ProtocolError};
 use crate::stats::{Counter, Stats};
 use clock::{Clock, Expiry, UnixTime};
 use eviction::Removed;
@@ -150,17 +150,17 @@ impl Datastore {
         Expiry::new(exptime, self.tick())
     }
 
-    /// `flush_all`: at once, or later. One that is asked for takes the place of one that was pending.
-    pub fn flush(&self, flush: Flush) {
-        let now = self.clock.now();
-        match flush {
-            Flush::Now => self.remove_everything(None),
-            Flush::Later(when) => {
-                // A date that has passed flushes nothing, but it does take the place of a pending one.
-                let due = Expiry::new(when, now).time().filter(|&time| time > now);
-                self.flush_at.store(due.unwrap_or(0), Relaxed);
-            }
-        }
+    /// `flush_all`: removes every item, now. A delayed flush that was pending is no longer.
+    pub fn flush(&self) {
+        self.remove_everything(None);
+    }
+
+    /// Flushes later: what is there then goes, also what was stored since. Takes the place of a flush
+    /// that was pending. A time that has passed is none.
+    pub fn flush_later(&self, when: Exptime) {
+        let now = self.tick();
+        let due = Expiry::new(when, now).time().filter(|&time| time > now);
+        self.flush_at.store(due.unwrap_or(0), Relaxed);
     }
 
     /// Frees the memory of what has expired; unread items would keep it for ever.
@@ -199,6 +199,20 @@ impl Datastore {
         oldest
             .min()
             .map_or(0, |last| self.clock.now().saturating_sub(last))
+    }
+
+    /// Every item, a shard at a time: each shard as it is when its turn comes.
+    pub fn snapshot(&self) -> impl Iterator<Item = Vec<Item>> {
+        let now = self.tick();
+        self.shards.iter().map(move |shard| {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            shard
+                .iter()
+                .map(|(item, _)| item)
+                .filter(|item| !item.expiry.is_over(now))
+                .cloned()
+                .collect()
+        })
     }
 
     /// What all items may take together, in bytes.

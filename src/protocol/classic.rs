@@ -153,16 +153,18 @@ pub(super) fn touch(args: &[u8]) -> Parsed<'_> {
 pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
     let (word, rest) = first_word(args);
     let alone = words(rest).next().is_none();
-    let request = if word.is_empty() || (alone && word == b"noreply") {
-        Ok(Flush::Now)
+    let flush = if word.is_empty() || (alone && word == b"noreply") {
+        Flush::Now
     } else {
-        strict_exptime(word).map(|when| match when {
+        match strict_exptime(word) {
             // Here 0 and what is negative mean: do not wait.
-            Exptime::Never | Exptime::AtOnce => Flush::Now,
-            Exptime::After(_) | Exptime::At(_) => Flush::Later(when),
-        })
+            Ok(Exptime::Never | Exptime::AtOnce) => Flush::Now,
+            Ok(when) => Flush::Later(when),
+            // Said when it is executed: that flush_all is not allowed at all would come first.
+            Err(_) => Flush::Unknown,
+        }
     };
-    Parsed::silenceable(request.map(Request::FlushAll), args)
+    Parsed::silenceable(Ok(Request::FlushAll(flush)), args)
 }
 
 /// `verbosity <level> [noreply]`
@@ -177,9 +179,9 @@ pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
     Parsed::silenceable(request, args)
 }
 
-/// `stats [settings|items|slabs|sizes|conns|reset]`
+/// `stats [settings|items|slabs|sizes|conns|reset]` and `stats cachedump <class> <limit>`
 pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
-    let (topic, _) = first_word(args);
+    let (topic, rest) = first_word(args);
     // memcached compares as many letters as it is given, so `stats s` is `stats settings`; not so for
     // the three that come last.
     let begins = |name: &[u8]| name.starts_with(topic);
@@ -188,12 +190,28 @@ pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
         _ if begins(b"reset") => StatsTopic::Reset,
         _ if begins(b"detail") => StatsTopic::Detail,
         _ if begins(b"settings") => StatsTopic::Settings,
+        _ if begins(b"cachedump") => match cachedump(rest) {
+            Ok(topic) => topic,
+            Err(error) => return Parsed::plain(Err(error)),
+        },
         _ if begins(b"conns") => StatsTopic::Conns,
         b"items" => StatsTopic::Items,
         b"slabs" => StatsTopic::Slabs,
         b"sizes" => StatsTopic::Sizes,
         _ => return Parsed::plain(Err(ProtocolError::UnknownStats)),
     })))
+}
+
+fn cachedump(args: &[u8]) -> Result<StatsTopic, ProtocolError> {
+    let mut rest = words(args);
+    let (Some(class), Some(limit)) = (rest.next(), rest.next()) else {
+        return Err(ProtocolError::CachedumpTooFewWords);
+    };
+    match (number::u32(class), number::u32(limit)) {
+        (Some(class @ 0..64), Some(limit)) => Ok(StatsTopic::Cachedump { class, limit }),
+        (Some(_), Some(_)) => Err(ProtocolError::IllegalSlabId),
+        _ => Err(ProtocolError::BadLine(Flaw::Cachedump)),
+    }
 }
 
 /// `cache_memlimit <megabytes> [noreply]`
@@ -392,10 +410,7 @@ mod tests {
             flush("flush_all 10 noreply\n"),
             Flush::Later(Exptime::After(10))
         );
-        assert_eq!(
-            refusal("flush_all noreply 10\n"),
-            ProtocolError::InvalidExptime
-        );
+        assert_eq!(flush("flush_all noreply 10\n"), Flush::Unknown);
     }
 
     #[test]

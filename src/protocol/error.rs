@@ -36,6 +36,10 @@ pub enum ProtocolError {
     StatsDetailNotAllowed,
     /// `stats` about something that is not kept.
     UnknownStats,
+    /// `stats cachedump` needs two words more.
+    CachedumpTooFewWords,
+    /// `stats cachedump` with a class that memcached cannot have.
+    IllegalSlabId,
     /// `cache_memlimit` without a number.
     MemlimitNotANumber,
     /// `cache_memlimit` below 8 megabytes.
@@ -65,6 +69,8 @@ pub enum Flaw {
     CasUnique,
     /// The level is not an unsigned number of 32 bits.
     Level,
+    /// `<class>` and `<limit>` of `stats cachedump` are not unsigned numbers of 32 bits.
+    Cachedump,
 }
 
 impl fmt::Display for ProtocolError {
@@ -87,6 +93,8 @@ impl fmt::Display for ProtocolError {
             ProtocolError::ShutdownNotEnabled => "SERVER_ERROR: shutdown not enabled",
             ProtocolError::InvalidShutdownMode => "CLIENT_ERROR invalid shutdown mode",
             ProtocolError::StatsDetailNotAllowed => "CLIENT_ERROR stats detail not allowed",
+            ProtocolError::CachedumpTooFewWords => "CLIENT_ERROR bad command line",
+            ProtocolError::IllegalSlabId => "CLIENT_ERROR Illegal slab id",
             ProtocolError::MemlimitTooSmall => {
                 "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m"
             }
@@ -125,6 +133,10 @@ impl ProtocolError {
                 "rustmemc keeps no counters by key prefix".into()
             }
             ProtocolError::UnknownStats => "there are no such stats".into(),
+            ProtocolError::CachedumpTooFewWords => "stats cachedump <class> <limit>".into(),
+            ProtocolError::IllegalSlabId => {
+                "a class is a number below 64; here there is only 1".into()
+            }
             ProtocolError::MemlimitNotANumber => "the limit is a whole number of megabytes".into(),
             ProtocolError::MemlimitOutOfBounds => {
                 "it has to hold two items as large as -I allows".into()
@@ -152,6 +164,7 @@ impl fmt::Display for Flaw {
                 f.write_str("<cas unique> is a number from 0 to 18446744073709551615")
             }
             Flaw::Level => f.write_str("the level is a number"),
+            Flaw::Cachedump => f.write_str("class and limit are numbers"),
         }
     }
 }

@@ -134,6 +134,8 @@ pub enum Flush {
     Now,
     /// After a delay, or at a date.
     Later(Exptime),
+    /// At something that is no time.
+    Unknown,
 }
 
 /// What `stats` is asked about.
@@ -155,6 +157,13 @@ pub enum StatsTopic {
     Reset,
     /// `stats detail …`.
     Detail,
+    /// `stats cachedump <class> <limit>`: keys that are held.
+    Cachedump {
+        /// Of which class of sizes.
+        class: u32,
+        /// How many; 0: all.
+        limit: u32,
+    },
 }
 
 /// How `shutdown` asks the server to end. Both end it in the same way here: what is being executed is

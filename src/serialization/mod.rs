@@ -39,6 +39,8 @@ pub enum Response {
     Version,
     /// `STAT <name> <value>`
     Stat(String, String),
+    /// `ITEM <key> [<bytes> b; <unix time> s]`: an item in a list of keys.
+    Listed(Item),
     /// An error line.
     Error(ProtocolError),
 }
@@ -96,6 +98,12 @@ impl Response {
             Response::Reset => out.write_all(b"RESET\r\n"),
             Response::Version => write!(out, "VERSION {VERSION_SPOKEN}\r\n"),
             Response::Stat(name, value) => write!(out, "STAT {name} {value}\r\n"),
+            Response::Listed(item) => {
+                out.write_all(b"ITEM ")?;
+                out.write_all(item.key())?;
+                let expiry = item.expiry.time().unwrap_or(0);
+                write!(out, " [{} b; {expiry} s]\r\n", item.value().len())
+            }
             Response::Error(error) => write!(out, "{error}\r\n"),
         }
     }
