@@ -1,4 +1,79 @@
-//! rustmemc
+//! rustmemc: a memcached server in plain, synchronous, readable Rust.
+//!
+//! It exists to be run (`make run`, then any memcached client) and to be read. This page is where the
+//! reading starts.
+//!
+//! # The map
+//!
+//! Five parts, which keep the names that they had in the small Go program that this one succeeds:
+//!
+//! | here                | there                   | what it does                                             |
+//! |---------------------|-------------------------|----------------------------------------------------------|
+//! | [`connection`]      | `connection_handler`    | accepts clients; reads lines and data, sends answers     |
+//! | [`protocol`]        | `protocol_handler`      | a line -> a [`Request`](protocol::Request)               |
+//! | [`command`]         | `command_handler`       | a request and the store -> [`Response`](serialization::Response)s |
+//! | [`datastore`]       | `datastore_handler`     | the items: table, limits, time, eviction                 |
+//! | [`serialization`]   | `serialization_handler` | a response -> bytes                                      |
+//!
+//! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
+//! (`-v` and `-vv`: the conversation on standard error, explained).
+//!
+//! Imports run one way: `connection` -> `command` -> `datastore`. `protocol` and `serialization` know
+//! nothing of sockets, threads or the store.
+//!
+//! # The way of one `set`
+//!
+//! ```text
+//! set greeting 0 60 5\r\n
+//! hello\r\n
+//! ```
+//!
+//! 1. `connection/server.rs` has accepted the client, taken a [place](clients::Place) for it, and handed
+//!    it to a worker of the pool: the worker stays with it for its life.
+//! 2. `connection/conversation.rs` reads one line, which is bounded. [`protocol::parse`] turns it into a
+//!    request that borrows the key from that line, and says that 5 bytes of data follow.
+//! 3. [`command::draft`] makes an [`Item`](datastore::Item) with room for just so much, after looking
+//!    whether it may be so large and whether there is memory; the data is read straight into it.
+//! 4. [`command::execute`] takes the key's [`Slot`](datastore::Slot), which is the write lock of the
+//!    shard that the key belongs to, looks at what is there, decides, and stores.
+//! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
+//!    buffer.
+//! 6. When the client has sent nothing more, the answers leave in one write
+//!    (`connection/wire.rs`).
+//!
+//! # Adding a command
+//!
+//! A variant of [`Request`](protocol::Request); its verb in `protocol/mod.rs` and its grammar in a
+//! function of `protocol/classic.rs`; what it does in a file of `command/` and a line in the `match` of
+//! [`command::execute`]; an answer, if there is none like it, in `serialization`; and a section in
+//! `tests/conversations`.
+//!
+//! # Invariants
+//!
+//! Each stands beside the code that keeps it:
+//!
+//! 1. **No lock across the network.** Nothing reads from or writes to a socket while it holds a lock of
+//!    the store: a value leaves the lock as a cheap clone ([`datastore`]).
+//! 2. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
+//!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::draft`]).
+//! 3. **A broken request costs its own answer and nothing else.** The next command on that connection
+//!    is understood ([`protocol::Parsed::data_block`]).
+//! 4. **A panic in one worker is that client's problem alone.** No lock that it poisons reaches another
+//!    ([`datastore`], [`clients`]), its worker survives (`connection/server.rs`), and there is none to
+//!    see: nothing that a client, a file or the system can influence is unwrapped.
+//! 5. **Nobody waits for an answer that lies in a buffer** (`connection/wire.rs`).
+//! 6. **Who has a place has a worker** ([`clients`]).
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
 pub mod clients;
 pub mod command;
 pub mod config;
@@ -9,7 +84,9 @@ pub mod serialization;
 pub mod stats;
 pub mod trace;
 
-/// v
+/// rustmemc's own version: `-V`, and `rustmemc_version` in `stats`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// s
+
+/// The release of memcached whose protocol is spoken. `version` answers with it, because clients read
+/// from it what they may use: libmemcached refuses 0.x, others ask for at least 1.6.
 pub const VERSION_SPOKEN: &str = "1.6.45";

@@ -335,10 +335,13 @@ impl Slot<'_> {
         cas
     }
 
-    /// Gives the item another expiry. Its cas unique stays: its content does.
+    /// Gives the item, if there is one, another expiry. Its cas unique stays: its content does.
     pub fn touch(&mut self, expiry: Expiry) {
-        let now = self.now;
-        self.change(|shard, key| shard.touch(key, expiry, now));
+        // One that has expired and was not swept yet must not come back to life.
+        if self.item().is_some() {
+            let now = self.now;
+            self.change(|shard, key| shard.touch(key, expiry, now));
+        }
     }
 
     /// Removes the item.

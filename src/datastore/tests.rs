@@ -1,1 +1,304 @@
+//! The store as a whole: limits, flushes, time, and random histories against a simple model.
 
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::DebugTime;
+
+const MEGABYTE: usize = 1 << 20;
+
+fn store_with(memory: usize, when_full: WhenFull) -> Datastore {
+    let limits = Limits {
+        memory,
+        item: memory / 2,
+        when_full,
+    };
+    let store = Datastore::new(limits, Arc::default());
+    store.clock().debug(DebugTime::Pause);
+    store
+}
+
+fn store() -> Datastore {
+    store_with(64 * MEGABYTE, WhenFull::Evict)
+}
+
+fn set(store: &Datastore, key: &str, value: &str, exptime: Exptime) -> u64 {
+    let mut draft = store
+        .draft(key.as_bytes(), 0, exptime, value.len())
+        .expect("there is room");
+    draft
+        .item
+        .data_block_mut()
+        .copy_from_slice(format!("{value}\r\n").as_bytes());
+    store.slot(key.as_bytes()).put(draft.item)
+}
+
+fn get(store: &Datastore, key: &str) -> Option<String> {
+    store
+        .get(key.as_bytes())
+        .map(|item| String::from_utf8_lossy(item.value()).into_owned())
+}
+
+fn pass(store: &Datastore, seconds: i64) {
+    store.clock().debug(DebugTime::Jump(seconds));
+}
+
+#[test]
+fn an_expired_item_is_gone_at_once_and_its_memory_with_the_next_sweep() {
+    let store = store();
+    set(&store, "k", "v", Exptime::After(10));
+    pass(&store, 9);
+    assert_eq!(get(&store, "k"), Some("v".into()));
+    pass(&store, 1);
+    assert_eq!(get(&store, "k"), None);
+    assert_eq!(store.size().0, 1);
+    store.sweep();
+    assert_eq!((store.size(), store.used.load(Relaxed)), ((0, 0), 0));
+    assert_eq!(store.stats.get(Counter::Reclaimed), 1);
+    assert_eq!(
+        store.stats.get(Counter::ExpiredUnfetched),
+        0,
+        "it was read once"
+    );
+}
+
+#[test]
+fn every_store_gives_a_greater_cas_unique() {
+    let store = store();
+    let first = set(&store, "a", "", Exptime::Never);
+    assert!(first > 0);
+    assert!(set(&store, "b", "", Exptime::Never) > first);
+}
+
+#[test]
+fn a_touch_changes_the_expiry_and_nothing_else() {
+    let store = store();
+    let cas = set(&store, "k", "v", Exptime::Never);
+    let expiry = store.expiry(Exptime::After(5));
+    store.slot(b"k").touch(expiry);
+    let item = store.get(b"k").expect("it is still there");
+    assert_eq!((item.cas, item.value()), (cas, &b"v"[..]));
+    pass(&store, 5);
+    assert_eq!(get(&store, "k"), None);
+}
+
+#[test]
+fn a_delayed_flush_takes_what_is_there_when_it_is_due() {
+    let store = store();
+    set(&store, "before", "", Exptime::Never);
+    store.flush_later(Exptime::After(10));
+    set(&store, "meanwhile", "", Exptime::Never);
+    pass(&store, 9);
+    assert!(get(&store, "before").is_some());
+    pass(&store, 1);
+    assert_eq!(
+        (get(&store, "before"), get(&store, "meanwhile")),
+        (None, None)
+    );
+    set(&store, "after", "", Exptime::Never);
+    pass(&store, 100);
+    assert!(get(&store, "after").is_some(), "a flush happens once");
+}
+
+#[test]
+fn a_flush_takes_the_place_of_the_one_that_was_pending() {
+    let store = store();
+    store.flush_later(Exptime::After(10));
+    store.flush();
+    set(&store, "k", "", Exptime::Never);
+    pass(&store, 20);
+    assert!(get(&store, "k").is_some());
+    store.flush_later(Exptime::After(10));
+    store.flush_later(Exptime::At(1));
+    pass(&store, 20);
+    assert!(
+        get(&store, "k").is_some(),
+        "a date that has passed flushes nothing"
+    );
+}
+
+#[test]
+fn memory_stays_under_its_limit_by_evicting() {
+    let store = store_with(MEGABYTE, WhenFull::Evict);
+    let value = "v".repeat(1000);
+    for n in 0..5000 {
+        set(&store, &format!("key {n}"), &value, Exptime::Never);
+        assert!(store.used.load(Relaxed) <= MEGABYTE);
+    }
+    assert_eq!(
+        get(&store, "key 4999"),
+        Some(value),
+        "what was stored last is there"
+    );
+    assert!(store.stats.get(Counter::Evictions) > 3000);
+    assert_eq!(store.used.load(Relaxed), store.size().1);
+}
+
+#[test]
+fn without_evictions_a_full_store_refuses_and_forgets_nothing() {
+    let store = store_with(MEGABYTE, WhenFull::Refuse);
+    let value = "v".repeat(1000);
+    let mut stored = 0;
+    while let Ok(mut draft) = store.draft(
+        format!("key {stored}").as_bytes(),
+        0,
+        Exptime::Never,
+        value.len(),
+    ) {
+        draft
+            .item
+            .data_block_mut()
+            .copy_from_slice(format!("{value}\r\n").as_bytes());
+        store
+            .slot(format!("key {stored}").as_bytes())
+            .put(draft.item);
+        stored += 1;
+    }
+    assert!((500..1000).contains(&stored), "{stored}");
+    assert_eq!(store.size().0, stored);
+    assert!(get(&store, "key 0").is_some());
+    store.slot(b"key 0").remove();
+    assert!(store.draft(b"new", 0, Exptime::Never, value.len()).is_ok());
+}
+
+#[test]
+fn what_is_announced_counts_until_it_is_stored_or_given_up() {
+    let store = store_with(MEGABYTE, WhenFull::Evict);
+    let announced: Vec<_> =
+        std::iter::from_fn(|| store.draft(b"k", 0, Exptime::Never, 100_000).ok())
+            .take(100)
+            .collect();
+    assert!((9..=10).contains(&announced.len()), "{}", announced.len());
+    drop(announced);
+    assert_eq!(store.used.load(Relaxed), 0);
+    assert!(store.draft(b"k", 0, Exptime::Never, 100_000).is_ok());
+}
+
+/// What can happen to a store.
+#[derive(Debug, Clone)]
+enum Event {
+    Set {
+        key: u8,
+        value: String,
+        exptime: Option<u32>,
+    },
+    Touch {
+        key: u8,
+        exptime: Option<u32>,
+    },
+    Remove {
+        key: u8,
+    },
+    Get {
+        key: u8,
+    },
+    Pass {
+        seconds: u8,
+    },
+    Sweep,
+    Flush,
+    FlushLater {
+        seconds: u8,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let key = 0..6u8;
+    let exptime = proptest::option::of(1..20u32);
+    prop_oneof![
+        4 => (key.clone(), "[a-z]{0,40}", exptime.clone())
+            .prop_map(|(key, value, exptime)| Event::Set { key, value, exptime }),
+        2 => (key.clone(), exptime).prop_map(|(key, exptime)| Event::Touch { key, exptime }),
+        1 => key.clone().prop_map(|key| Event::Remove { key }),
+        4 => key.prop_map(|key| Event::Get { key }),
+        2 => (1..10u8).prop_map(|seconds| Event::Pass { seconds }),
+        1 => Just(Event::Sweep),
+        1 => Just(Event::Flush),
+        1 => (1..10u8).prop_map(|seconds| Event::FlushLater { seconds }),
+    ]
+}
+
+/// The store as one would first write it: a map, and a look at everything whenever time passes.
+#[derive(Default)]
+struct Model {
+    now: u32,
+    items: HashMap<u8, (String, Option<u32>)>,
+    flush_at: Option<u32>,
+}
+
+impl Model {
+    fn pass(&mut self, seconds: u8) {
+        self.now += u32::from(seconds);
+        if self.flush_at.is_some_and(|due| due <= self.now) {
+            self.flush_at = None;
+            self.items.clear();
+        }
+        self.items
+            .retain(|_, (_, end)| end.is_none_or(|end| end > self.now));
+    }
+}
+
+fn exptime_of(seconds: Option<u32>) -> Exptime {
+    seconds.map_or(Exptime::Never, Exptime::After)
+}
+
+proptest! {
+    #[test]
+    fn any_history_leaves_the_store_as_the_model_has_it(
+        history in proptest::collection::vec(event(), 1..80)
+    ) {
+        let (store, mut model) = (store(), Model::default());
+        for event in history {
+            match event {
+                Event::Set { key, value, exptime } => {
+                    set(&store, &key.to_string(), &value, exptime_of(exptime));
+                    model.items.insert(key, (value, exptime.map(|seconds| model.now + seconds)));
+                }
+                Event::Touch { key, exptime } => {
+                    let expiry = store.expiry(exptime_of(exptime));
+                    store.slot(key.to_string().as_bytes()).touch(expiry);
+                    if let Some((_, end)) = model.items.get_mut(&key) {
+                        *end = exptime.map(|seconds| model.now + seconds);
+                    }
+                }
+                Event::Remove { key } => {
+                    store.slot(key.to_string().as_bytes()).remove();
+                    model.items.remove(&key);
+                }
+                Event::Get { key } => {
+                    let expected = model.items.get(&key).map(|(value, _)| value.clone());
+                    prop_assert_eq!(get(&store, &key.to_string()), expected);
+                }
+                Event::Pass { seconds } => {
+                    pass(&store, seconds.into());
+                    model.pass(seconds);
+                }
+                Event::Sweep => store.sweep(),
+                Event::Flush => {
+                    store.flush();
+                    model.items.clear();
+                    model.flush_at = None;
+                }
+                Event::FlushLater { seconds } => {
+                    store.flush_later(Exptime::After(seconds.into()));
+                    model.flush_at = Some(model.now + u32::from(seconds));
+                }
+            }
+        }
+        store.sweep();
+        let live: HashMap<String, String> = store
+            .snapshot()
+            .flatten()
+            .map(|item| {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                (text(item.key()), text(item.value()))
+            })
+            .collect();
+        let expected: HashMap<String, String> =
+            model.items.iter().map(|(key, (value, _))| (key.to_string(), value.clone())).collect();
+        prop_assert_eq!(live, expected);
+        prop_assert_eq!(store.size().1, store.used.load(Relaxed));
+    }
+}
