@@ -54,16 +54,16 @@ impl<'a> Trace<'a> {
     }
 
     /// An answer, and the reason for it.
-    pub fn sent(&self, response: &Response) {
+    pub fn sent(&self, response: &Response<'_>) {
         self.answer(response, "");
     }
 
     /// An answer that `noreply` keeps from being sent.
-    pub fn silenced(&self, response: &Response) {
+    pub fn silenced(&self, response: &Response<'_>) {
         self.answer(response, "not sent, because of noreply: ");
     }
 
-    fn answer(&self, response: &Response, remark: &str) {
+    fn answer(&self, response: &Response<'_>, remark: &str) {
         if self.verbosity.load(Relaxed) < 2 {
             return;
         }

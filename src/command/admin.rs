@@ -13,7 +13,7 @@ use crate::{VERSION, VERSION_SPOKEN};
 const MEGABYTE: usize = 1 << 20;
 
 /// `flush_all`
-pub fn flush_all(flush: Flush, service: &Service, counts: &mut Counts) -> Response {
+pub fn flush_all(flush: Flush, service: &Service, counts: &mut Counts) -> Response<'static> {
     counts[Counter::CmdFlush] += 1;
     if service.config.disable_flush_all {
         return Response::Error(ProtocolError::FlushNotAllowed);
@@ -27,13 +27,13 @@ pub fn flush_all(flush: Flush, service: &Service, counts: &mut Counts) -> Respon
 }
 
 /// `verbosity`
-pub fn verbosity(level: u32, service: &Service) -> Response {
+pub fn verbosity(level: u32, service: &Service) -> Response<'static> {
     service.verbosity.store(level, Relaxed);
     Response::Ok
 }
 
 /// `cache_memlimit`
-pub fn cache_memlimit(megabytes: u32, service: &Service) -> Response {
+pub fn cache_memlimit(megabytes: u32, service: &Service) -> Response<'static> {
     let bytes = megabytes as usize * MEGABYTE;
     if megabytes < 8 {
         Response::Error(ProtocolError::MemlimitTooSmall)
@@ -62,7 +62,7 @@ pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolErr
 }
 
 /// `debugtime`: exists only with `--debug`. What expires with a jump is swept at once.
-pub fn debugtime(what: DebugTime, service: &Service) -> Response {
+pub fn debugtime(what: DebugTime, service: &Service) -> Response<'static> {
     if !service.config.debug {
         return Response::Error(ProtocolError::UnknownCommand);
     }
@@ -76,7 +76,7 @@ pub fn stats(
     topic: StatsTopic,
     service: &Service,
     counts: &mut Counts,
-    answer: &mut impl FnMut(Response) -> io::Result<()>,
+    answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     // What this client did before it asked, in the same batch, is in what it reads.
     service.stats.take(counts);
@@ -246,7 +246,7 @@ fn cachedump(
     class: u32,
     limit: u32,
     service: &Service,
-    answer: &mut impl FnMut(Response) -> io::Result<()>,
+    answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     let limit = if limit == 0 {
         usize::MAX
@@ -257,6 +257,18 @@ fn cachedump(
         for item in service.store.snapshot().flatten().take(limit) {
             answer(Response::Listed(item))?;
         }
+    }
+    answer(Response::End)
+}
+
+/// `lru_crawler metadump`: everything that is held, in no order.
+pub fn metadump(
+    service: &Service,
+    answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    answer(Response::Ok)?;
+    for item in service.store.snapshot().flatten() {
+        answer(Response::Dumped(item))?;
     }
     answer(Response::End)
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod arithmetic;
+mod meta;
 mod retrieval;
 mod storage;
 
@@ -53,7 +54,9 @@ pub fn draft<'s>(
     service: &'s Service,
 ) -> Result<Option<Draft<'s>>, ProtocolError> {
     match request {
-        Request::Store(announced) => storage::draft(announced, &service.store).map(Some),
+        Request::Store(announced) | Request::MetaSet(announced, _) => {
+            storage::draft(announced, &service.store).map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -69,17 +72,30 @@ pub fn execute(
     draft: Option<Draft<'_>>,
     service: &Service,
     counts: &mut Counts,
-    answer: &mut impl FnMut(Response) -> io::Result<()>,
+    answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<Then> {
     let store = &service.store;
     match (request, draft) {
         (Request::Get(request), _) => retrieval::get(&request, store, counts, answer)?,
         (Request::Store(request), Some(draft)) => {
-            answer(storage::store(&request, draft, store, counts))?
+            answer(storage::store(&request, draft, store, counts).into())?
         }
-        (Request::Store(_), None) => {} // Its data never came.
+        (Request::MetaSet(request, shown), Some(draft)) => {
+            answer(meta::set(&request, &shown, draft, store, counts))?
+        }
+        (Request::Store(_) | Request::MetaSet(..), None) => {} // Its data never came.
         (Request::Delete { key }, _) => answer(storage::delete(key, store, counts))?,
-        (Request::Arithmetic(request), _) => answer(arithmetic::apply(&request, store, counts))?,
+        (Request::Arithmetic(request), _) => {
+            answer(arithmetic::apply(&request, store, counts).into())?
+        }
+        (Request::MetaGet(request), _) => answer(meta::get(&request, store, counts))?,
+        (Request::MetaDelete(request), _) => answer(meta::delete(&request, store, counts))?,
+        (Request::MetaArithmetic(request, shown), _) => {
+            answer(meta::count(&request, &shown, store, counts))?
+        }
+        (Request::MetaNoop, _) => answer(Response::MetaNoop)?,
+        (Request::MetaDebug { key }, _) => answer(meta::debug(&key, store, counts))?,
+        (Request::Metadump, _) => admin::metadump(service, answer)?,
         (Request::Touch { key, exptime }, _) => {
             answer(retrieval::touch(key, exptime, store, counts))?
         }

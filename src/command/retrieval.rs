@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::datastore::{Datastore, Item};
+use crate::datastore::clock::Expiry;
+use crate::datastore::{Bump, Datastore, Item};
 use crate::protocol::{Exptime, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
@@ -13,7 +14,7 @@ pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,
     counts: &mut Counts,
-    answer: &mut impl FnMut(Response) -> io::Result<()>,
+    answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     for key in request.keys.iter() {
         let found = match request.touch {
@@ -28,7 +29,12 @@ pub fn get(
 }
 
 /// `touch`
-pub fn touch(key: &[u8], exptime: Exptime, store: &Datastore, counts: &mut Counts) -> Response {
+pub fn touch(
+    key: &[u8],
+    exptime: Exptime,
+    store: &Datastore,
+    counts: &mut Counts,
+) -> Response<'static> {
     match touched(key, exptime, store, counts) {
         Some(_) => Response::Touched,
         None => Response::NotFound,
@@ -36,7 +42,7 @@ pub fn touch(key: &[u8], exptime: Exptime, store: &Datastore, counts: &mut Count
 }
 
 fn look_up(key: &[u8], store: &Datastore, counts: &mut Counts) -> Option<Item> {
-    let found = store.get(key);
+    let found = store.get(key, Bump::Yes);
     counts[Counter::CmdGet] += 1;
     counts[if found.is_some() {
         Counter::GetHits
@@ -49,11 +55,12 @@ fn look_up(key: &[u8], store: &Datastore, counts: &mut Counts) -> Option<Item> {
 /// Gives the item its new expiry, and the item. An exptime that has passed ends it, but the client that
 /// said so still gets the value.
 fn touched(key: &[u8], exptime: Exptime, store: &Datastore, counts: &mut Counts) -> Option<Item> {
-    let expiry = store.expiry(exptime);
     let mut slot = store.slot(key);
-    let found = slot.item().cloned();
+    let expiry = Expiry::new(exptime, slot.now());
+    let found = slot.item();
     if found.is_some() {
         slot.touch(expiry);
+        slot.note();
     }
     counts[Counter::CmdTouch] += 1;
     counts[if found.is_some() {

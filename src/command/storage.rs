@@ -1,75 +1,137 @@
-//! `set`, `add`, `replace`, `append`, `prepend`, `cas`, and `delete`.
+//! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which says the same and more.
 
-use crate::datastore::{Datastore, Draft, Item, Slot};
-use crate::protocol::{ProtocolError, Storage, StoreMode};
+use crate::datastore::clock::Expiry;
+use crate::datastore::{Datastore, Draft, Item, Marks};
+use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode};
 use crate::serialization::{Response, Unmet};
 use crate::stats::{Counter, Counts};
 
+/// What came of an attempt to store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The item has this cas unique now, and this many bytes of value.
+    Stored {
+        /// Its cas unique.
+        cas: u64,
+        /// The size of its value.
+        bytes: usize,
+    },
+    /// The command's condition was not met.
+    NotStored(Unmet),
+    /// The item has another cas unique, namely this one.
+    Exists(u64),
+    /// There is no item whose cas unique could be compared.
+    NotFound,
+}
+
+impl From<Outcome> for Response<'_> {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Stored { .. } => Response::Stored,
+            Outcome::NotStored(unmet) => Response::NotStored(unmet),
+            Outcome::Exists(cas) => Response::Exists(cas),
+            Outcome::NotFound => Response::NotFound,
+        }
+    }
+}
+
 /// The new item that a storage command announces, with room for its data.
-///
-/// Where there is no room for it, a `set` has removed the old value all the same, as memcached does: a
-/// client that wanted to replace it must not go on reading it. The other modes leave it.
 pub fn draft<'s>(
     announced: &Storage<'_>,
     store: &'s Datastore,
 ) -> Result<Draft<'s>, ProtocolError> {
+    let key = &announced.key;
     let draft = store.draft(
-        announced.key,
+        &key.bytes,
         announced.flags,
         announced.exptime,
         announced.bytes,
     );
-    if draft.is_err() && announced.mode == StoreMode::Set {
-        store.slot(announced.key).remove();
+    if draft.is_err() && announced.on_failure == OnFailure::RemoveOld {
+        store.slot(&key.bytes).remove();
     }
-    draft
+    let mut draft = draft?;
+    draft.item.marks.binary_key = key.binary;
+    Ok(draft)
 }
 
-/// Stores a draft that has got its data, if the command's condition is met.
+/// Stores a draft that has got its data, if the command's conditions are met.
 pub fn store(
     request: &Storage<'_>,
     draft: Draft<'_>,
     store: &Datastore,
     counts: &mut Counts,
-) -> Response {
+) -> Outcome {
     counts[Counter::CmdSet] += 1;
     let new = draft.item;
-    let slot = store.slot(request.key);
-    match (request.mode, slot.item()) {
-        (StoreMode::Set, _) | (StoreMode::Add, None) | (StoreMode::Replace, Some(_)) => {
-            put(slot, new, counts)
-        }
-        (StoreMode::Add, Some(_)) => Response::NotStored(Unmet::KeyIsTaken),
-        (StoreMode::Replace | StoreMode::Append | StoreMode::Prepend, None) => {
-            Response::NotStored(Unmet::KeyIsFree)
-        }
-        (StoreMode::Append, Some(old)) => match joined(old, [old.value(), new.value()], store) {
-            Some(item) => put(slot, item, counts),
-            None => Response::NotStored(Unmet::TooLarge),
+    let mut slot = store.slot(&request.key.bytes);
+    let item = match (request.mode, slot.item()) {
+        (StoreMode::Add, Some(_)) => return Outcome::NotStored(Unmet::KeyIsTaken),
+        (StoreMode::Add, None) => new,
+        (StoreMode::Set | StoreMode::Replace, old) => match (request.compare, old) {
+            (None, None) if request.mode == StoreMode::Replace => {
+                return Outcome::NotStored(Unmet::KeyIsFree);
+            }
+            (None, _) => new,
+            (Some(_), None) => {
+                counts[Counter::CasMisses] += 1;
+                return Outcome::NotFound;
+            }
+            (Some(unique), Some(old)) if unique == old.cas && unique != 0 => {
+                counts[Counter::CasHits] += 1;
+                new
+            }
+            // It comes too late, and is better than nothing: it is stored as what it is, and whoever was
+            // to bring a new value still is.
+            (Some(unique), Some(old)) if request.stale && unique < old.cas && unique != 0 => {
+                counts[Counter::CasHits] += 1;
+                let marks = Marks {
+                    stale: true,
+                    won: old.marks.won,
+                    ..new.marks
+                };
+                Item {
+                    expiry: old.expiry,
+                    marks,
+                    ..new
+                }
+            }
+            (Some(_), Some(old)) => {
+                counts[Counter::CasBadval] += 1;
+                return Outcome::Exists(old.cas);
+            }
         },
-        (StoreMode::Prepend, Some(old)) => match joined(old, [new.value(), old.value()], store) {
-            Some(item) => put(slot, item, counts),
-            None => Response::NotStored(Unmet::TooLarge),
+        (StoreMode::Append | StoreMode::Prepend, None) => match request.vivify {
+            Some(exptime) => Item {
+                expiry: Expiry::new(exptime, slot.now()),
+                ..new
+            },
+            None => return Outcome::NotStored(Unmet::KeyIsFree),
         },
-        (StoreMode::Cas(_), None) => {
-            counts[Counter::CasMisses] += 1;
-            Response::NotFound
+        (StoreMode::Append | StoreMode::Prepend, Some(old)) => {
+            // 0 stands for: do not compare.
+            if request
+                .compare
+                .is_some_and(|unique| unique != 0 && unique != old.cas)
+            {
+                return Outcome::Exists(old.cas);
+            }
+            let value = match request.mode {
+                StoreMode::Append => [old.value(), new.value()],
+                _ => [new.value(), old.value()],
+            };
+            match joined(&old, value, store) {
+                Some(item) => item,
+                None => return Outcome::NotStored(Unmet::TooLarge),
+            }
         }
-        (StoreMode::Cas(unique), Some(old)) if old.cas != unique => {
-            counts[Counter::CasBadval] += 1;
-            Response::Exists(old.cas)
-        }
-        (StoreMode::Cas(_), Some(_)) => {
-            counts[Counter::CasHits] += 1;
-            put(slot, new, counts)
-        }
-    }
-}
-
-fn put(mut slot: Slot<'_>, item: Item, counts: &mut Counts) -> Response {
+    };
     counts[Counter::TotalItems] += 1;
-    slot.put(item);
-    Response::Stored
+    let bytes = item.value().len();
+    Outcome::Stored {
+        cas: slot.put(item, request.cas),
+        bytes,
+    }
 }
 
 /// An item that is the old one with more data: flags and expiry stay the old ones, whatever the command
@@ -82,7 +144,7 @@ fn joined(old: &Item, value: [&[u8]; 2], store: &Datastore) -> Option<Item> {
 }
 
 /// `delete`
-pub fn delete(key: &[u8], store: &Datastore, counts: &mut Counts) -> Response {
+pub fn delete(key: &[u8], store: &Datastore, counts: &mut Counts) -> Response<'static> {
     let mut slot = store.slot(key);
     if slot.item().is_some() {
         slot.remove();

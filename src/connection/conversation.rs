@@ -92,7 +92,7 @@ fn one_command(
 
     // Counted apart while the wire is lent to the answers.
     let mut counts = std::mem::take(&mut wire.counts);
-    let mut answer = |response: Response| match parsed.answer {
+    let mut answer = |response: Response<'_>| match parsed.answer {
         Answer::Wanted => {
             trace.sent(&response);
             response.write(wire.answers())

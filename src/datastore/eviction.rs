@@ -5,7 +5,7 @@
 //! through the shard over many writes; a hit costs no more than noting the second in which it happened.
 
 use super::clock::UnixTime;
-use super::shard::Shard;
+use super::shard::{Entry, Shard};
 
 /// How a shard's loss is counted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,10 +24,10 @@ pub struct Removed {
 pub fn remove_expired(shard: &mut Shard, now: UnixTime) -> Removed {
     let mut removed = Removed::default();
     if shard.has_expired(now) {
-        shard.remove_where(|item, access| {
-            let goes = item.expiry.is_over(now);
+        shard.remove_where(|entry| {
+            let goes = entry.expiry().is_over(now);
             removed.expired += u64::from(goes);
-            removed.expired_unfetched += u64::from(goes && !access.fetched());
+            removed.expired_unfetched += u64::from(goes && !entry.fetched());
             goes
         });
     }
@@ -41,13 +41,13 @@ pub fn make_room(shard: &mut Shard, now: UnixTime) -> Removed {
         return removed;
     }
     let mut quota = shard.len().div_ceil(8);
-    let mut last_accesses: Vec<UnixTime> = shard.iter().map(|(_, access)| access.last()).collect();
+    let mut last_accesses: Vec<UnixTime> = shard.entries().map(Entry::last_access).collect();
     let (_, &mut oldest, _) = last_accesses.select_nth_unstable(quota - 1);
-    shard.remove_where(|_, access| {
-        let goes = quota > 0 && access.last() <= oldest;
+    shard.remove_where(|entry| {
+        let goes = quota > 0 && entry.last_access() <= oldest;
         quota -= usize::from(goes);
         removed.evicted += u64::from(goes);
-        removed.evicted_unfetched += u64::from(goes && !access.fetched());
+        removed.evicted_unfetched += u64::from(goes && !entry.fetched());
         goes
     });
     removed

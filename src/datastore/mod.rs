@@ -24,8 +24,8 @@ use crate::protocol::{Exptime, ProtocolError};
 use crate::stats::{Counter, Stats};
 use clock::{Clock, Expiry, UnixTime};
 use eviction::Removed;
-pub use item::Item;
-use shard::Shard;
+pub use item::{Item, Marks};
+use shard::{Entry, Shard};
 
 /// How many shards. Many, so that a table that grows or is swept keeps few clients waiting for a short
 /// time; a power of two, so that the top bits of a hash choose one.
@@ -38,6 +38,15 @@ pub enum WhenFull {
     Evict,
     /// Nothing more is stored (`-M`).
     Refuse,
+}
+
+/// Whether reading an item is noted on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bump {
+    /// As always.
+    Yes,
+    /// Not this time (`mg … u`).
+    No,
 }
 
 /// The limits of a store.
@@ -90,20 +99,23 @@ impl Datastore {
         }
     }
 
-    /// The item under a key; noted as read.
-    pub fn get(&self, key: &[u8]) -> Option<Item> {
+    /// The item under a key, as it was before this reading of it, which is noted if `bump` says so.
+    pub fn get(&self, key: &[u8], bump: Bump) -> Option<Item> {
         let now = self.tick();
         let shard = self
             .shard(key)
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let (item, access) = shard.get(key)?;
-        if item.expiry.is_over(now) {
+        let (text, entry) = shard.get(key)?;
+        if entry.expiry().is_over(now) {
             self.stats.add(Counter::GetExpired, 1);
             return None;
         }
-        access.note(now);
-        Some(item.clone())
+        let item = entry.with(text);
+        if bump == Bump::Yes {
+            entry.note(now);
+        }
+        Some(item)
     }
 
     /// Takes hold of a key, to look at its item and change it.
@@ -145,9 +157,20 @@ impl Datastore {
         Item::size_in_memcached(key, flags, bytes) <= self.limits.item
     }
 
-    /// What a client's exptime means now.
-    pub fn expiry(&self, exptime: Exptime) -> Expiry {
-        Expiry::new(exptime, self.tick())
+    /// A draft that has its data already.
+    ///
+    /// # Errors
+    /// As [`Datastore::draft`].
+    pub fn draft_of(
+        &self,
+        key: &[u8],
+        flags: u32,
+        exptime: Exptime,
+        value: &[u8],
+    ) -> Result<Draft<'_>, ProtocolError> {
+        let mut draft = self.draft(key, flags, exptime, value.len())?;
+        draft.item.fill(&[value]);
+        Ok(draft)
     }
 
     /// `flush_all`: removes every item, now. A delayed flush that was pending is no longer.
@@ -194,7 +217,7 @@ impl Datastore {
     pub fn age(&self) -> u32 {
         let oldest = self.shards.iter().filter_map(|shard| {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            shard.iter().map(|(_, access)| access.last()).min()
+            shard.entries().map(Entry::last_access).min()
         });
         oldest
             .min()
@@ -205,13 +228,10 @@ impl Datastore {
     pub fn snapshot(&self) -> impl Iterator<Item = Vec<Item>> {
         let now = self.tick();
         self.shards.iter().map(move |shard| {
-            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             shard
-                .iter()
-                .map(|(item, _)| item)
-                .filter(|item| !item.expiry.is_over(now))
-                .cloned()
-                .collect()
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .live(now)
         })
     }
 
@@ -225,7 +245,8 @@ impl Datastore {
         self.memory_limit.store(bytes, Relaxed);
     }
 
-    /// The time now. A delayed flush that is due happens here, before anyone sees an item.
+    /// The time now. A delayed flush that is due happens here, before anyone sees an item. It takes all
+    /// locks: nobody who holds one may call this.
     fn tick(&self) -> UnixTime {
         let now = self.clock.now();
         let due = self.flush_at.load(Relaxed);
@@ -259,6 +280,10 @@ impl Datastore {
         let shard = self.hasher.hash_one(key) >> (u64::BITS - SHARDS.ilog2());
         #[allow(clippy::indexing_slicing)] // So many bits cannot be more than SHARDS - 1.
         &self.shards[shard as usize]
+    }
+
+    fn new_cas(&self) -> u64 {
+        self.last_cas.fetch_add(1, Relaxed) + 1
     }
 
     fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, ProtocolError> {
@@ -321,26 +346,63 @@ pub struct Slot<'s> {
 
 impl Slot<'_> {
     /// The item that the key holds; one that has expired is none.
-    pub fn item(&self) -> Option<&Item> {
-        let (item, _) = self.shard.get(self.key)?;
-        (!item.expiry.is_over(self.now)).then_some(item)
+    pub fn item(&self) -> Option<Item> {
+        let (text, entry) = self.shard.get(self.key)?;
+        (!entry.expiry().is_over(self.now)).then(|| entry.with(text))
     }
 
-    /// Stores an item under the key, in place of any other; gives its new cas unique.
-    pub fn put(&mut self, mut item: Item) -> u64 {
+    /// The time at which the key was taken hold of.
+    pub fn now(&self) -> UnixTime {
+        self.now
+    }
+
+    /// Stores an item under the key, in place of any other. It gets the given cas unique, or else a new
+    /// one, which is returned.
+    pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> u64 {
         debug_assert_eq!(item.key(), self.key);
-        item.cas = self.store.last_cas.fetch_add(1, Relaxed) + 1;
-        let (cas, now) = (item.cas, self.now);
+        let cas = cas.unwrap_or_else(|| self.store.new_cas());
+        let now = self.now;
+        item.cas = cas;
         self.change(|shard, _| shard.put(item, now));
         cas
     }
 
     /// Gives the item, if there is one, another expiry. Its cas unique stays: its content does.
     pub fn touch(&mut self, expiry: Expiry) {
-        // One that has expired and was not swept yet must not come back to life.
-        if self.item().is_some() {
-            let now = self.now;
-            self.change(|shard, key| shard.touch(key, expiry, now));
+        if let Some(Item { cas, marks, .. }) = self.item() {
+            self.shard.update(self.key, expiry, cas, marks);
+        }
+    }
+
+    /// Marks the item, if there is one.
+    pub fn mark(&mut self, marks: Marks) {
+        if let Some(Item { cas, expiry, .. }) = self.item() {
+            self.shard.update(self.key, expiry, cas, marks);
+        }
+    }
+
+    /// Marks the item, if there is one, as stale: the next reader wins. Its cas unique becomes the given
+    /// one, or else a new one, so that who read it before cannot store over what comes after.
+    pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) {
+        if let Some(Item { marks, .. }) = self.item() {
+            let cas = cas.unwrap_or_else(|| self.store.new_cas());
+            self.shard.update(
+                self.key,
+                expiry,
+                cas,
+                Marks {
+                    stale: true,
+                    won: false,
+                    ..marks
+                },
+            );
+        }
+    }
+
+    /// Notes that the item was read.
+    pub fn note(&self) {
+        if let Some((_, entry)) = self.shard.get(self.key) {
+            entry.note(self.now);
         }
     }
 

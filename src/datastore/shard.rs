@@ -1,124 +1,121 @@
 //! One shard of the store: a table of items behind its own lock, so that clients of different keys
 //! seldom wait for each other.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::clock::{Expiry, UnixTime};
-use super::item::Item;
+use super::item::{Item, Marks, Text};
 
 /// A table of items. std's default hasher has random keys: no client can choose keys that collide.
 #[derive(Debug, Default)]
 pub struct Shard {
-    items: HashMap<ByKey, Access>,
+    items: HashMap<Text, Entry>,
     /// What all its items are charged together, in bytes.
     charge: usize,
     /// No item ends before this (`None`: none ever ends): a sweep with nothing to do costs one look.
     next_expiry: Option<UnixTime>,
 }
 
-/// An item as the table sees it: its key, and nothing else, decides where it lies. So no key is kept
-/// twice.
+/// An item without its text. Readers hold the lock with others, so what they note is atomic.
 #[derive(Debug)]
-struct ByKey(Item);
-
-impl Borrow<[u8]> for ByKey {
-    fn borrow(&self) -> &[u8] {
-        self.0.key()
-    }
-}
-
-impl Hash for ByKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // As a borrowed `[u8]` hashes, which `Borrow` demands.
-        self.0.key().hash(state);
-    }
-}
-
-impl PartialEq for ByKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key() == other.0.key()
-    }
-}
-
-impl Eq for ByKey {}
-
-/// What is known of the reading of an item. Readers hold the lock with others, hence the atomics.
-#[derive(Debug)]
-pub struct Access {
-    last: AtomicU32,
+pub struct Entry {
+    cas: u64,
+    flags: u32,
+    expiry: Expiry,
+    marks: Marks,
     fetched: AtomicBool,
+    last_access: AtomicU32,
 }
 
-impl Access {
-    fn new(now: UnixTime) -> Self {
-        Access {
-            last: AtomicU32::new(now),
-            fetched: AtomicBool::new(false),
+impl Entry {
+    fn new(item: &Item, now: UnixTime) -> Self {
+        let &Item {
+            flags,
+            expiry,
+            cas,
+            marks,
+            ..
+        } = item;
+        let (fetched, last_access) = (AtomicBool::new(false), AtomicU32::new(now));
+        Entry {
+            cas,
+            flags,
+            expiry,
+            marks,
+            fetched,
+            last_access,
         }
     }
 
-    /// Notes that the item was read.
-    pub fn note(&self, now: UnixTime) {
-        // Written only when it changes, so that the readers of a popular item share its cache line.
-        if self.last.load(Relaxed) != now {
-            self.last.store(now, Relaxed);
-        }
-        if !self.fetched.load(Relaxed) {
-            self.fetched.store(true, Relaxed);
+    /// The item with its text.
+    pub fn with(&self, text: &Text) -> Item {
+        Item {
+            text: text.clone(),
+            flags: self.flags,
+            expiry: self.expiry,
+            cas: self.cas,
+            marks: self.marks,
+            last_access: self.last_access(),
+            fetched: self.fetched(),
         }
     }
 
-    /// When the item was last read, or stored.
-    pub fn last(&self) -> UnixTime {
-        self.last.load(Relaxed)
+    /// When it ends.
+    pub fn expiry(&self) -> Expiry {
+        self.expiry
     }
 
-    /// Whether the item was ever read.
+    /// When it was last read, or stored.
+    pub fn last_access(&self) -> UnixTime {
+        self.last_access.load(Relaxed)
+    }
+
+    /// Whether it was ever read.
     pub fn fetched(&self) -> bool {
         self.fetched.load(Relaxed)
+    }
+
+    /// Notes that it was read.
+    pub fn note(&self, now: UnixTime) {
+        // Written only when it changes, so that the readers of a popular item share its cache line.
+        if self.last_access() != now {
+            self.last_access.store(now, Relaxed);
+        }
+        if !self.fetched() {
+            self.fetched.store(true, Relaxed);
+        }
     }
 }
 
 impl Shard {
-    /// The item under a key, expired or not.
-    pub fn get(&self, key: &[u8]) -> Option<(&Item, &Access)> {
-        self.items
-            .get_key_value(key)
-            .map(|(ByKey(item), access)| (item, access))
+    /// What is kept under a key, expired or not.
+    pub fn get(&self, key: &[u8]) -> Option<(&Text, &Entry)> {
+        self.items.get_key_value(key)
     }
 
     /// Stores an item as new, in place of what its key held.
     pub fn put(&mut self, item: Item, now: UnixTime) {
-        // `insert` alone would keep the old item: to the table it is an equal key.
+        // `insert` alone would keep the old text: to the table it is an equal key.
         self.remove(item.key());
-        self.insert(item, Access::new(now));
+        self.charge += item.text.charge();
+        self.expect(item.expiry);
+        let entry = Entry::new(&item, now);
+        self.items.insert(item.text, entry);
     }
 
-    /// Gives the item under a key another expiry; it counts as read.
-    pub fn touch(&mut self, key: &[u8], expiry: Expiry, now: UnixTime) {
-        if let Some((ByKey(mut item), access)) = self.items.remove_entry(key) {
-            self.charge -= item.charge();
-            item.expiry = expiry;
-            access.note(now);
-            self.insert(item, access);
+    /// Changes what is kept under a key beside the text.
+    pub fn update(&mut self, key: &[u8], expiry: Expiry, cas: u64, marks: Marks) {
+        if let Some(entry) = self.items.get_mut(key) {
+            (entry.expiry, entry.cas, entry.marks) = (expiry, cas, marks);
+            self.expect(expiry);
         }
-    }
-
-    fn insert(&mut self, item: Item, access: Access) {
-        self.charge += item.charge();
-        if let Some(end) = item.expiry.time() {
-            self.next_expiry = Some(self.next_expiry.map_or(end, |next| next.min(end)));
-        }
-        self.items.insert(ByKey(item), access);
     }
 
     /// Removes what a key holds.
     pub fn remove(&mut self, key: &[u8]) {
-        if let Some((ByKey(item), _)) = self.items.remove_entry(key) {
-            self.charge -= item.charge();
+        if let Some((text, _)) = self.items.remove_entry(key) {
+            self.charge -= text.charge();
         }
     }
 
@@ -128,17 +125,14 @@ impl Shard {
     }
 
     /// Removes every item for which `goes` says so.
-    pub fn remove_where(&mut self, mut goes: impl FnMut(&Item, &Access) -> bool) {
+    pub fn remove_where(&mut self, mut goes: impl FnMut(&Entry) -> bool) {
         let mut next_expiry = None;
-        self.items.retain(|ByKey(item), access| {
-            if goes(item, access) {
-                self.charge -= item.charge();
+        self.items.retain(|text, entry| {
+            if goes(entry) {
+                self.charge -= text.charge();
                 return false;
             }
-            next_expiry = [next_expiry, item.expiry.time()]
-                .into_iter()
-                .flatten()
-                .min();
+            next_expiry = earlier(next_expiry, entry.expiry);
             true
         });
         self.next_expiry = next_expiry;
@@ -148,11 +142,18 @@ impl Shard {
         }
     }
 
-    /// Every item.
-    pub fn iter(&self) -> impl Iterator<Item = (&Item, &Access)> {
-        self.items
+    /// Every item, expired or not, without its text.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.items.values()
+    }
+
+    /// Every item that has not expired.
+    pub fn live(&self, now: UnixTime) -> Vec<Item> {
+        let live = self
+            .items
             .iter()
-            .map(|(ByKey(item), access)| (item, access))
+            .filter(|(_, entry)| !entry.expiry.is_over(now));
+        live.map(|(text, entry)| entry.with(text)).collect()
     }
 
     /// What all items are charged together, in bytes.
@@ -164,6 +165,14 @@ impl Shard {
     pub fn len(&self) -> usize {
         self.items.len()
     }
+
+    fn expect(&mut self, expiry: Expiry) {
+        self.next_expiry = earlier(self.next_expiry, expiry);
+    }
+}
+
+fn earlier(end: Option<UnixTime>, expiry: Expiry) -> Option<UnixTime> {
+    [end, expiry.time()].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -184,7 +193,14 @@ mod tests {
         let mut shard = Shard::default();
         shard.put(item("k", "old", Expiry::NEVER), 1);
         shard.put(item("k", "new", Expiry::NEVER), 1);
-        assert_eq!(shard.get(b"k").expect("there is one").0.value(), b"new");
+        assert_eq!(
+            shard
+                .get(b"k")
+                .map(|(text, entry)| entry.with(text))
+                .expect("there is one")
+                .value(),
+            b"new"
+        );
         assert_eq!(shard.len(), 1);
     }
 
@@ -196,13 +212,13 @@ mod tests {
             item("k", &"v".repeat(1000), Expiry::NEVER),
         );
         shard.put(small.clone(), 1);
-        assert_eq!(shard.charge(), small.charge());
+        assert_eq!(shard.charge(), small.text.charge());
         shard.put(large.clone(), 1);
-        shard.touch(b"k", ends(1), 100);
-        assert_eq!(shard.charge(), large.charge());
+        shard.update(b"k", ends(1), 1, Marks::default());
+        assert_eq!(shard.charge(), large.text.charge());
         shard.put(item("other", "", Expiry::NEVER), 1);
         shard.remove(b"k");
-        shard.remove_where(|_, _| true);
+        shard.remove_where(|_| true);
         assert_eq!(shard.charge(), 0);
     }
 
@@ -214,7 +230,7 @@ mod tests {
         shard.put(item("late", "", ends(20)), 100);
         shard.put(item("soon", "", ends(10)), 100);
         assert!(!shard.has_expired(109) && shard.has_expired(110));
-        shard.remove_where(|item, _| item.expiry.is_over(110));
+        shard.remove_where(|entry| entry.expiry().is_over(110));
         assert_eq!(shard.len(), 2);
         assert!(!shard.has_expired(119) && shard.has_expired(120));
     }

@@ -25,19 +25,15 @@ fn store() -> Datastore {
 }
 
 fn set(store: &Datastore, key: &str, value: &str, exptime: Exptime) -> u64 {
-    let mut draft = store
-        .draft(key.as_bytes(), 0, exptime, value.len())
+    let draft = store
+        .draft_of(key.as_bytes(), 0, exptime, value.as_bytes())
         .expect("there is room");
-    draft
-        .item
-        .data_block_mut()
-        .copy_from_slice(format!("{value}\r\n").as_bytes());
-    store.slot(key.as_bytes()).put(draft.item)
+    store.slot(key.as_bytes()).put(draft.item, None)
 }
 
 fn get(store: &Datastore, key: &str) -> Option<String> {
     store
-        .get(key.as_bytes())
+        .get(key.as_bytes(), Bump::Yes)
         .map(|item| String::from_utf8_lossy(item.value()).into_owned())
 }
 
@@ -76,9 +72,9 @@ fn every_store_gives_a_greater_cas_unique() {
 fn a_touch_changes_the_expiry_and_nothing_else() {
     let store = store();
     let cas = set(&store, "k", "v", Exptime::Never);
-    let expiry = store.expiry(Exptime::After(5));
+    let expiry = Expiry::new(Exptime::After(5), store.clock().now());
     store.slot(b"k").touch(expiry);
-    let item = store.get(b"k").expect("it is still there");
+    let item = store.get(b"k", Bump::Yes).expect("it is still there");
     assert_eq!((item.cas, item.value()), (cas, &b"v"[..]));
     pass(&store, 5);
     assert_eq!(get(&store, "k"), None);
@@ -153,7 +149,7 @@ fn without_evictions_a_full_store_refuses_and_forgets_nothing() {
             .copy_from_slice(format!("{value}\r\n").as_bytes());
         store
             .slot(format!("key {stored}").as_bytes())
-            .put(draft.item);
+            .put(draft.item, None);
         stored += 1;
     }
     assert!((500..1000).contains(&stored), "{stored}");
@@ -257,7 +253,7 @@ proptest! {
                     model.items.insert(key, (value, exptime.map(|seconds| model.now + seconds)));
                 }
                 Event::Touch { key, exptime } => {
-                    let expiry = store.expiry(exptime_of(exptime));
+                    let expiry = Expiry::new(exptime_of(exptime), store.clock().now());
                     store.slot(key.to_string().as_bytes()).touch(expiry);
                     if let Some((_, end)) = model.items.get_mut(&key) {
                         *end = exptime.map(|seconds| model.now + seconds);

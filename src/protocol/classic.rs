@@ -4,13 +4,10 @@
 //! ignores them; too few are a [`Flaw`].
 
 use super::request::{
-    Arithmetic, DebugTime, Direction, Flush, Keys, Request, Retrieval, ShutdownMode, StatsTopic,
-    Storage, StoreMode, WithCas,
+    Arithmetic, DebugTime, Direction, Flush, Keys, OnFailure, Request, Retrieval, ShutdownMode,
+    StatsTopic, Storage, StoreMode, WithCas,
 };
-use super::{Exptime, Flaw, Parsed, ProtocolError, answer_wanted, key, number, words};
-
-/// The largest `<bytes>`: with the closing `\r\n` it still fits an `int` of C.
-const MAX_BYTES: i32 = i32::MAX - 2;
+use super::{Exptime, Flaw, Parsed, ProtocolError, answer_wanted, first_word, key, number, words};
 
 /// `get <key>*` and `gets <key>*`
 pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
@@ -49,23 +46,24 @@ fn retrieval(
 
 /// `set|add|replace|append|prepend <key> <flags> <exptime> <bytes> [noreply]`, then the data block
 pub(super) fn store(args: &[u8], mode: StoreMode) -> Parsed<'_> {
-    storage(args, |_| Ok(mode))
+    storage(args, mode, |_| Ok(None))
 }
 
 /// `cas <key> <flags> <exptime> <bytes> <cas unique> [noreply]`, then the data block
 pub(super) fn cas(args: &[u8]) -> Parsed<'_> {
-    storage(args, |unique| {
+    storage(args, StoreMode::Set, |unique| {
         unique
             .and_then(number::u64)
-            .map(StoreMode::Cas)
+            .map(Some)
             .ok_or(Flaw::CasUnique)
     })
 }
 
-/// What the storage commands share. `mode` gets the word behind `<bytes>`.
+/// What the storage commands share. `compare` gets the word behind `<bytes>`.
 fn storage<'a>(
     args: &'a [u8],
-    mode: impl FnOnce(Option<&'a [u8]>) -> Result<StoreMode, Flaw>,
+    mode: StoreMode,
+    compare: impl FnOnce(Option<&'a [u8]>) -> Result<Option<u64>, Flaw>,
 ) -> Parsed<'a> {
     let mut words = words(args);
     let (Some(name), Some(flags), Some(exptime), Some(bytes)) =
@@ -77,10 +75,7 @@ fn storage<'a>(
     };
     // Without its length nobody knows how much data follows, so it is read as commands. With it, the
     // data is swallowed whatever else is wrong with the line.
-    let Some(bytes) = number::i32(bytes)
-        .filter(|&bytes| bytes <= MAX_BYTES)
-        .and_then(|n| n.try_into().ok())
-    else {
+    let Some(bytes) = number::data_length(bytes) else {
         return Parsed::flawed(Flaw::Bytes);
     };
     let request = || {
@@ -89,13 +84,24 @@ fn storage<'a>(
             .and_then(|flags| flags.try_into().ok())
             .ok_or(Flaw::Flags)?;
         let exptime = number::signed_loosely(exptime).ok_or(Flaw::Exptime)?.into();
-        let mode = mode(words.next())?;
+        let compare = compare(words.next())?;
+        let on_failure = match (mode, compare) {
+            (StoreMode::Set, None) => OnFailure::RemoveOld,
+            _ => OnFailure::KeepOld,
+        };
+        let key = key.into();
+        let (cas, stale, vivify) = (None, false, None);
         Ok(Request::Store(Storage {
             mode,
             key,
             flags,
             exptime,
             bytes,
+            compare,
+            cas,
+            stale,
+            vivify,
+            on_failure,
         }))
     };
     Parsed {
@@ -124,10 +130,16 @@ pub(super) fn arithmetic(args: &[u8], direction: Direction) -> Parsed<'_> {
     let request = || {
         let key = key(name).map_err(ProtocolError::BadLine)?;
         let delta = number::u64(delta).ok_or(ProtocolError::InvalidDelta)?;
+        let (compare, cas, vivify, touch) = (None, None, None, None);
+        let key = key.into();
         Ok(Request::Arithmetic(Arithmetic {
             direction,
             key,
             delta,
+            compare,
+            cas,
+            vivify,
+            touch,
         }))
     };
     Parsed::silenceable(request(), args)
@@ -165,6 +177,18 @@ pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
         }
     };
     Parsed::silenceable(Ok(Request::FlushAll(flush)), args)
+}
+
+/// `lru_crawler metadump all|hash|<class>,… [noreply]`
+pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
+    let mut words = words(args);
+    let request = match (words.next(), words.next(), words.next()) {
+        // Here everything is in class 1, so that any list of classes is everything or nothing.
+        (Some(b"metadump"), Some(b"all" | b"hash" | b"1"), None) => Ok(Request::Metadump),
+        (Some(b"metadump"), Some(_), None) => Err(ProtocolError::BadClass),
+        _ => Err(ProtocolError::UnknownCommand),
+    };
+    Parsed::silenceable(request, args)
 }
 
 /// `verbosity <level> [noreply]`
@@ -262,20 +286,6 @@ fn strict_exptime(word: &[u8]) -> Result<Exptime, ProtocolError> {
     }
 }
 
-/// The first word, empty where there is none, and what stands behind it.
-fn first_word(args: &[u8]) -> (&[u8], &[u8]) {
-    let start = args
-        .iter()
-        .position(|&byte| byte != b' ')
-        .unwrap_or(args.len());
-    let (_, args) = args.split_at(start);
-    let end = args
-        .iter()
-        .position(|&byte| byte == b' ')
-        .unwrap_or(args.len());
-    args.split_at(end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Answer, parse};
@@ -330,23 +340,27 @@ mod tests {
         let parsed = parse(b"set k 4294967295 -1 0\r\n");
         let storage = Storage {
             mode: StoreMode::Set,
-            key: b"k",
+            key: b"k"[..].into(),
             flags: u32::MAX,
             exptime: Exptime::AtOnce,
             bytes: 0,
+            compare: None,
+            cas: None,
+            stale: false,
+            vivify: None,
+            on_failure: OnFailure::RemoveOld,
         };
         assert_eq!(parsed.request, Ok(Request::Store(storage)));
         assert_eq!(parsed.data_block, Some(0));
         let parsed = parse(b"cas k +5 007 3 18446744073709551615 noreply\n");
-        let mode = StoreMode::Cas(u64::MAX);
-        let storage = Storage {
-            mode,
-            key: b"k",
-            flags: 5,
-            exptime: Exptime::After(7),
-            bytes: 3,
+        let Ok(Request::Store(storage)) = parsed.request else {
+            panic!("{parsed:?}")
         };
-        assert_eq!(parsed.request, Ok(Request::Store(storage)));
+        assert_eq!((storage.flags, storage.exptime), (5, Exptime::After(7)));
+        assert_eq!(
+            (storage.compare, storage.on_failure),
+            (Some(u64::MAX), OnFailure::KeepOld)
+        );
         assert_eq!(parsed.answer, Answer::Silenced);
     }
 

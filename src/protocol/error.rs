@@ -28,6 +28,24 @@ pub enum ProtocolError {
     TooLarge,
     /// There is no room, and `-M` forbids making some; or nothing is left to evict.
     OutOfMemory,
+    /// A meta command with a flag that does not exist.
+    InvalidFlag,
+    /// A meta command with the same flag twice.
+    DuplicateFlag,
+    /// Anything wrong with the flags of `ma`.
+    InvalidOrDuplicateFlag,
+    /// More words than a meta command may have.
+    TooManyFlags,
+    /// The value of a flag is no number, or too large a one.
+    BadToken,
+    /// The opaque is too long.
+    OpaqueTooLong,
+    /// The key is said to be base64, and is not.
+    BadBase64,
+    /// There is no such mode (`M`) of this command.
+    InvalidMode(&'static str),
+    /// `lru_crawler metadump` of a class that does not exist.
+    BadClass,
     /// `shutdown` without `-A`.
     ShutdownNotEnabled,
     /// `shutdown` with a word other than `graceful`.
@@ -67,6 +85,10 @@ pub enum Flaw {
     Exptime,
     /// `<cas unique>` is missing or not an unsigned number of 64 bits.
     CasUnique,
+    /// The key of `me … b` is not base64.
+    Base64,
+    /// A meta flag begins with what is neither a letter nor a digit.
+    FlagLetter,
     /// The level is not an unsigned number of 32 bits.
     Level,
     /// `<class>` and `<limit>` of `stats cachedump` are not unsigned numbers of 32 bits.
@@ -76,6 +98,17 @@ pub enum Flaw {
 impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            ProtocolError::InvalidFlag => "CLIENT_ERROR invalid flag",
+            ProtocolError::DuplicateFlag => "CLIENT_ERROR duplicate flag",
+            ProtocolError::InvalidOrDuplicateFlag => "CLIENT_ERROR invalid or duplicate flag",
+            ProtocolError::TooManyFlags => "CLIENT_ERROR options flags are too long",
+            ProtocolError::BadToken => "CLIENT_ERROR bad token in command line format",
+            ProtocolError::OpaqueTooLong => "CLIENT_ERROR opaque token too long",
+            ProtocolError::BadBase64 => "CLIENT_ERROR error decoding key",
+            ProtocolError::InvalidMode(verb) => {
+                return write!(f, "CLIENT_ERROR invalid mode for {verb} M token");
+            }
+            ProtocolError::BadClass => "BADCLASS invalid class id",
             ProtocolError::UnknownCommand
             | ProtocolError::UnknownStats
             | ProtocolError::MemlimitNotANumber => "ERROR",
@@ -127,6 +160,24 @@ impl ProtocolError {
                 "-I sets the limit; a set removes the old value all the same".into()
             }
             ProtocolError::OutOfMemory => "-m is reached, and nothing may or can be evicted".into(),
+            ProtocolError::InvalidFlag => {
+                "a flag is one letter, and its value if it has one".into()
+            }
+            ProtocolError::DuplicateFlag => "each flag may be there once".into(),
+            ProtocolError::InvalidOrDuplicateFlag => {
+                "a flag is unknown, there twice, or has a value that is no number".into()
+            }
+            ProtocolError::TooManyFlags => "a line has at most 20 words".into(),
+            ProtocolError::BadToken => "the value behind a flag's letter is a number".into(),
+            ProtocolError::OpaqueTooLong => "an opaque is at most 31 bytes long".into(),
+            ProtocolError::BadBase64 => {
+                "the flag b says that the key is base64 with padding".into()
+            }
+            ProtocolError::InvalidMode("ms") => "ms knows MS, ME, MA, MP and MR".into(),
+            ProtocolError::InvalidMode(_) => "ma knows MI, M+, MD and M-".into(),
+            ProtocolError::BadClass => {
+                "here there is one class, number 1; all is everything".into()
+            }
             ProtocolError::ShutdownNotEnabled => "-A allows it".into(),
             ProtocolError::InvalidShutdownMode => "only graceful is known".into(),
             ProtocolError::StatsDetailNotAllowed => {
@@ -163,6 +214,8 @@ impl fmt::Display for Flaw {
             Flaw::CasUnique => {
                 f.write_str("<cas unique> is a number from 0 to 18446744073709551615")
             }
+            Flaw::Base64 => f.write_str("the key is not base64 with padding"),
+            Flaw::FlagLetter => f.write_str("a flag begins with a letter"),
             Flaw::Level => f.write_str("the level is a number"),
             Flaw::Cachedump => f.write_str("class and limit are numbers"),
         }

@@ -1,14 +1,16 @@
 //! The protocol: bytes of one command line -> [`Request`]. (The Go program's `protocol_handler`.)
 //!
 //! A parser borrows everything from the line, allocates nothing, and knows nothing of sockets,
-//! threads or the store. [`classic`] holds the grammar of each command above the function that parses
-//! it; this file holds what they share: the shape of the outcome, the verbs, and the words of a line.
+//! threads or the store. [`classic`] and [`meta`] hold the grammar of each command above the function that
+//! parses it; this file holds what they share: the shape of the outcome, the verbs, and the words of a line.
 //!
 //! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that is silent.
 
+pub mod base64;
 mod classic;
 pub mod error;
 pub mod expiry;
+mod meta;
 mod number;
 pub mod request;
 
@@ -16,8 +18,8 @@ pub use error::{Flaw, ProtocolError};
 pub use expiry::Exptime;
 pub use number::counter;
 pub use request::{
-    Arithmetic, DebugTime, Direction, Flush, Keys, Request, Retrieval, ShutdownMode, StatsTopic,
-    Storage, StoreMode, WithCas,
+    Arithmetic, DebugTime, Direction, Flush, Key, Keys, MetaDelete, MetaGet, OnFailure, Request,
+    Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
 };
 
 /// The longest key, in bytes.
@@ -118,6 +120,12 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
         b"touch" => classic::touch(args),
         b"gat" => classic::gat(args, WithCas::No),
         b"gats" => classic::gat(args, WithCas::Yes),
+        b"mg" => meta::mg(args),
+        b"ms" => meta::ms(args),
+        b"md" => meta::md(args),
+        b"ma" => meta::ma(args),
+        b"mn" => Parsed::plain(Ok(Request::MetaNoop)),
+        b"me" => meta::me(args),
         b"flush_all" => classic::flush_all(args),
         b"version" => Parsed::plain(Ok(Request::Version)),
         b"verbosity" => classic::verbosity(args),
@@ -125,6 +133,7 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
         b"stats" => classic::stats(args),
         b"cache_memlimit" => classic::cache_memlimit(args),
         b"shutdown" => classic::shutdown(args),
+        b"lru_crawler" => classic::lru_crawler(args),
         b"debugtime" => classic::debugtime(args),
         _ => return None,
     })
@@ -146,6 +155,20 @@ fn lower_case<'b>(verb: &[u8], buffer: &'b mut [u8; LONGEST_VERB]) -> Option<&'b
 fn words(args: &[u8]) -> impl Iterator<Item = &[u8]> {
     args.split(|&byte| byte == b' ')
         .filter(|word| !word.is_empty())
+}
+
+/// The first word, empty where there is none, and what stands behind it.
+fn first_word(args: &[u8]) -> (&[u8], &[u8]) {
+    let start = args
+        .iter()
+        .position(|&byte| byte != b' ')
+        .unwrap_or(args.len());
+    let (_, args) = args.split_at(start);
+    let end = args
+        .iter()
+        .position(|&byte| byte == b' ')
+        .unwrap_or(args.len());
+    args.split_at(end)
 }
 
 fn last_word(args: &[u8]) -> &[u8] {
@@ -246,8 +269,8 @@ mod tests {
 
         #[test]
         fn any_words_after_any_verb_parse_to_something(
-            verb in "get|gets|gat|gats|set|add|cas|append|touch|incr|delete|flush_all|verbosity|stats|cache_memlimit|shutdown|debugtime",
-            words in "([ \t]*[0-9a-z+-]{0,12}){0,8}",
+            verb in "mg|ms|md|ma|me|mn|lru_crawler|get|gets|gat|gats|set|add|cas|append|touch|incr|delete|flush_all|verbosity|stats|cache_memlimit|shutdown|debugtime",
+            words in "([ \t]*[0-9a-zA-Z+=-]{0,12}){0,8}",
             end in "(\r?\n)?",
         ) {
             parse(format!("{verb} {words}{end}").as_bytes());

@@ -34,6 +34,14 @@ pub(super) fn i64(word: &[u8]) -> Option<i64> {
     number.try_into().ok()
 }
 
+/// `<bytes>`: the length of a data block. With the closing `\r\n` it still fits an `int` of C.
+pub(super) fn data_length(word: &[u8]) -> Option<usize> {
+    i32(word)
+        .filter(|&bytes| bytes <= i32::MAX - 2)?
+        .try_into()
+        .ok()
+}
+
 /// A number as C's `strtoll` reads it: an optional sign, then digits, as many as there are.
 pub(super) fn signed_loosely(word: &[u8]) -> Option<i64> {
     let (negative, word) = match word {

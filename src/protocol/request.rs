@@ -1,5 +1,7 @@
 //! What a client can ask for: the outcome of parsing, and all that `command` gets to see of a line.
 
+use std::borrow::Cow;
+
 use super::{Exptime, words};
 
 /// One command, understood. Everything is borrowed from the line.
@@ -37,10 +39,45 @@ pub enum Request<'a> {
     Shutdown(ShutdownMode),
     /// `debugtime`.
     DebugTime(DebugTime),
+    /// `mg`.
+    MetaGet(MetaGet<'a>),
+    /// `ms`: what it stores, and what its answer is to show.
+    MetaSet(Storage<'a>, Shown<'a>),
+    /// `md`.
+    MetaDelete(MetaDelete<'a>),
+    /// `ma`: what it counts, and what its answer is to show.
+    MetaArithmetic(Arithmetic<'a>, Shown<'a>),
+    /// `mn`.
+    MetaNoop,
+    /// `me`.
+    MetaDebug {
+        /// The key.
+        key: Cow<'a, [u8]>,
+    },
+    /// `lru_crawler metadump …`: every key with what is known of its item.
+    Metadump,
     /// `quit`.
     Quit,
     /// A line that ends in `HTTP/…`: not memcached's protocol, and dangerous to read on.
     Http,
+}
+
+/// A key: a word of the line, or what a word in base64 stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key<'a> {
+    /// The key itself.
+    pub bytes: Cow<'a, [u8]>,
+    /// Whether it came in base64 (`b`), and so is answered in base64.
+    pub binary: bool,
+}
+
+impl<'a> From<&'a [u8]> for Key<'a> {
+    fn from(word: &'a [u8]) -> Self {
+        Key {
+            bytes: Cow::Borrowed(word),
+            binary: false,
+        }
+    }
 }
 
 /// `get`, `gets`, and with an exptime `gat`, `gats`.
@@ -75,22 +112,42 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// A command that brings a data block.
+/// A command that brings a data block. What follows `bytes` only `ms` can say.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Storage<'a> {
-    /// Which one, and under which condition it stores.
+    /// Under which condition it stores.
     pub mode: StoreMode,
     /// The key.
-    pub key: &'a [u8],
+    pub key: Key<'a>,
     /// 32 bits that belong to the client and come back with the value.
     pub flags: u32,
     /// When the item expires.
     pub exptime: Exptime,
     /// The length of the data block in bytes, its closing `\r\n` not counted.
     pub bytes: usize,
+    /// Only if what is there still has this cas unique (`cas`, `ms … C`).
+    pub compare: Option<u64>,
+    /// The item's new cas unique (`E`); `None`: a new one.
+    pub cas: Option<u64>,
+    /// An item with a higher cas unique than `compare` is replaced too, by a stale one (`I`).
+    pub stale: bool,
+    /// Append and prepend create what is missing, with this exptime (`N`).
+    pub vivify: Option<Exptime>,
+    /// What must not survive if there is no room for the new value.
+    pub on_failure: OnFailure,
 }
 
-/// The storage commands.
+/// What becomes of an old value whose successor cannot be stored, because it is too large or memory is
+/// full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It goes: who wanted to replace it must not go on reading it (`set`; `ms` in every mode).
+    RemoveOld,
+    /// It stays.
+    KeepOld,
+}
+
+/// The conditions under which a value is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreMode {
     /// Whatever is there.
@@ -99,23 +156,131 @@ pub enum StoreMode {
     Add,
     /// Only if something is there.
     Replace,
-    /// The data goes behind the value that is there.
+    /// Something must be there, and the data goes behind it.
     Append,
-    /// The data goes in front of the value that is there.
+    /// Something must be there, and the data goes in front of it.
     Prepend,
-    /// Only if what is there still has this cas unique.
-    Cas(u64),
 }
 
-/// `incr` and `decr`.
+/// `incr`, `decr` and `ma`. What follows `delta` only `ma` can say.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arithmetic<'a> {
     /// Up or down.
     pub direction: Direction,
     /// The key.
-    pub key: &'a [u8],
+    pub key: Key<'a>,
     /// By how much.
     pub delta: u64,
+    /// Only if what is there still has this cas unique (`C`).
+    pub compare: Option<u64>,
+    /// The item's new cas unique (`E`); `None`: a new one.
+    pub cas: Option<u64>,
+    /// A missing item is created with this exptime and this number (`N`, `J`).
+    pub vivify: Option<(Exptime, u64)>,
+    /// The item's new exptime (`T`).
+    pub touch: Option<Exptime>,
+}
+
+/// `mg`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MetaGet<'a> {
+    /// The key.
+    pub key: Key<'a>,
+    /// The item's new exptime (`T`).
+    pub touch: Option<Exptime>,
+    /// A missing item is created, empty, with this exptime (`N`).
+    pub vivify: Option<Exptime>,
+    /// Who comes first to an item with less time than this to live wins (`R`).
+    pub recache: Option<Exptime>,
+    /// Who has this cas unique has the value already, and is spared it (`C`).
+    pub compare: Option<u64>,
+    /// The cas unique of an item that is created (`E`).
+    pub cas: Option<u64>,
+    /// Whether the reading is not noted on the item (`u`).
+    pub no_bump: bool,
+    /// What the answer is to show.
+    pub shown: Shown<'a>,
+}
+
+/// `md`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MetaDelete<'a> {
+    /// The key.
+    pub key: Key<'a>,
+    /// Only if the item still has this cas unique (`C`).
+    pub compare: Option<u64>,
+    /// The cas unique of an item that is not deleted but changed (`E`).
+    pub cas: Option<u64>,
+    /// The item stays, marked as stale (`I`).
+    pub invalidate: bool,
+    /// The item stays, but its value and its flags go (`x`).
+    pub remove_value: bool,
+    /// The flags of an item whose value goes (`F`).
+    pub flags: u32,
+    /// The new exptime of an item that stays (`T`).
+    pub touch: Option<Exptime>,
+    /// What the answer is to show.
+    pub shown: Shown<'a>,
+}
+
+/// What the answer to a meta command is to show.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown<'a> {
+    /// The value (`v`).
+    pub value: bool,
+    /// Whether the ordinary answer is left out (`q`).
+    pub quiet: bool,
+    /// All flags of the line, checked, and split again when they are needed.
+    pub(super) flags: &'a [u8],
+}
+
+/// A flag that has a place of its own in the answer, or that acts in its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownFlag<'a> {
+    /// `O`: the client's own mark on the request, the letter included.
+    Opaque(&'a [u8]),
+    /// `k`: the key.
+    Key,
+    /// `c`: the cas unique.
+    Cas,
+    /// `f`: the client flags.
+    ClientFlags,
+    /// `h`: whether it had been read before.
+    Hit,
+    /// `l`: the seconds since it was last read.
+    LastAccess,
+    /// `s`: the size of the value.
+    Size,
+    /// `t`: the seconds that it has to live.
+    Ttl,
+    /// `T`: nothing is shown, but a `t` behind it shows the new time.
+    Touch,
+    /// `N`: likewise, for an item that has been created.
+    Vivify,
+    /// `R`: nothing is shown, but the time that the item has at this point counts.
+    Recache,
+}
+
+impl<'a> Shown<'a> {
+    /// The flags in the order of the line, which is the order of the answer.
+    pub fn flags(&self) -> impl Iterator<Item = ShownFlag<'a>> + use<'a> {
+        words(self.flags).filter_map(|word| {
+            Some(match word.first()? {
+                b'O' => ShownFlag::Opaque(word),
+                b'k' => ShownFlag::Key,
+                b'c' => ShownFlag::Cas,
+                b'f' => ShownFlag::ClientFlags,
+                b'h' => ShownFlag::Hit,
+                b'l' => ShownFlag::LastAccess,
+                b's' => ShownFlag::Size,
+                b't' => ShownFlag::Ttl,
+                b'T' => ShownFlag::Touch,
+                b'N' => ShownFlag::Vivify,
+                b'R' => ShownFlag::Recache,
+                _ => return None,
+            })
+        })
+    }
 }
 
 /// The direction of [`Arithmetic`].

@@ -3,16 +3,19 @@
 //! The other half of `protocol`: that turns a line into a `Request`, this turns a `Response` into
 //! lines. It writes to anything; that nothing is sent a fragment at a time is the caller's care.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, Write};
 
 use crate::VERSION_SPOKEN;
 use crate::datastore::Item;
-use crate::protocol::{ProtocolError, WithCas};
+use crate::datastore::clock::UnixTime;
+use crate::protocol::{ProtocolError, WithCas, base64};
 
 /// One answer, or one piece of an answer that has several: a `get` answers with a [`Response::Value`]
 /// for each hit and then [`Response::End`].
 #[derive(Debug, Clone)]
-pub enum Response {
+pub enum Response<'a> {
     /// `VALUE <key> <flags> <bytes> [<cas unique>]` and the data block.
     Value(Item, WithCas),
     /// `END`: no more values, or no more stats.
@@ -41,8 +44,80 @@ pub enum Response {
     Stat(String, String),
     /// `ITEM <key> [<bytes> b; <unix time> s]`: an item in a list of keys.
     Listed(Item),
+    /// The answer to a meta command.
+    Meta(Meta<'a>),
+    /// `MN`
+    MetaNoop,
+    /// `ME <key> …`: what is known of an item, at this time.
+    Described(Item, UnixTime),
+    /// `key=<key> …`: the same in a list of all items.
+    Dumped(Item),
     /// An error line.
     Error(ProtocolError),
+}
+
+/// `<code> [<bytes>] <flags>*`, and the data block where the code is `VA`.
+#[derive(Debug, Clone)]
+pub struct Meta<'a> {
+    /// What came of the command.
+    pub code: Code,
+    /// What it has to show.
+    pub flags: Vec<Flag<'a>>,
+    /// `q` has asked not to hear of it.
+    pub hidden: bool,
+}
+
+/// What came of a meta command.
+#[derive(Debug, Clone)]
+pub enum Code {
+    /// `HD`: done.
+    Done,
+    /// `VA`: done, and here is the value.
+    Value(Value),
+    /// `EN`: there is no such item to get.
+    Miss,
+    /// `NF`: there is no such item to change.
+    NotFound,
+    /// `NS`: a condition was not met.
+    NotStored(Unmet),
+    /// `EX`: the item has another cas unique, namely this one.
+    Exists(u64),
+}
+
+/// A value in the answer to a meta command.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// An item's.
+    Of(Item),
+    /// The number that `ma` arrived at.
+    Number(u64),
+}
+
+/// A flag in the answer to a meta command.
+#[derive(Debug, Clone)]
+pub enum Flag<'a> {
+    /// As it came, with its letter.
+    Opaque(&'a [u8]),
+    /// The key, and whether it goes in base64.
+    Key(Cow<'a, [u8]>, bool),
+    /// The cas unique.
+    Cas(u64),
+    /// The client flags.
+    ClientFlags(u32),
+    /// Whether the item had been read before.
+    Hit(bool),
+    /// Seconds since the item was last read.
+    LastAccess(u32),
+    /// The size of the value in bytes.
+    Size(usize),
+    /// Seconds to live; `None`: for ever.
+    Ttl(Option<u32>),
+    /// `W`: it is up to this client to bring a new value.
+    Won,
+    /// `Z`: somebody else has won already.
+    Lost,
+    /// `X`: the value is out of date.
+    Stale,
 }
 
 /// Which condition kept a value from being stored.
@@ -56,16 +131,28 @@ pub enum Unmet {
     TooLarge,
 }
 
-impl Response {
+impl Response<'_> {
     /// Writes the answer as it goes over the wire.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Response::Value(item, _) => {
+            Response::Meta(Meta { hidden: true, .. }) => Ok(()),
+            Response::Value(item, _)
+            | Response::Meta(Meta {
+                code: Code::Value(Value::Of(item)),
+                ..
+            }) => {
                 self.write_line(out)?;
                 out.write_all(item.data_block())
+            }
+            Response::Meta(Meta {
+                code: Code::Value(Value::Number(number)),
+                ..
+            }) => {
+                self.write_line(out)?;
+                write!(out, "{number}\r\n")
             }
             _ => self.write_line(out),
         }
@@ -104,6 +191,41 @@ impl Response {
                 let expiry = item.expiry.time().unwrap_or(0);
                 write!(out, " [{} b; {expiry} s]\r\n", item.value().len())
             }
+            Response::Meta(meta) => meta.write_line(out),
+            Response::MetaNoop => out.write_all(b"MN\r\n"),
+            Response::Described(item, now) => {
+                out.write_all(b"ME ")?;
+                out.write_all(&spelled(item.key(), item.marks.binary_key))?;
+                match item.expiry.time() {
+                    Some(end) => write!(out, " exp={}", end.saturating_sub(*now))?,
+                    None => out.write_all(b" exp=-1")?,
+                }
+                let la = now.saturating_sub(item.last_access);
+                write!(
+                    out,
+                    " la={la} cas={} fetch={} ",
+                    item.cas,
+                    yes(item.fetched)
+                )?;
+                write!(out, "cls=1 size={}\r\n", size(item))
+            }
+            Response::Dumped(item) => {
+                out.write_all(b"key=")?;
+                write_url_encoded(item.key(), out)?;
+                match item.expiry.time() {
+                    Some(end) => write!(out, " exp={end}")?,
+                    None => out.write_all(b" exp=-1")?,
+                }
+                write!(
+                    out,
+                    " la={} cas={} fetch={} ",
+                    item.last_access,
+                    item.cas,
+                    yes(item.fetched)
+                )?;
+                // The line ends just so in memcached.
+                writeln!(out, "cls=1 size={} flags={} ", size(item), item.flags)
+            }
             Response::Error(error) => write!(out, "{error}\r\n"),
         }
     }
@@ -111,19 +233,100 @@ impl Response {
     /// Why this is the answer, for a person who reads along; `None` where the answer says it itself.
     pub fn reason(&self) -> Option<String> {
         match self {
-            Response::NotStored(Unmet::KeyIsTaken) => Some("the key holds an item already".into()),
-            Response::NotStored(Unmet::KeyIsFree) => Some("the key holds no item".into()),
-            Response::NotStored(Unmet::TooLarge) => {
-                Some("the item would be larger than -I allows".into())
-            }
-            Response::Exists(cas) => {
-                Some(format!("the item has changed: its cas unique is {cas} now"))
-            }
-            Response::NotFound => Some("the key holds no item".into()),
+            Response::NotStored(unmet) => Some(unmet.to_string()),
+            Response::Exists(cas) => Some(changed(*cas)),
+            Response::NotFound => Some(Unmet::KeyIsFree.to_string()),
+            Response::Meta(meta) => match &meta.code {
+                Code::NotStored(unmet) => Some(unmet.to_string()),
+                Code::Exists(cas) => Some(changed(*cas)),
+                Code::NotFound | Code::Miss => Some(Unmet::KeyIsFree.to_string()),
+                Code::Done | Code::Value(_) => None,
+            },
             Response::Error(error) => error.reason(),
             _ => None,
         }
     }
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unmet::KeyIsTaken => "the key holds an item already",
+            Unmet::KeyIsFree => "the key holds no item",
+            Unmet::TooLarge => "the item would be larger than -I allows",
+        })
+    }
+}
+
+fn changed(cas: u64) -> String {
+    format!("the item has changed: its cas unique is {cas} now")
+}
+
+impl Meta<'_> {
+    fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
+        match &self.code {
+            Code::Done => out.write_all(b"HD")?,
+            Code::Value(Value::Of(item)) => write!(out, "VA {}", item.value().len())?,
+            Code::Value(Value::Number(number)) => write!(out, "VA {}", number.to_string().len())?,
+            Code::Miss => out.write_all(b"EN")?,
+            Code::NotFound => out.write_all(b"NF")?,
+            Code::NotStored(_) => out.write_all(b"NS")?,
+            Code::Exists(_) => out.write_all(b"EX")?,
+        }
+        for flag in &self.flags {
+            out.write_all(b" ")?;
+            match flag {
+                Flag::Opaque(opaque) => out.write_all(opaque)?,
+                Flag::Key(key, binary) => {
+                    out.write_all(b"k")?;
+                    out.write_all(&spelled(key, *binary))?;
+                    if *binary {
+                        out.write_all(b" b")?;
+                    }
+                }
+                Flag::Cas(cas) => write!(out, "c{cas}")?,
+                Flag::ClientFlags(flags) => write!(out, "f{flags}")?,
+                Flag::Hit(hit) => write!(out, "h{}", u8::from(*hit))?,
+                Flag::LastAccess(seconds) => write!(out, "l{seconds}")?,
+                Flag::Size(bytes) => write!(out, "s{bytes}")?,
+                Flag::Ttl(Some(seconds)) => write!(out, "t{seconds}")?,
+                Flag::Ttl(None) => out.write_all(b"t-1")?,
+                Flag::Won => out.write_all(b"W")?,
+                Flag::Lost => out.write_all(b"Z")?,
+                Flag::Stale => out.write_all(b"X")?,
+            }
+        }
+        out.write_all(b"\r\n")
+    }
+}
+
+/// A key as a meta command spells it.
+fn spelled(key: &[u8], binary: bool) -> Cow<'_, [u8]> {
+    if binary {
+        base64::encode(key).into()
+    } else {
+        key.into()
+    }
+}
+
+fn write_url_encoded(key: &[u8], out: &mut impl Write) -> io::Result<()> {
+    for &byte in key {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.write_all(&[byte])?
+            }
+            _ => write!(out, "%{byte:02X}")?,
+        }
+    }
+    Ok(())
+}
+
+fn yes(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+fn size(item: &Item) -> usize {
+    Item::size_in_memcached(item.key(), item.flags, item.value().len())
 }
 
 #[cfg(test)]

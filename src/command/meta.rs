@@ -1,0 +1,307 @@
+//! `mg`, `ms`, `md`, `ma`, `me`: what the classic commands do, and what they have to show for it.
+//!
+//! `ms` and `ma` change the store through the very functions of `set` and `incr`. New here is what
+//! `mg` and `md` can do between them so that of many clients one brings a new value and the others
+//! wait or take the old one (`doc/protocol.txt`, "Meta Get"): an item is *vivified* or *stale* or about
+//! to expire, the first reader *wins* (`W`), and the rest are told that somebody has (`Z`).
+
+use super::{arithmetic, storage};
+use crate::datastore::clock::{Expiry, UnixTime};
+use crate::datastore::{Bump, Datastore, Draft, Item, Marks};
+use crate::protocol::{Arithmetic, Key, MetaDelete, MetaGet, Shown, ShownFlag, Storage};
+use crate::serialization::{Code, Flag, Meta, Response, Value};
+use crate::stats::{Counter, Counts};
+
+/// `mg`
+pub fn get<'a>(request: &MetaGet<'a>, store: &Datastore, counts: &mut Counts) -> Response<'a> {
+    let key = &*request.key.bytes;
+    let bump = if request.no_bump { Bump::No } else { Bump::Yes };
+    if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
+        match store.get(key, bump) {
+            None => return missed(request, counts),
+            // Somebody is to win it, and that needs the lock for writing.
+            Some(item) if item.marks.stale && !item.marks.won => {}
+            Some(item) => {
+                let now = store.clock().now();
+                return found(request, item, Created::No, now, counts).0;
+            }
+        }
+    }
+    // Room for an item that may have to be created, while no lock is held.
+    let draft = request
+        .vivify
+        .and_then(|exptime| store.draft_of(key, 0, exptime, b"").ok());
+    let mut slot = store.slot(key);
+    let (item, created) = match (slot.item(), draft) {
+        (Some(item), _) => (item, Created::No),
+        (None, None) => return missed(request, counts),
+        (None, Some(Draft { mut item, .. })) => {
+            // It gets its exptime in the turn of its flag, like everything that flags do.
+            item.expiry = Expiry::NEVER;
+            item.cas = slot.put(item.clone(), request.cas);
+            (item, Created::Yes)
+        }
+    };
+    let before = (item.expiry, item.marks);
+    let (response, (expiry, marks)) = found(request, item, created, slot.now(), counts);
+    if marks != before.1 {
+        slot.mark(marks);
+    }
+    if bump == Bump::Yes {
+        slot.note();
+    }
+    if expiry != before.0 {
+        slot.touch(expiry);
+    }
+    response
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Created {
+    Yes,
+    No,
+}
+
+/// The answer to an `mg` that has an item, and the expiry and the marks that the item has afterwards.
+fn found<'a>(
+    request: &MetaGet<'a>,
+    item: Item,
+    created: Created,
+    now: UnixTime,
+    counts: &mut Counts,
+) -> (Response<'a>, (Expiry, Marks)) {
+    let (mut expiry, mut marks) = (item.expiry, item.marks);
+    let mut wins = created == Created::Yes;
+    let mut flags = Vec::new();
+    for flag in request.shown.flags() {
+        match flag {
+            ShownFlag::Touch => {
+                expiry = request
+                    .touch
+                    .map_or(expiry, |exptime| Expiry::new(exptime, now))
+            }
+            ShownFlag::Vivify if created == Created::Yes => {
+                expiry = request
+                    .vivify
+                    .map_or(expiry, |exptime| Expiry::new(exptime, now));
+            }
+            ShownFlag::Recache if created == Created::No && !marks.won => {
+                let soon = request
+                    .recache
+                    .and_then(|exptime| Expiry::new(exptime, now).time());
+                wins |= expiry
+                    .time()
+                    .zip(soon)
+                    .is_some_and(|(end, soon)| end < soon);
+            }
+            ShownFlag::Vivify | ShownFlag::Recache => {}
+            ShownFlag::Opaque(opaque) => flags.push(Flag::Opaque(opaque)),
+            ShownFlag::Key => flags.push(Flag::Key(item.key().to_vec().into(), marks.binary_key)),
+            ShownFlag::Cas => flags.push(Flag::Cas(item.cas)),
+            ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
+            ShownFlag::Hit => flags.push(Flag::Hit(item.fetched)),
+            ShownFlag::LastAccess => {
+                flags.push(Flag::LastAccess(now.saturating_sub(item.last_access)))
+            }
+            ShownFlag::Size => flags.push(Flag::Size(item.value().len())),
+            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
+        }
+    }
+    if marks.won {
+        flags.push(Flag::Lost);
+    }
+    if marks.stale {
+        flags.push(Flag::Stale);
+        wins |= !marks.won;
+    }
+    if wins {
+        flags.push(Flag::Won);
+        marks.won = true;
+    }
+    let (commands, hits) = match request.touch {
+        Some(_) => (Counter::CmdTouch, Counter::TouchHits),
+        None => (Counter::CmdGet, Counter::GetHits),
+    };
+    counts[commands] += 1;
+    counts[hits] += 1;
+    let has_it_already = request.compare == Some(item.cas);
+    let code = if request.shown.value && !has_it_already {
+        Code::Value(Value::Of(item))
+    } else {
+        Code::Done
+    };
+    // `q` hides a miss, not a hit.
+    (
+        Response::Meta(Meta {
+            code,
+            flags,
+            hidden: false,
+        }),
+        (expiry, marks),
+    )
+}
+
+fn missed<'a>(request: &MetaGet<'a>, counts: &mut Counts) -> Response<'a> {
+    counts[Counter::CmdGet] += 1;
+    counts[Counter::GetMisses] += 1;
+    let flags = echoed(&request.key, &request.shown);
+    Response::Meta(Meta {
+        code: Code::Miss,
+        flags,
+        hidden: request.shown.quiet,
+    })
+}
+
+/// `ms`
+pub fn set<'a>(
+    request: &Storage<'a>,
+    shown: &Shown<'a>,
+    draft: Draft<'_>,
+    store: &Datastore,
+    counts: &mut Counts,
+) -> Response<'a> {
+    let (code, cas, bytes) = match storage::store(request, draft, store, counts) {
+        storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
+        storage::Outcome::NotStored(unmet) => (Code::NotStored(unmet), 0, request.bytes),
+        storage::Outcome::Exists(cas) => (Code::Exists(cas), 0, request.bytes),
+        storage::Outcome::NotFound => (Code::NotFound, 0, request.bytes),
+    };
+    let flags = shown.flags().filter_map(|flag| match flag {
+        ShownFlag::Cas => Some(Flag::Cas(cas)),
+        ShownFlag::Size => Some(Flag::Size(bytes)),
+        flag => echo(flag, &request.key),
+    });
+    let flags = flags.collect();
+    let hidden = shown.quiet && matches!(code, Code::Done);
+    Response::Meta(Meta {
+        code,
+        flags,
+        hidden,
+    })
+}
+
+/// `md`
+pub fn delete<'a>(
+    request: &MetaDelete<'a>,
+    store: &Datastore,
+    counts: &mut Counts,
+) -> Response<'a> {
+    let mut slot = store.slot(&request.key.bytes);
+    let code = match slot.item() {
+        None => {
+            counts[Counter::DeleteMisses] += 1;
+            Code::NotFound
+        }
+        Some(item) if request.compare.is_some_and(|unique| unique != item.cas) => {
+            counts[Counter::DeleteMisses] += 1;
+            Code::Exists(item.cas)
+        }
+        Some(item) => {
+            let touched = request
+                .touch
+                .map(|exptime| Expiry::new(exptime, slot.now()));
+            let mut expiry = item.expiry;
+            if request.remove_value {
+                expiry = touched.unwrap_or(Expiry::NEVER);
+                let empty = Item::new(item.key(), request.flags, expiry, &[]);
+                slot.put(empty, Some(request.cas.unwrap_or(item.cas)));
+            }
+            if request.invalidate {
+                slot.invalidate(touched.unwrap_or(expiry), request.cas);
+            } else {
+                counts[Counter::DeleteHits] += 1;
+                if !request.remove_value {
+                    slot.remove();
+                }
+            }
+            Code::Done
+        }
+    };
+    let hidden = request.shown.quiet && matches!(code, Code::Done);
+    Response::Meta(Meta {
+        code,
+        flags: echoed(&request.key, &request.shown),
+        hidden,
+    })
+}
+
+/// `ma`
+pub fn count<'a>(
+    request: &Arithmetic<'a>,
+    shown: &Shown<'a>,
+    store: &Datastore,
+    counts: &mut Counts,
+) -> Response<'a> {
+    let (number, mut counted) = match arithmetic::apply(request, store, counts) {
+        arithmetic::Outcome::Counted(number, counted) => (number, counted),
+        arithmetic::Outcome::NotFound => return not_counted(Code::NotFound, request, shown),
+        arithmetic::Outcome::Exists(cas) => return not_counted(Code::Exists(cas), request, shown),
+        arithmetic::Outcome::Failed(error) => return Response::Error(error),
+    };
+    let now = counted.slot.now();
+    let mut flags = Vec::new();
+    for flag in shown.flags() {
+        match flag {
+            ShownFlag::Cas => flags.push(Flag::Cas(counted.cas)),
+            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(counted.expiry, now))),
+            ShownFlag::Touch => {
+                counted.expiry = request
+                    .touch
+                    .map_or(counted.expiry, |exptime| Expiry::new(exptime, now));
+            }
+            flag => flags.extend(echo(flag, &request.key)),
+        }
+    }
+    if request.touch.is_some() {
+        counted.slot.touch(counted.expiry);
+    }
+    let code = if shown.value {
+        Code::Value(Value::Number(number))
+    } else {
+        Code::Done
+    };
+    Response::Meta(Meta {
+        code,
+        flags,
+        hidden: shown.quiet,
+    })
+}
+
+fn not_counted<'a>(code: Code, request: &Arithmetic<'a>, shown: &Shown<'a>) -> Response<'a> {
+    Response::Meta(Meta {
+        code,
+        flags: echoed(&request.key, shown),
+        hidden: false,
+    })
+}
+
+/// `me`
+pub fn debug(key: &[u8], store: &Datastore, counts: &mut Counts) -> Response<'static> {
+    counts[Counter::CmdMeta] += 1;
+    match store.get(key, Bump::No) {
+        Some(item) => Response::Described(item, store.clock().now()),
+        None => Response::Meta(Meta {
+            code: Code::Miss,
+            flags: Vec::new(),
+            hidden: false,
+        }),
+    }
+}
+
+/// The flags that any answer gives back.
+fn echoed<'a>(key: &Key<'a>, shown: &Shown<'a>) -> Vec<Flag<'a>> {
+    shown.flags().filter_map(|flag| echo(flag, key)).collect()
+}
+
+fn echo<'a>(flag: ShownFlag<'a>, key: &Key<'a>) -> Option<Flag<'a>> {
+    match flag {
+        ShownFlag::Opaque(opaque) => Some(Flag::Opaque(opaque)),
+        ShownFlag::Key => Some(Flag::Key(key.bytes.clone(), key.binary)),
+        _ => None,
+    }
+}
+
+/// The seconds left; `None`: for ever.
+fn ttl(expiry: Expiry, now: UnixTime) -> Option<UnixTime> {
+    expiry.time().map(|end| end.saturating_sub(now))
+}
