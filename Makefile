@@ -16,7 +16,7 @@ test: ## run every test
 	cargo test --quiet
 
 conversations: ## play tests/conversations; TARGET=host:port holds another server to them, OPTIONS="-M" names its flags
-	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations
+	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations -- --test-threads=1 --nocapture
 
 bench: ## requests a second beside a fixed-reply server and memcached; ARGS="--only get" chooses
 	cargo bench --bench throughput -- $(ARGS)
