@@ -3,9 +3,12 @@
 //! `argh` does the parsing; [`normalised`] first writes getopt's short cuts out (`-vv`, `-m64`,
 //! `--port=11211`), which argh does not know and which stand in people's scripts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::FromArgs;
+
+use crate::aof::{self, Fsync};
 
 /// How the server is to run: [`Flags`] that make sense together.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct Config {
     pub verbosity: u32,
     /// Whether `debugtime` exists.
     pub debug: bool,
+    /// How changes are recorded; `None`: they are not.
+    pub aof: Option<aof::Options>,
     /// Remarks for the user: flags that were taken but do nothing here.
     pub notes: Vec<String>,
 }
@@ -94,6 +99,41 @@ struct Flags {
     /// tell connections and errors on standard error; twice (-vv): the whole conversation, explained
     #[argh(switch, short = 'v')]
     verbose: u32,
+
+    /// the append-only file (default: rustmemc.aof in the current directory)
+    #[argh(option, default = "PathBuf::from(\"rustmemc.aof\")", arg_name = "path")]
+    aof: PathBuf,
+
+    /// record nothing: what is held ends with the process
+    #[argh(switch)]
+    no_aof: bool,
+
+    /// when the file is safe from a power cut: always (before each answer), everysec or never
+    /// (default: everysec)
+    #[argh(
+        option,
+        default = "Fsync::EverySecond",
+        from_str_fn(fsync),
+        arg_name = "when"
+    )]
+    fsync: Fsync,
+
+    /// size under which the file is not rewritten, in bytes or with k or m (default: 64m)
+    #[argh(
+        option,
+        default = "64 * MEGABYTE",
+        from_str_fn(size),
+        arg_name = "size"
+    )]
+    aof_rewrite_size: usize,
+
+    /// the file is rewritten when it is so many times as large as after the last time (default: 2)
+    #[argh(option, default = "2", arg_name = "times")]
+    aof_rewrite_growth: u64,
+
+    /// cut a damaged file back to its good part, and save the rest beside it
+    #[argh(switch)]
+    aof_repair: bool,
 
     /// offer the command `debugtime`, for tests
     #[argh(switch)]
@@ -207,6 +247,19 @@ fn checked(flags: Flags) -> Result<Config, String> {
             flags.memory_limit
         ));
     }
+    if flags.aof_rewrite_growth < 2 {
+        return Err(format!(
+            "--aof-rewrite-growth {}: it is at least 2",
+            flags.aof_rewrite_growth
+        ));
+    }
+    let aof = aof::Options {
+        path: flags.aof,
+        fsync: flags.fsync,
+        rewrite_size: flags.aof_rewrite_size as u64,
+        rewrite_growth: flags.aof_rewrite_growth,
+        repair: flags.aof_repair,
+    };
     let mut listen: Vec<String> = flags
         .listen
         .iter()
@@ -229,6 +282,7 @@ fn checked(flags: Flags) -> Result<Config, String> {
             .filter(|timeout| !timeout.is_zero()),
         verbosity: flags.verbose,
         debug: flags.debug,
+        aof: (!flags.no_aof).then_some(aof),
         notes,
     })
 }
@@ -278,6 +332,15 @@ fn size(text: &str) -> Result<usize, String> {
     number
         .and_then(|number| number.checked_mul(unit))
         .ok_or_else(|| "a size is a number of bytes, or with k or m".into())
+}
+
+fn fsync(text: &str) -> Result<Fsync, String> {
+    match text {
+        "always" => Ok(Fsync::Always),
+        "everysec" => Ok(Fsync::EverySecond),
+        "never" => Ok(Fsync::Never),
+        _ => Err("it is always, everysec or never".into()),
+    }
 }
 
 /// Writes getopt's short cuts out: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as

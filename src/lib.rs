@@ -74,6 +74,7 @@
     )
 )]
 
+pub mod aof;
 pub mod clients;
 pub mod command;
 pub mod config;

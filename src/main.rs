@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use rustmemc::clients::Clients;
 use rustmemc::config::{self, Wanted};
 use rustmemc::connection::Server;
 use rustmemc::trace;
@@ -32,10 +34,15 @@ fn run() -> Result<(), String> {
     for note in &config.notes {
         trace::tell(format_args!("rustmemc: note: {note}"));
     }
-    let server = Server::start(config)?;
-    let clients = server.clients();
-    ctrlc::set_handler(move || clients.stop())
+    let clients = Arc::new(Clients::new(config.conn_limit));
+    let stop = Arc::clone(&clients);
+    ctrlc::set_handler(move || stop.stop())
         .map_err(|error| format!("cannot handle signals: {error}"))?;
+    let server = match Server::start(config, Arc::clone(&clients)) {
+        // Told to stop while it was starting: so it does.
+        Err(_) if clients.stopping() => return Ok(()),
+        started => started?,
+    };
     for address in server.addresses() {
         say(&format!(
             "rustmemc {} listening on {address}",

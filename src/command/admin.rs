@@ -13,17 +13,21 @@ use crate::{VERSION, VERSION_SPOKEN};
 const MEGABYTE: usize = 1 << 20;
 
 /// `flush_all`
-pub fn flush_all(flush: Flush, service: &Service, counts: &mut Counts) -> Response<'static> {
+pub fn flush_all(
+    flush: Flush,
+    service: &Service,
+    counts: &mut Counts,
+) -> Result<Response<'static>, ProtocolError> {
     counts[Counter::CmdFlush] += 1;
     if service.config.disable_flush_all {
-        return Response::Error(ProtocolError::FlushNotAllowed);
+        return Err(ProtocolError::FlushNotAllowed);
     }
     match flush {
-        Flush::Now => service.store.flush(),
-        Flush::Later(when) => service.store.flush_later(when),
-        Flush::Unknown => return Response::Error(ProtocolError::InvalidExptime),
+        Flush::Now => service.store.flush()?,
+        Flush::Later(when) => service.store.flush_later(when)?,
+        Flush::Unknown => return Err(ProtocolError::InvalidExptime),
     }
-    Response::Ok
+    Ok(Response::Ok)
 }
 
 /// `verbosity`
@@ -33,17 +37,20 @@ pub fn verbosity(level: u32, service: &Service) -> Response<'static> {
 }
 
 /// `cache_memlimit`
-pub fn cache_memlimit(megabytes: u32, service: &Service) -> Response<'static> {
+pub fn cache_memlimit(
+    megabytes: u32,
+    service: &Service,
+) -> Result<Response<'static>, ProtocolError> {
     let bytes = megabytes as usize * MEGABYTE;
     if megabytes < 8 {
-        Response::Error(ProtocolError::MemlimitTooSmall)
+        Err(ProtocolError::MemlimitTooSmall)
     } else if megabytes > 1_000_000_000 {
-        Response::Error(ProtocolError::MemlimitNotMegabytes)
+        Err(ProtocolError::MemlimitNotMegabytes)
     } else if bytes / 2 < service.config.max_item_size {
-        Response::Error(ProtocolError::MemlimitOutOfBounds)
+        Err(ProtocolError::MemlimitOutOfBounds)
     } else {
         service.store.set_memory_limit(bytes);
-        Response::Ok
+        Ok(Response::Ok)
     }
 }
 
@@ -62,13 +69,13 @@ pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolErr
 }
 
 /// `debugtime`: exists only with `--debug`. What expires with a jump is swept at once.
-pub fn debugtime(what: DebugTime, service: &Service) -> Response<'static> {
+pub fn debugtime(what: DebugTime, service: &Service) -> Result<Response<'static>, ProtocolError> {
     if !service.config.debug {
-        return Response::Error(ProtocolError::UnknownCommand);
+        return Err(ProtocolError::UnknownCommand);
     }
     service.store.clock().debug(what);
     service.store.sweep();
-    Response::Ok
+    Ok(Response::Ok)
 }
 
 /// `stats`
@@ -128,6 +135,7 @@ fn general(service: &Service) -> Listing {
             .iter()
             .map(|&counter| stat(counter.name(), service.stats.get(counter))),
     );
+    listing.extend(service.store.describe_log());
     listing.extend([
         stat("curr_items", items),
         stat("bytes", bytes),

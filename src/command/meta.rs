@@ -7,53 +7,58 @@
 
 use super::{arithmetic, storage};
 use crate::datastore::clock::{Expiry, UnixTime};
-use crate::datastore::{Bump, Datastore, Draft, Item, Marks};
-use crate::protocol::{Arithmetic, Key, MetaDelete, MetaGet, Shown, ShownFlag, Storage};
+use crate::datastore::{Bump, Datastore, Draft, Item};
+use crate::protocol::{
+    Arithmetic, Key, MetaDelete, MetaGet, ProtocolError, Shown, ShownFlag, Storage,
+};
 use crate::serialization::{Code, Flag, Meta, Response, Value};
 use crate::stats::{Counter, Counts};
 
 /// `mg`
-pub fn get<'a>(request: &MetaGet<'a>, store: &Datastore, counts: &mut Counts) -> Response<'a> {
+pub fn get<'a>(
+    request: &MetaGet<'a>,
+    store: &Datastore,
+    counts: &mut Counts,
+) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
     let bump = if request.no_bump { Bump::No } else { Bump::Yes };
     if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
         match store.get(key, bump) {
-            None => return missed(request, counts),
+            None => return Ok(missed(request, counts)),
             // Somebody is to win it, and that needs the lock for writing.
             Some(item) if item.marks.stale && !item.marks.won => {}
             Some(item) => {
-                let now = store.clock().now();
-                return found(request, item, Created::No, now, counts).0;
+                let found = Found::new(request, item, Created::No, store.clock().now());
+                return Ok(found.response(request, counts));
             }
         }
     }
     // Room for an item that may have to be created, while no lock is held.
-    let draft = request
-        .vivify
-        .and_then(|exptime| store.draft_of(key, 0, exptime, b"").ok());
+    let draft = match request.vivify {
+        Some(exptime) => store.draft_of(key, 0, exptime, b"").ok(),
+        None => None,
+    };
     let mut slot = store.slot(key);
     let (item, created) = match (slot.item(), draft) {
         (Some(item), _) => (item, Created::No),
-        (None, None) => return missed(request, counts),
+        (None, None) => return Ok(missed(request, counts)),
         (None, Some(Draft { mut item, .. })) => {
-            // It gets its exptime in the turn of its flag, like everything that flags do.
-            item.expiry = Expiry::NEVER;
-            item.cas = slot.put(item.clone(), request.cas);
+            item.cas = slot.put(item.clone(), request.cas)?;
             (item, Created::Yes)
         }
     };
-    let before = (item.expiry, item.marks);
-    let (response, (expiry, marks)) = found(request, item, created, slot.now(), counts);
-    if marks != before.1 {
-        slot.mark(marks);
-    }
+    let found = Found::new(request, item, created, slot.now());
     if bump == Bump::Yes {
         slot.note();
     }
-    if expiry != before.0 {
-        slot.touch(expiry);
+    if found.wins {
+        slot.win();
     }
-    response
+    if found.expiry != found.item.expiry {
+        slot.touch(found.expiry)?;
+    }
+    drop(slot);
+    Ok(found.response(request, counts))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,83 +67,93 @@ enum Created {
     No,
 }
 
-/// The answer to an `mg` that has an item, and the expiry and the marks that the item has afterwards.
-fn found<'a>(
-    request: &MetaGet<'a>,
+/// An item that `mg` has found or created, and what its flags make of it in their turn.
+struct Found<'a> {
     item: Item,
-    created: Created,
-    now: UnixTime,
-    counts: &mut Counts,
-) -> (Response<'a>, (Expiry, Marks)) {
-    let (mut expiry, mut marks) = (item.expiry, item.marks);
-    let mut wins = created == Created::Yes;
-    let mut flags = Vec::new();
-    for flag in request.shown.flags() {
-        match flag {
-            ShownFlag::Touch => {
-                expiry = request
-                    .touch
-                    .map_or(expiry, |exptime| Expiry::new(exptime, now))
+    /// When it ends after this command.
+    expiry: Expiry,
+    /// Whether it is up to this client to bring a new value.
+    wins: bool,
+    flags: Vec<Flag<'a>>,
+}
+
+impl<'a> Found<'a> {
+    fn new(request: &MetaGet<'a>, item: Item, created: Created, now: UnixTime) -> Self {
+        let marks = item.marks;
+        let is_new = created == Created::Yes;
+        // What is created gets its exptime in the turn of its flag: a `t` before it shows none.
+        let mut expiry = if is_new { Expiry::NEVER } else { item.expiry };
+        let mut wins = is_new;
+        let mut flags = Vec::new();
+        for flag in request.shown.flags() {
+            match flag {
+                ShownFlag::Touch => {
+                    expiry = request
+                        .touch
+                        .map_or(expiry, |exptime| Expiry::new(exptime, now))
+                }
+                ShownFlag::Vivify if is_new => expiry = item.expiry,
+                ShownFlag::Recache if !is_new && !marks.won => {
+                    let soon = request
+                        .recache
+                        .and_then(|exptime| Expiry::new(exptime, now).time());
+                    wins |= expiry
+                        .time()
+                        .zip(soon)
+                        .is_some_and(|(end, soon)| end < soon);
+                }
+                ShownFlag::Vivify | ShownFlag::Recache => {}
+                ShownFlag::Opaque(opaque) => flags.push(Flag::Opaque(opaque)),
+                ShownFlag::Key => {
+                    flags.push(Flag::Key(item.key().to_vec().into(), marks.binary_key))
+                }
+                ShownFlag::Cas => flags.push(Flag::Cas(item.cas)),
+                ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
+                ShownFlag::Hit => flags.push(Flag::Hit(item.fetched)),
+                ShownFlag::LastAccess => {
+                    flags.push(Flag::LastAccess(now.saturating_sub(item.last_access)));
+                }
+                ShownFlag::Size => flags.push(Flag::Size(item.value().len())),
+                ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
             }
-            ShownFlag::Vivify if created == Created::Yes => {
-                expiry = request
-                    .vivify
-                    .map_or(expiry, |exptime| Expiry::new(exptime, now));
-            }
-            ShownFlag::Recache if created == Created::No && !marks.won => {
-                let soon = request
-                    .recache
-                    .and_then(|exptime| Expiry::new(exptime, now).time());
-                wins |= expiry
-                    .time()
-                    .zip(soon)
-                    .is_some_and(|(end, soon)| end < soon);
-            }
-            ShownFlag::Vivify | ShownFlag::Recache => {}
-            ShownFlag::Opaque(opaque) => flags.push(Flag::Opaque(opaque)),
-            ShownFlag::Key => flags.push(Flag::Key(item.key().to_vec().into(), marks.binary_key)),
-            ShownFlag::Cas => flags.push(Flag::Cas(item.cas)),
-            ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
-            ShownFlag::Hit => flags.push(Flag::Hit(item.fetched)),
-            ShownFlag::LastAccess => {
-                flags.push(Flag::LastAccess(now.saturating_sub(item.last_access)))
-            }
-            ShownFlag::Size => flags.push(Flag::Size(item.value().len())),
-            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
+        }
+        if marks.won {
+            flags.push(Flag::Lost);
+        }
+        if marks.stale {
+            flags.push(Flag::Stale);
+            wins |= !marks.won;
+        }
+        if wins {
+            flags.push(Flag::Won);
+        }
+        Found {
+            item,
+            expiry,
+            wins,
+            flags,
         }
     }
-    if marks.won {
-        flags.push(Flag::Lost);
-    }
-    if marks.stale {
-        flags.push(Flag::Stale);
-        wins |= !marks.won;
-    }
-    if wins {
-        flags.push(Flag::Won);
-        marks.won = true;
-    }
-    let (commands, hits) = match request.touch {
-        Some(_) => (Counter::CmdTouch, Counter::TouchHits),
-        None => (Counter::CmdGet, Counter::GetHits),
-    };
-    counts[commands] += 1;
-    counts[hits] += 1;
-    let has_it_already = request.compare == Some(item.cas);
-    let code = if request.shown.value && !has_it_already {
-        Code::Value(Value::Of(item))
-    } else {
-        Code::Done
-    };
-    // `q` hides a miss, not a hit.
-    (
+
+    fn response(self, request: &MetaGet<'a>, counts: &mut Counts) -> Response<'a> {
+        let (commands, hits) = match request.touch {
+            Some(_) => (Counter::CmdTouch, Counter::TouchHits),
+            None => (Counter::CmdGet, Counter::GetHits),
+        };
+        counts[commands] += 1;
+        counts[hits] += 1;
+        let has_it_already = request.compare == Some(self.item.cas);
+        let code = match request.shown.value && !has_it_already {
+            true => Code::Value(Value::Of(self.item)),
+            false => Code::Done,
+        };
+        // `q` hides a miss, not a hit.
         Response::Meta(Meta {
             code,
-            flags,
+            flags: self.flags,
             hidden: false,
-        }),
-        (expiry, marks),
-    )
+        })
+    }
 }
 
 fn missed<'a>(request: &MetaGet<'a>, counts: &mut Counts) -> Response<'a> {
@@ -159,8 +174,8 @@ pub fn set<'a>(
     draft: Draft<'_>,
     store: &Datastore,
     counts: &mut Counts,
-) -> Response<'a> {
-    let (code, cas, bytes) = match storage::store(request, draft, store, counts) {
+) -> Result<Response<'a>, ProtocolError> {
+    let (code, cas, bytes) = match storage::store(request, draft, store, counts)? {
         storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
         storage::Outcome::NotStored(unmet) => (Code::NotStored(unmet), 0, request.bytes),
         storage::Outcome::Exists(cas) => (Code::Exists(cas), 0, request.bytes),
@@ -173,11 +188,11 @@ pub fn set<'a>(
     });
     let flags = flags.collect();
     let hidden = shown.quiet && matches!(code, Code::Done);
-    Response::Meta(Meta {
+    Ok(Response::Meta(Meta {
         code,
         flags,
         hidden,
-    })
+    }))
 }
 
 /// `md`
@@ -185,7 +200,7 @@ pub fn delete<'a>(
     request: &MetaDelete<'a>,
     store: &Datastore,
     counts: &mut Counts,
-) -> Response<'a> {
+) -> Result<Response<'a>, ProtocolError> {
     let mut slot = store.slot(&request.key.bytes);
     let code = match slot.item() {
         None => {
@@ -204,25 +219,25 @@ pub fn delete<'a>(
             if request.remove_value {
                 expiry = touched.unwrap_or(Expiry::NEVER);
                 let empty = Item::new(item.key(), request.flags, expiry, &[]);
-                slot.put(empty, Some(request.cas.unwrap_or(item.cas)));
+                slot.put(empty, Some(request.cas.unwrap_or(item.cas)))?;
             }
             if request.invalidate {
-                slot.invalidate(touched.unwrap_or(expiry), request.cas);
+                slot.invalidate(touched.unwrap_or(expiry), request.cas)?;
             } else {
-                counts[Counter::DeleteHits] += 1;
                 if !request.remove_value {
-                    slot.remove();
+                    slot.remove()?;
                 }
+                counts[Counter::DeleteHits] += 1;
             }
             Code::Done
         }
     };
     let hidden = request.shown.quiet && matches!(code, Code::Done);
-    Response::Meta(Meta {
+    Ok(Response::Meta(Meta {
         code,
         flags: echoed(&request.key, &request.shown),
         hidden,
-    })
+    }))
 }
 
 /// `ma`
@@ -231,40 +246,45 @@ pub fn count<'a>(
     shown: &Shown<'a>,
     store: &Datastore,
     counts: &mut Counts,
-) -> Response<'a> {
-    let (number, mut counted) = match arithmetic::apply(request, store, counts) {
-        arithmetic::Outcome::Counted(number, counted) => (number, counted),
-        arithmetic::Outcome::NotFound => return not_counted(Code::NotFound, request, shown),
-        arithmetic::Outcome::Exists(cas) => return not_counted(Code::Exists(cas), request, shown),
-        arithmetic::Outcome::Failed(error) => return Response::Error(error),
+) -> Result<Response<'a>, ProtocolError> {
+    let (number, cas, mut expiry, mut slot) = match arithmetic::apply(request, store, counts)? {
+        arithmetic::Outcome::Counted {
+            number,
+            cas,
+            expiry,
+            slot,
+        } => (number, cas, expiry, slot),
+        arithmetic::Outcome::NotFound => return Ok(not_counted(Code::NotFound, request, shown)),
+        arithmetic::Outcome::Exists(cas) => {
+            return Ok(not_counted(Code::Exists(cas), request, shown));
+        }
     };
-    let now = counted.slot.now();
     let mut flags = Vec::new();
     for flag in shown.flags() {
         match flag {
-            ShownFlag::Cas => flags.push(Flag::Cas(counted.cas)),
-            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(counted.expiry, now))),
+            ShownFlag::Cas => flags.push(Flag::Cas(cas)),
+            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, slot.now()))),
             ShownFlag::Touch => {
-                counted.expiry = request
+                expiry = request
                     .touch
-                    .map_or(counted.expiry, |exptime| Expiry::new(exptime, now));
+                    .map_or(expiry, |exptime| Expiry::new(exptime, slot.now()));
             }
             flag => flags.extend(echo(flag, &request.key)),
         }
     }
     if request.touch.is_some() {
-        counted.slot.touch(counted.expiry);
+        slot.touch(expiry)?;
     }
     let code = if shown.value {
         Code::Value(Value::Number(number))
     } else {
         Code::Done
     };
-    Response::Meta(Meta {
+    Ok(Response::Meta(Meta {
         code,
         flags,
         hidden: shown.quiet,
-    })
+    }))
 }
 
 fn not_counted<'a>(code: Code, request: &Arithmetic<'a>, shown: &Shown<'a>) -> Response<'a> {

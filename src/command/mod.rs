@@ -75,43 +75,46 @@ pub fn execute(
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<Then> {
     let store = &service.store;
-    match (request, draft) {
-        (Request::Get(request), _) => retrieval::get(&request, store, counts, answer)?,
-        (Request::Store(request), Some(draft)) => {
-            answer(storage::store(&request, draft, store, counts).into())?
+    let response = match (request, draft) {
+        // Those whose answer has any number of pieces, or none.
+        (Request::Get(request), _) => {
+            return retrieval::get(&request, store, counts, answer).map(|()| Then::GoOn);
         }
-        (Request::MetaSet(request, shown), Some(draft)) => {
-            answer(meta::set(&request, &shown, draft, store, counts))?
+        (Request::Stats(topic), _) => {
+            return admin::stats(topic, service, counts, answer).map(|()| Then::GoOn);
         }
-        (Request::Store(_) | Request::MetaSet(..), None) => {} // Its data never came.
-        (Request::Delete { key }, _) => answer(storage::delete(key, store, counts))?,
-        (Request::Arithmetic(request), _) => {
-            answer(arithmetic::apply(&request, store, counts).into())?
-        }
-        (Request::MetaGet(request), _) => answer(meta::get(&request, store, counts))?,
-        (Request::MetaDelete(request), _) => answer(meta::delete(&request, store, counts))?,
-        (Request::MetaArithmetic(request, shown), _) => {
-            answer(meta::count(&request, &shown, store, counts))?
-        }
-        (Request::MetaNoop, _) => answer(Response::MetaNoop)?,
-        (Request::MetaDebug { key }, _) => answer(meta::debug(&key, store, counts))?,
-        (Request::Metadump, _) => admin::metadump(service, answer)?,
-        (Request::Touch { key, exptime }, _) => {
-            answer(retrieval::touch(key, exptime, store, counts))?
-        }
-        (Request::FlushAll(flush), _) => answer(admin::flush_all(flush, service, counts))?,
-        (Request::Version, _) => answer(Response::Version)?,
-        (Request::Verbosity(level), _) => answer(admin::verbosity(level, service))?,
-        (Request::Stats(topic), _) => admin::stats(topic, service, counts, answer)?,
-        (Request::CacheMemlimit(megabytes), _) => {
-            answer(admin::cache_memlimit(megabytes, service))?
-        }
-        (Request::DebugTime(what), _) => answer(admin::debugtime(what, service))?,
-        (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
-            Err(error) => answer(Response::Error(error))?,
-            Ok(()) => return Ok(Then::HangUp),
-        },
+        (Request::Metadump, _) => return admin::metadump(service, answer).map(|()| Then::GoOn),
+        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(Then::GoOn), // Its data never came.
         (Request::Quit | Request::Http, _) => return Ok(Then::HangUp),
-    }
+        (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
+            Ok(()) => return Ok(Then::HangUp),
+            Err(error) => Err(error),
+        },
+
+        (Request::Store(request), Some(draft)) => {
+            storage::store(&request, draft, store, counts).map(Into::into)
+        }
+        (Request::Delete { key }, _) => storage::delete(key, store, counts),
+        (Request::Arithmetic(request), _) => {
+            arithmetic::apply(&request, store, counts).map(Into::into)
+        }
+        (Request::Touch { key, exptime }, _) => retrieval::touch(key, exptime, store, counts),
+        (Request::MetaGet(request), _) => meta::get(&request, store, counts),
+        (Request::MetaSet(request, shown), Some(draft)) => {
+            meta::set(&request, &shown, draft, store, counts)
+        }
+        (Request::MetaDelete(request), _) => meta::delete(&request, store, counts),
+        (Request::MetaArithmetic(request, shown), _) => {
+            meta::count(&request, &shown, store, counts)
+        }
+        (Request::MetaNoop, _) => Ok(Response::MetaNoop),
+        (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts)),
+        (Request::FlushAll(flush), _) => admin::flush_all(flush, service, counts),
+        (Request::Version, _) => Ok(Response::Version),
+        (Request::Verbosity(level), _) => Ok(admin::verbosity(level, service)),
+        (Request::CacheMemlimit(megabytes), _) => admin::cache_memlimit(megabytes, service),
+        (Request::DebugTime(what), _) => admin::debugtime(what, service),
+    };
+    answer(response.unwrap_or_else(Response::Error))?;
     Ok(Then::GoOn)
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::datastore::clock::Expiry;
 use crate::datastore::{Bump, Datastore, Item};
-use crate::protocol::{Exptime, Retrieval};
+use crate::protocol::{Exptime, ProtocolError, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
@@ -19,7 +19,10 @@ pub fn get(
     for key in request.keys.iter() {
         let found = match request.touch {
             None => look_up(key, store, counts),
-            Some(exptime) => touched(key, exptime, store, counts),
+            Some(exptime) => match touched(key, exptime, store, counts) {
+                Ok(found) => found,
+                Err(error) => return answer(Response::Error(error)),
+            },
         };
         if let Some(item) = found {
             answer(Response::Value(item, request.with_cas))?;
@@ -34,11 +37,11 @@ pub fn touch(
     exptime: Exptime,
     store: &Datastore,
     counts: &mut Counts,
-) -> Response<'static> {
-    match touched(key, exptime, store, counts) {
+) -> Result<Response<'static>, ProtocolError> {
+    Ok(match touched(key, exptime, store, counts)? {
         Some(_) => Response::Touched,
         None => Response::NotFound,
-    }
+    })
 }
 
 fn look_up(key: &[u8], store: &Datastore, counts: &mut Counts) -> Option<Item> {
@@ -54,13 +57,18 @@ fn look_up(key: &[u8], store: &Datastore, counts: &mut Counts) -> Option<Item> {
 
 /// Gives the item its new expiry, and the item. An exptime that has passed ends it, but the client that
 /// said so still gets the value.
-fn touched(key: &[u8], exptime: Exptime, store: &Datastore, counts: &mut Counts) -> Option<Item> {
+fn touched(
+    key: &[u8],
+    exptime: Exptime,
+    store: &Datastore,
+    counts: &mut Counts,
+) -> Result<Option<Item>, ProtocolError> {
     let mut slot = store.slot(key);
     let expiry = Expiry::new(exptime, slot.now());
     let found = slot.item();
     if found.is_some() {
-        slot.touch(expiry);
         slot.note();
+        slot.touch(expiry)?;
     }
     counts[Counter::CmdTouch] += 1;
     counts[if found.is_some() {
@@ -68,5 +76,5 @@ fn touched(key: &[u8], exptime: Exptime, store: &Datastore, counts: &mut Counts)
     } else {
         Counter::TouchMisses
     }] += 1;
-    found
+    Ok(found)
 }

@@ -48,7 +48,7 @@ pub fn draft<'s>(
         announced.bytes,
     );
     if draft.is_err() && announced.on_failure == OnFailure::RemoveOld {
-        store.slot(&key.bytes).remove();
+        store.slot(&key.bytes).remove()?;
     }
     let mut draft = draft?;
     draft.item.marks.binary_key = key.binary;
@@ -61,21 +61,21 @@ pub fn store(
     draft: Draft<'_>,
     store: &Datastore,
     counts: &mut Counts,
-) -> Outcome {
+) -> Result<Outcome, ProtocolError> {
     counts[Counter::CmdSet] += 1;
     let new = draft.item;
     let mut slot = store.slot(&request.key.bytes);
     let item = match (request.mode, slot.item()) {
-        (StoreMode::Add, Some(_)) => return Outcome::NotStored(Unmet::KeyIsTaken),
+        (StoreMode::Add, Some(_)) => return Ok(Outcome::NotStored(Unmet::KeyIsTaken)),
         (StoreMode::Add, None) => new,
         (StoreMode::Set | StoreMode::Replace, old) => match (request.compare, old) {
             (None, None) if request.mode == StoreMode::Replace => {
-                return Outcome::NotStored(Unmet::KeyIsFree);
+                return Ok(Outcome::NotStored(Unmet::KeyIsFree));
             }
             (None, _) => new,
             (Some(_), None) => {
                 counts[Counter::CasMisses] += 1;
-                return Outcome::NotFound;
+                return Ok(Outcome::NotFound);
             }
             (Some(unique), Some(old)) if unique == old.cas && unique != 0 => {
                 counts[Counter::CasHits] += 1;
@@ -98,7 +98,7 @@ pub fn store(
             }
             (Some(_), Some(old)) => {
                 counts[Counter::CasBadval] += 1;
-                return Outcome::Exists(old.cas);
+                return Ok(Outcome::Exists(old.cas));
             }
         },
         (StoreMode::Append | StoreMode::Prepend, None) => match request.vivify {
@@ -106,7 +106,7 @@ pub fn store(
                 expiry: Expiry::new(exptime, slot.now()),
                 ..new
             },
-            None => return Outcome::NotStored(Unmet::KeyIsFree),
+            None => return Ok(Outcome::NotStored(Unmet::KeyIsFree)),
         },
         (StoreMode::Append | StoreMode::Prepend, Some(old)) => {
             // 0 stands for: do not compare.
@@ -114,7 +114,7 @@ pub fn store(
                 .compare
                 .is_some_and(|unique| unique != 0 && unique != old.cas)
             {
-                return Outcome::Exists(old.cas);
+                return Ok(Outcome::Exists(old.cas));
             }
             let value = match request.mode {
                 StoreMode::Append => [old.value(), new.value()],
@@ -122,16 +122,14 @@ pub fn store(
             };
             match joined(&old, value, store) {
                 Some(item) => item,
-                None => return Outcome::NotStored(Unmet::TooLarge),
+                None => return Ok(Outcome::NotStored(Unmet::TooLarge)),
             }
         }
     };
-    counts[Counter::TotalItems] += 1;
     let bytes = item.value().len();
-    Outcome::Stored {
-        cas: slot.put(item, request.cas),
-        bytes,
-    }
+    let cas = slot.put(item, request.cas)?;
+    counts[Counter::TotalItems] += 1;
+    Ok(Outcome::Stored { cas, bytes })
 }
 
 /// An item that is the old one with more data: flags and expiry stay the old ones, whatever the command
@@ -144,14 +142,17 @@ fn joined(old: &Item, value: [&[u8]; 2], store: &Datastore) -> Option<Item> {
 }
 
 /// `delete`
-pub fn delete(key: &[u8], store: &Datastore, counts: &mut Counts) -> Response<'static> {
+pub fn delete(
+    key: &[u8],
+    store: &Datastore,
+    counts: &mut Counts,
+) -> Result<Response<'static>, ProtocolError> {
     let mut slot = store.slot(key);
-    if slot.item().is_some() {
-        slot.remove();
-        counts[Counter::DeleteHits] += 1;
-        Response::Deleted
-    } else {
+    if slot.item().is_none() {
         counts[Counter::DeleteMisses] += 1;
-        Response::NotFound
+        return Ok(Response::NotFound);
     }
+    slot.remove()?;
+    counts[Counter::DeleteHits] += 1;
+    Ok(Response::Deleted)
 }

@@ -25,6 +25,9 @@ const STACK: usize = 128 << 10;
 /// How often expired items are swept.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How often the append-only file is synced (`--fsync everysec`) and looked at.
+const KEEP: Duration = Duration::from_secs(1);
+
 /// How long a stopping server waits for what is being executed.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -41,13 +44,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens and starts the workers. Clients may connect from now on.
+    /// Replays the append-only file, listens, and starts the workers. Clients may connect from now on.
+    /// `clients` is how the server is told to stop, also while it replays.
     ///
     /// # Errors
     /// One line for the user that says what could not be had.
-    pub fn start(config: Config) -> Result<Self, String> {
-        let listeners = listen(&config)?;
-        let pool = workers(config.conn_limit)?;
+    pub fn start(config: Config, clients: Arc<Clients>) -> Result<Self, String> {
         let stats = Arc::new(Stats::default());
         let limits = Limits {
             memory: config.memory_limit,
@@ -58,12 +60,25 @@ impl Server {
                 WhenFull::Evict
             },
         };
-        let store = Datastore::new(limits, Arc::clone(&stats));
+        let mut store = Datastore::new(limits, Arc::clone(&stats));
+        // Before listening: a client that came meanwhile would only wait.
+        if let Some(aof) = &config.aof {
+            let replayed = store
+                .open_log(aof.clone(), || clients.stopping())
+                .map_err(|error| error.to_string())?;
+            let (items, _) = store.size();
+            trace::tell(format_args!(
+                "rustmemc: {}: {replayed}, {items} items",
+                aof.path.display()
+            ));
+        }
+        let listeners = listen(&config)?;
+        let pool = workers(config.conn_limit)?;
         let service = Arc::new(Service {
             started: store.clock().now(),
             store,
             stats,
-            clients: Arc::new(Clients::new(config.conn_limit)),
+            clients,
             verbosity: AtomicU32::new(config.verbosity),
             config,
         });
@@ -111,6 +126,19 @@ impl Server {
         let acceptors = acceptors
             .map_err(|error| format!("cannot start a thread to accept clients: {error}"))?;
 
+        let keeper = {
+            let service = Arc::clone(&service);
+            let keep = move || {
+                while !service.clients.wait_for_stop(KEEP) {
+                    service.store.tend_log(|| service.clients.stopping());
+                }
+            };
+            // Apart from the sweep: a sync or a rewrite may take long.
+            thread::Builder::new().name("log keeper".into()).spawn(keep)
+        };
+        let keeper =
+            keeper.map_err(|error| format!("cannot start a thread to keep the file: {error}"))?;
+
         while !service.clients.wait_for_stop(SWEEP) {
             service.store.sweep();
         }
@@ -125,6 +153,8 @@ impl Server {
                 "rustmemc: {left} clients did not take their answers in time"
             ));
         }
+        let _ = keeper.join();
+        service.store.close_log();
         // Those that could not be woken end with the process.
         acceptors
             .into_iter()

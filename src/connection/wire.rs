@@ -3,6 +3,8 @@
 //! Invariants:
 //! - What is answered leaves before the next read can block: nobody waits for an answer that lies in a
 //!   buffer. As long as a client's next bytes are here already, its answers gather, and leave together.
+//! - No answer before its record: a change is with the operating system before it is made, and with
+//!   `--fsync always` on disk before a byte of any answer leaves.
 //! - What a client sends never sizes an allocation by itself: a line is bounded, a block is read into
 //!   room that somebody else has made, and what is refused is swallowed in pieces.
 
@@ -178,6 +180,8 @@ impl Read for Counted<'_> {
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Every byte that leaves comes through here, also when a full buffer spills by itself.
+        self.service.store.before_answers()?;
         let outcome = self.stream.write(bytes);
         self.count(outcome)
     }

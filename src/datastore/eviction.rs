@@ -5,7 +5,8 @@
 //! through the shard over many writes; a hit costs no more than noting the second in which it happened.
 
 use super::clock::UnixTime;
-use super::shard::{Entry, Shard};
+use super::item::Text;
+use super::shard::Shard;
 
 /// How a shard's loss is counted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -34,22 +35,37 @@ pub fn remove_expired(shard: &mut Shard, now: UnixTime) -> Removed {
     removed
 }
 
-/// Makes room in a shard: nothing is removed only if nothing is there.
-pub fn make_room(shard: &mut Shard, now: UnixTime) -> Removed {
-    let mut removed = remove_expired(shard, now);
-    if removed.expired > 0 || shard.len() == 0 {
-        return removed;
-    }
+/// Who is to make room in a shard: nobody only if nobody is there.
+pub fn victims(shard: &Shard) -> Vec<Text> {
     let mut quota = shard.len().div_ceil(8);
-    let mut last_accesses: Vec<UnixTime> = shard.entries().map(Entry::last_access).collect();
+    if quota == 0 {
+        return Vec::new();
+    }
+    let mut last_accesses: Vec<UnixTime> = shard
+        .entries()
+        .map(|(_, entry)| entry.last_access())
+        .collect();
     let (_, &mut oldest, _) = last_accesses.select_nth_unstable(quota - 1);
-    shard.remove_where(|entry| {
-        let goes = quota > 0 && entry.last_access() <= oldest;
-        quota -= usize::from(goes);
-        removed.evicted += u64::from(goes);
-        removed.evicted_unfetched += u64::from(goes && !entry.fetched());
-        goes
-    });
+    let mut victims = Vec::with_capacity(quota);
+    for (text, entry) in shard.entries() {
+        if quota > 0 && entry.last_access() <= oldest {
+            quota -= 1;
+            victims.push(text.clone());
+        }
+    }
+    victims
+}
+
+/// Removes them.
+pub fn evict(shard: &mut Shard, victims: &[Text]) -> Removed {
+    let mut removed = Removed::default();
+    for text in victims {
+        if let Some((_, entry)) = shard.get(text.key()) {
+            removed.evicted += 1;
+            removed.evicted_unfetched += u64::from(!entry.fetched());
+        }
+        shard.remove(text.key());
+    }
     removed
 }
 
@@ -72,7 +88,8 @@ mod tests {
     fn the_items_that_were_read_longest_ago_go() {
         let mut shard = shard((0..80).map(|n| (format!("{n}"), Expiry::NEVER, 100 + n)));
         shard.get(b"0").expect("it was stored").1.note(1000);
-        let removed = make_room(&mut shard, 1000);
+        let victims = victims(&shard);
+        let removed = evict(&mut shard, &victims);
         assert_eq!(
             (removed.evicted, removed.evicted_unfetched, shard.len()),
             (10, 10, 70)
@@ -84,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_goes_before_anything_else() {
+    fn only_what_has_expired_is_removed_as_expired() {
         let soon = Expiry::new(Exptime::After(10), 100);
         let mut shard = shard([("a".into(), soon, 100), ("b".into(), Expiry::NEVER, 50)]);
-        let removed = make_room(&mut shard, 110);
+        let removed = remove_expired(&mut shard, 110);
         assert_eq!(
             removed,
             Removed {
@@ -103,8 +120,9 @@ mod tests {
     fn a_shard_can_be_emptied_to_the_last_item() {
         let mut shard = shard((0..20).map(|n| (format!("{n}"), Expiry::NEVER, 100)));
         while shard.len() > 0 {
-            assert!(make_room(&mut shard, 100).evicted > 0);
+            let victims = victims(&shard);
+            assert!(evict(&mut shard, &victims).evicted > 0);
         }
-        assert_eq!(make_room(&mut shard, 100), Removed::default());
+        assert!(victims(&shard).is_empty());
     }
 }

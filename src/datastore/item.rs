@@ -75,6 +75,12 @@ impl Text {
         }
     }
 
+    /// Its length in bytes, all of it.
+    #[allow(clippy::len_without_is_empty)] // It never is.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many bytes of memory an item with this text takes, all told: what counts against `-m`.
     pub fn charge(&self) -> usize {
         charge(self.0.len())

@@ -14,18 +14,21 @@
 pub mod clock;
 mod eviction;
 pub mod item;
+mod persistence;
 mod shard;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::aof::Aof;
+use crate::aof::record::Record;
 use crate::protocol::{Exptime, ProtocolError};
 use crate::stats::{Counter, Stats};
 use clock::{Clock, Expiry, UnixTime};
 use eviction::Removed;
 pub use item::{Item, Marks};
-use shard::{Entry, Shard};
+use shard::Shard;
 
 /// How many shards. Many, so that a table that grows or is swept keeps few clients waiting for a short
 /// time; a power of two, so that the top bits of a hash choose one.
@@ -78,6 +81,8 @@ pub struct Datastore {
     flush_at: AtomicU32,
     /// The shard that makes room next.
     hand: AtomicUsize,
+    /// Where changes are recorded, if they are.
+    log: Option<Aof>,
 }
 
 impl Datastore {
@@ -96,6 +101,7 @@ impl Datastore {
             last_cas: AtomicU64::new(0),
             flush_at: AtomicU32::new(0),
             hand: AtomicUsize::new(0),
+            log: None,
         }
     }
 
@@ -174,28 +180,42 @@ impl Datastore {
     }
 
     /// `flush_all`: removes every item, now. A delayed flush that was pending is no longer.
-    pub fn flush(&self) {
-        self.remove_everything(None);
+    ///
+    /// # Errors
+    /// [`ProtocolError::LogFailed`]: then nothing is removed.
+    pub fn flush(&self) -> Result<(), ProtocolError> {
+        self.remove_everything(None)
     }
 
     /// Flushes later: what is there then goes, also what was stored since. Takes the place of a flush
     /// that was pending. A time that has passed is none.
-    pub fn flush_later(&self, when: Exptime) {
+    ///
+    /// It happens one second before its time, as in memcached: `flush_all 1` happens at once.
+    ///
+    /// # Errors
+    /// [`ProtocolError::LogFailed`]: then it is not pending.
+    pub fn flush_later(&self, when: Exptime) -> Result<(), ProtocolError> {
         let now = self.tick();
-        let due = Expiry::new(when, now).time().filter(|&time| time > now);
+        let time = Expiry::new(when, now).time().filter(|&time| time > now);
+        if time == Some(now + 1) {
+            return self.flush();
+        }
+        let due = time.map(|time| time - 1);
+        // The first shard's lock stands for all that a single shard's does not guard.
+        let _first = self.shards.first().map(write);
+        self.record(|| due.map_or(Record::FlushNever, Record::FlushAt))?;
         self.flush_at.store(due.unwrap_or(0), Relaxed);
+        Ok(())
     }
 
     /// Frees the memory of what has expired; unread items would keep it for ever.
     pub fn sweep(&self) {
         let now = self.tick();
         for shard in &self.shards {
-            if shard
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .has_expired(now)
-            {
-                self.removing(shard, |shard| eviction::remove_expired(shard, now));
+            if read(shard).has_expired(now) {
+                self.removing(&mut write(shard), |shard| {
+                    eviction::remove_expired(shard, now)
+                });
             }
         }
     }
@@ -217,7 +237,7 @@ impl Datastore {
     pub fn age(&self) -> u32 {
         let oldest = self.shards.iter().filter_map(|shard| {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            shard.entries().map(Entry::last_access).min()
+            shard.entries().map(|(_, entry)| entry.last_access()).min()
         });
         oldest
             .min()
@@ -251,18 +271,20 @@ impl Datastore {
         let now = self.clock.now();
         let due = self.flush_at.load(Relaxed);
         if due != 0 && due <= now {
-            self.remove_everything(Some(due));
+            // If it cannot be recorded now, it is tried again with the next look at the clock.
+            let _ = self.remove_everything(Some(due));
         }
         now
     }
 
     /// Removes every item; with a time, only if a flush is still pending for just this time.
-    fn remove_everything(&self, due: Option<UnixTime>) {
+    fn remove_everything(&self, due: Option<UnixTime>) -> Result<(), ProtocolError> {
         // All shards are locked before the first is emptied: a flush is one moment for everybody.
         let mut shards: Vec<_> = self.shards.iter().map(write).collect();
         if due.is_some_and(|due| self.flush_at.load(Relaxed) != due) {
-            return;
+            return Ok(());
         }
+        self.record(|| Record::Flush)?;
         self.flush_at.store(0, Relaxed);
         let emptied: Vec<Shard> = shards
             .iter_mut()
@@ -273,6 +295,7 @@ impl Datastore {
         drop(shards);
         // Freeing millions of items takes a while, and nobody has to wait for it but this client.
         drop(emptied);
+        Ok(())
     }
 
     fn shard(&self, key: &[u8]) -> &RwLock<Shard> {
@@ -296,31 +319,42 @@ impl Datastore {
                 self.stats.add(Counter::StoreNoMemory, 1);
                 return Err(ProtocolError::OutOfMemory);
             }
-            in_vain = if self.make_room() { 0 } else { in_vain + 1 };
+            in_vain = if self.make_room()? { 0 } else { in_vain + 1 };
         }
         Ok(reservation)
     }
 
     /// Makes some room in the shard whose turn it is; whether there was any to be made.
-    fn make_room(&self) -> bool {
+    fn make_room(&self) -> Result<bool, ProtocolError> {
         let now = self.clock.now();
         let turn = self.hand.fetch_add(1, Relaxed) % SHARDS;
-        self.shards.get(turn).is_some_and(|shard| {
-            self.removing(shard, |shard| eviction::make_room(shard, now)) != Removed::default()
-        })
+        let Some(shard) = self.shards.get(turn) else {
+            return Ok(false);
+        };
+        let mut shard = write(shard);
+        if self.removing(&mut shard, |shard| eviction::remove_expired(shard, now))
+            != Removed::default()
+        {
+            return Ok(true);
+        }
+        let victims = eviction::victims(&shard);
+        // Recorded like any removal: an evicted item must not come back with a restart, least of all
+        // after somebody has deleted what was not there any more.
+        let keys = victims.iter().map(|text| Record::Remove {
+            key: text.key().into(),
+        });
+        self.record_all(&keys.collect::<Vec<_>>())?;
+        Ok(
+            self.removing(&mut shard, |shard| eviction::evict(shard, &victims))
+                != Removed::default(),
+        )
     }
 
-    /// Lets `remove` work on a locked shard, and counts what it took away.
-    fn removing(
-        &self,
-        shard: &RwLock<Shard>,
-        remove: impl FnOnce(&mut Shard) -> Removed,
-    ) -> Removed {
-        let mut shard = write(shard);
+    /// Lets `remove` work on a shard, and counts what it took away.
+    fn removing(&self, shard: &mut Shard, remove: impl FnOnce(&mut Shard) -> Removed) -> Removed {
         let before = shard.charge();
-        let removed = remove(&mut shard);
+        let removed = remove(shard);
         self.used.fetch_sub(before - shard.charge(), Relaxed);
-        drop(shard);
         self.stats.add(Counter::Reclaimed, removed.expired);
         self.stats
             .add(Counter::ExpiredUnfetched, removed.expired_unfetched);
@@ -333,6 +367,10 @@ impl Datastore {
 
 fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
     shard.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
+    shard.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One key, held for writing: whoever has it is alone with that key (and its shard) until it is dropped.
@@ -358,45 +396,72 @@ impl Slot<'_> {
 
     /// Stores an item under the key, in place of any other. It gets the given cas unique, or else a new
     /// one, which is returned.
-    pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> u64 {
+    ///
+    /// # Errors
+    /// Here and below, [`ProtocolError::LogFailed`]: then nothing has changed.
+    pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> Result<u64, ProtocolError> {
         debug_assert_eq!(item.key(), self.key);
         let cas = cas.unwrap_or_else(|| self.store.new_cas());
         let now = self.now;
         item.cas = cas;
+        self.store.record(|| match item.expiry.is_over(now) {
+            false => Record::Put(item.clone()),
+            true => Record::Remove {
+                key: self.key.into(),
+            },
+        })?;
         self.change(|shard, _| shard.put(item, now));
-        cas
+        Ok(cas)
     }
 
     /// Gives the item, if there is one, another expiry. Its cas unique stays: its content does.
-    pub fn touch(&mut self, expiry: Expiry) {
-        if let Some(Item { cas, marks, .. }) = self.item() {
-            self.shard.update(self.key, expiry, cas, marks);
-        }
+    pub fn touch(&mut self, expiry: Expiry) -> Result<(), ProtocolError> {
+        let Some(Item { cas, marks, .. }) = self.item() else {
+            return Ok(());
+        };
+        let key = self.key.into();
+        self.store.record(|| match expiry.is_over(self.now) {
+            false => Record::Touch { key, expiry },
+            true => Record::Remove { key },
+        })?;
+        self.shard.update(self.key, expiry, cas, marks);
+        Ok(())
     }
 
-    /// Marks the item, if there is one.
-    pub fn mark(&mut self, marks: Marks) {
-        if let Some(Item { cas, expiry, .. }) = self.item() {
-            self.shard.update(self.key, expiry, cas, marks);
+    /// Notes on the item, if there is one, that somebody has won it. This is forgotten with the process.
+    pub fn win(&mut self) {
+        if let Some(Item {
+            cas, expiry, marks, ..
+        }) = self.item()
+        {
+            self.shard
+                .update(self.key, expiry, cas, Marks { won: true, ..marks });
         }
     }
 
     /// Marks the item, if there is one, as stale: the next reader wins. Its cas unique becomes the given
     /// one, or else a new one, so that who read it before cannot store over what comes after.
-    pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) {
-        if let Some(Item { marks, .. }) = self.item() {
-            let cas = cas.unwrap_or_else(|| self.store.new_cas());
-            self.shard.update(
-                self.key,
-                expiry,
-                cas,
-                Marks {
-                    stale: true,
-                    won: false,
-                    ..marks
-                },
-            );
-        }
+    pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) -> Result<(), ProtocolError> {
+        let Some(Item { marks, .. }) = self.item() else {
+            return Ok(());
+        };
+        let cas = cas.unwrap_or_else(|| self.store.new_cas());
+        let key = self.key.into();
+        self.store.record(|| match expiry.is_over(self.now) {
+            false => Record::Stale { key, expiry, cas },
+            true => Record::Remove { key },
+        })?;
+        self.shard.update(
+            self.key,
+            expiry,
+            cas,
+            Marks {
+                stale: true,
+                won: false,
+                ..marks
+            },
+        );
+        Ok(())
     }
 
     /// Notes that the item was read.
@@ -406,9 +471,15 @@ impl Slot<'_> {
         }
     }
 
-    /// Removes the item.
-    pub fn remove(&mut self) {
+    /// Removes the item, if there is one.
+    pub fn remove(&mut self) -> Result<(), ProtocolError> {
+        if self.item().is_some() {
+            self.store.record(|| Record::Remove {
+                key: self.key.into(),
+            })?;
+        }
         self.change(Shard::remove);
+        Ok(())
     }
 
     /// Every change goes through here, so that the store's account of its memory stays right.

@@ -142,9 +142,19 @@ impl Shard {
         }
     }
 
-    /// Every item, expired or not, without its text.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.items.values()
+    /// Every item, expired or not.
+    pub fn entries(&self) -> impl Iterator<Item = (&Text, &Entry)> {
+        self.items.iter()
+    }
+
+    /// About how many bytes of log would say what is here.
+    pub fn size_of_records(&self) -> u64 {
+        // Beside key and value: verb, numbers and checksums.
+        const LINE: usize = 48;
+        self.items
+            .keys()
+            .map(|text| (text.len() + LINE) as u64)
+            .sum()
     }
 
     /// Every item that has not expired.

@@ -83,7 +83,9 @@ fn storage<'a>(
         let flags = number::signed_loosely(flags)
             .and_then(|flags| flags.try_into().ok())
             .ok_or(Flaw::Flags)?;
-        let exptime = number::signed_loosely(exptime).ok_or(Flaw::Exptime)?.into();
+        let exptime = number::signed_loosely(exptime).ok_or(Flaw::Exptime)?;
+        // memcached keeps the low 32 bits, and clients count on it: libmemcached sends -1 as 4294967295.
+        let exptime = i64::from(exptime as i32).into();
         let compare = compare(words.next())?;
         let on_failure = match (mode, compare) {
             (StoreMode::Set, None) => OnFailure::RemoveOld,

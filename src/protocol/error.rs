@@ -46,6 +46,8 @@ pub enum ProtocolError {
     InvalidMode(&'static str),
     /// `lru_crawler metadump` of a class that does not exist.
     BadClass,
+    /// The append-only file could not be written, so nothing was changed.
+    LogFailed,
     /// `shutdown` without `-A`.
     ShutdownNotEnabled,
     /// `shutdown` with a word other than `graceful`.
@@ -108,6 +110,7 @@ impl fmt::Display for ProtocolError {
             ProtocolError::InvalidMode(verb) => {
                 return write!(f, "CLIENT_ERROR invalid mode for {verb} M token");
             }
+            ProtocolError::LogFailed => "SERVER_ERROR cannot write to the append-only file",
             ProtocolError::BadClass => "BADCLASS invalid class id",
             ProtocolError::UnknownCommand
             | ProtocolError::UnknownStats
@@ -175,6 +178,7 @@ impl ProtocolError {
             }
             ProtocolError::InvalidMode("ms") => "ms knows MS, ME, MA, MP and MR".into(),
             ProtocolError::InvalidMode(_) => "ma knows MI, M+, MD and M-".into(),
+            ProtocolError::LogFailed => "nothing was changed; stats has aof_errors".into(),
             ProtocolError::BadClass => {
                 "here there is one class, number 1; all is everything".into()
             }

@@ -28,11 +28,17 @@ pub struct TestServer {
     running: Option<JoinHandle<Result<(), String>>>,
 }
 
-/// Starts a server with these flags, as on the command line.
+/// Starts a server with these flags, as on the command line, and without an append-only file.
 pub fn server(flags: &str) -> TestServer {
-    let server = Server::start(config(&format!("-p 0 -c 64 {flags}"))).expect("a server starts");
+    server_with_log(&format!("--no-aof {flags}"))
+}
+
+/// Starts a server that keeps an append-only file: the flags must say where.
+pub fn server_with_log(flags: &str) -> TestServer {
+    let config = config(&format!("-p 0 -c 64 {flags}"));
+    let clients = Arc::new(Clients::new(config.conn_limit));
+    let server = Server::start(config, Arc::clone(&clients)).expect("a server starts");
     let address = server.addresses()[0];
-    let clients = server.clients();
     let running = Some(std::thread::spawn(move || server.run()));
     TestServer {
         address,

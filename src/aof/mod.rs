@@ -1,0 +1,295 @@
+//! The append-only file: every change to the store, in order, so that it can be made again.
+//!
+//! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to
+//! any memcached with `nc`. Records are appended while the changed key's shard is locked, so the order
+//! of the file is the order of the store, key by key; and they are with the operating system before the
+//! change is made, so nothing is acknowledged that a crash of this process could take back. At boot the
+//! file is [replayed](replay); when it has grown well past what it says, it is [rewritten](rewrite).
+//!
+//! Lock order: a shard of the store, then the log.
+//!
+//! # What is assumed of the medium
+//!
+//! - What has been synced stays and does not change; if it does change, the checksums show it, and the
+//!   server refuses to start rather than serve it.
+//! - A write that a crash interrupts leaves the beginning of what was written, or nothing.
+//! - A rename within a folder that is then synced is done whole, or not at all.
+//! - Nobody else writes to the file. A lock (`flock`) keeps other servers away; an editor it does not.
+//!
+//! # What is left out on purpose
+//!
+//! - Reads: when an item was last read, and so what is evicted next, is forgotten with the process.
+//! - Who has won a stale or vivified item (`W`): after a restart it can be won again if it is stale.
+//! - Items that expire: that they end is in their records.
+//! - What had expired when the file was replayed, or was flushed later.
+
+mod crc;
+pub mod record;
+pub mod replay;
+mod rewrite;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::trace;
+use record::Record;
+use rewrite::Copy;
+
+/// When the file is synced, which means: when its records are safe from a power cut, and not only from
+/// a crash of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before each answer that tells of them. Clients that wait at the same time share a sync.
+    Always,
+    /// Once a second: a power cut takes about a second back.
+    EverySecond,
+    /// When the operating system likes.
+    Never,
+}
+
+/// How the file is kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it is.
+    pub path: PathBuf,
+    /// When it is synced.
+    pub fsync: Fsync,
+    /// Below this size, in bytes, it is not rewritten.
+    pub rewrite_size: u64,
+    /// It is rewritten when it is so many times as large as it was after the last time.
+    pub rewrite_growth: u64,
+    /// Whether a damaged file is cut back to its good part, and the rest saved beside it.
+    pub repair: bool,
+}
+
+/// The append-only file, open for appending.
+#[derive(Debug)]
+pub struct Aof {
+    options: Options,
+    /// The file itself, where symbolic links lead.
+    path: PathBuf,
+    log: Mutex<Log>,
+    /// Bytes ever appended, through all rewrites: a point in the log's history.
+    appended: AtomicU64,
+    /// The point up to which the history has been synced.
+    synced: AtomicU64,
+    /// Who syncs holds this; who waits for it finds the work done.
+    syncing: Mutex<()>,
+    last_sync: AtomicU64,
+    records: AtomicU64,
+    rewrites: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// What the log's lock guards.
+#[derive(Debug)]
+struct Log {
+    writer: BufWriter<Arc<File>>,
+    /// The length of the file, in bytes, up to its last whole record.
+    length: u64,
+    /// What is behind `length` (part of a record that could not be written) must be cut off first.
+    torn: bool,
+    /// The length after the last rewrite.
+    base: u64,
+    /// The new file, while the old one is being rewritten.
+    copy: Option<Copy>,
+    /// When a rewrite that failed may be tried again.
+    not_before: Instant,
+}
+
+/// After a rewrite has failed, the next one waits so long: most likely the disk is full.
+const RETRY: Duration = Duration::from_secs(60);
+
+impl Aof {
+    /// Appends one change. When this returns, it is with the operating system.
+    ///
+    /// # Errors
+    /// The file could not be written; it has none of the record then, and the change must not be made.
+    pub fn append(&self, record: &Record<'_>) -> io::Result<()> {
+        self.append_all(std::slice::from_ref(record))
+    }
+
+    /// Appends several changes, all of them or none.
+    ///
+    /// # Errors
+    /// As [`Aof::append`].
+    pub fn append_all(&self, records: &[Record<'_>]) -> io::Result<()> {
+        let mut log = self.lock();
+        let length = log.append(records).inspect_err(|error| {
+            if self.errors.fetch_add(1, Relaxed) == 0 {
+                let path = self.path.display();
+                trace::tell(format_args!(
+                    "rustmemc: {path}: cannot write ({error}); changes are refused until I can"
+                ));
+            }
+        })?;
+        self.appended.fetch_add(length, Relaxed);
+        self.records.fetch_add(records.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// What `--fsync always` promises: to be called before answers leave. All that was appended up to now
+    /// is on disk when it returns.
+    ///
+    /// # Errors
+    /// The sync has failed; nothing may be acknowledged.
+    pub fn before_answers(&self) -> io::Result<()> {
+        match self.options.fsync {
+            Fsync::Always => self.sync(),
+            Fsync::EverySecond | Fsync::Never => Ok(()),
+        }
+    }
+
+    /// Syncs what has been appended up to now, unless it is. Appending goes on meanwhile.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn sync(&self) -> io::Result<()> {
+        let wanted = self.appended.load(Relaxed);
+        if self.synced.load(Relaxed) >= wanted {
+            return Ok(());
+        }
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.synced.load(Relaxed) >= wanted {
+            return Ok(());
+        }
+        // The file to sync, and how far its content goes, belong together.
+        let log = self.lock();
+        let (file, up_to) = (
+            Arc::clone(log.writer.get_ref()),
+            self.appended.load(Relaxed),
+        );
+        drop(log);
+        file.sync_data().inspect_err(|_| {
+            self.errors.fetch_add(1, Relaxed);
+        })?;
+        self.synced.fetch_max(up_to, Relaxed);
+        self.last_sync.store(unix_time(), Relaxed);
+        Ok(())
+    }
+
+    /// To be called about every second: syncs if that is how the file is kept. Tells whether it has grown
+    /// so much that it should be rewritten.
+    pub fn tend(&self) -> bool {
+        if self.options.fsync != Fsync::Never
+            && let Err(error) = self.sync()
+        {
+            trace::tell(format_args!(
+                "rustmemc: {}: cannot sync: {error}",
+                self.path.display()
+            ));
+        }
+        let log = self.lock();
+        let enough = self
+            .options
+            .rewrite_size
+            .max(log.base.saturating_mul(self.options.rewrite_growth));
+        log.copy.is_none() && log.length >= enough && Instant::now() >= log.not_before
+    }
+
+    /// `stats`: names and values.
+    pub fn describe(&self) -> Vec<(String, String)> {
+        let log = self.lock();
+        let fsync = match self.options.fsync {
+            Fsync::Always => "always",
+            Fsync::EverySecond => "everysec",
+            Fsync::Never => "never",
+        };
+        [
+            ("aof_file", self.path.display().to_string()),
+            ("aof_fsync", fsync.into()),
+            ("aof_size", log.length.to_string()),
+            ("aof_base_size", log.base.to_string()),
+            ("aof_records", self.records.load(Relaxed).to_string()),
+            ("aof_last_sync", self.last_sync.load(Relaxed).to_string()),
+            ("aof_rewrites", self.rewrites.load(Relaxed).to_string()),
+            (
+                "aof_rewrite_in_progress",
+                u8::from(log.copy.is_some()).to_string(),
+            ),
+            ("aof_errors", self.errors.load(Relaxed).to_string()),
+        ]
+        .map(|(name, value)| (name.into(), value))
+        .into()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    fn append(&mut self, records: &[Record<'_>]) -> io::Result<u64> {
+        self.mend()?;
+        match write(&mut self.writer, records) {
+            Ok(length) => {
+                self.length += length;
+                // The copy gets what the file gets. If it cannot, it is given up, and the file goes on.
+                if let Some(copy) = &mut self.copy {
+                    copy.append(records);
+                }
+                Ok(length)
+            }
+            Err(error) => {
+                self.torn = true;
+                // What is left in the buffer must not be written later, by the buffer itself.
+                let file = Arc::clone(self.writer.get_ref());
+                let _ = std::mem::replace(&mut self.writer, BufWriter::new(file)).into_parts();
+                // If not now, then before the next record.
+                let _ = self.mend();
+                Err(error)
+            }
+        }
+    }
+
+    /// Cuts part of a record off that a write which failed has left.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.writer.get_ref().set_len(self.length)?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+}
+
+/// Writes records and hands them to the operating system; gives their length in bytes.
+fn write(writer: &mut BufWriter<Arc<File>>, records: &[Record<'_>]) -> io::Result<u64> {
+    let mut length = 0;
+    for record in records {
+        length += record.write(writer)? as u64;
+    }
+    writer.flush()?;
+    Ok(length)
+}
+
+/// Opens a file for appending, and locks it as long as it is open.
+fn open_and_lock(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)?;
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
+        // Another server may have put a rewritten file in its place just before we had the lock.
+        if std::fs::metadata(path)
+            .is_ok_and(|there| there.ino() == file.metadata().map_or(0, |ours| ours.ino()))
+        {
+            return Ok(Some(file));
+        }
+    }
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}

@@ -1,0 +1,340 @@
+//! A record: one change to the store, written as a command that memcached itself would take.
+//!
+//! ```text
+//! mn rustmemc 1 E<cas unique> O<crc of the line>                 the heading: the highest cas unique so far
+//! ms <key> <bytes> [b] [F<flags>] [T<time>] E<cas unique> O<crc of the line>.<crc of the data>
+//! <data>                                                          what a key now holds
+//! mg <key> [b] T<time> O<crc of the line>                         an item ends at another time
+//! md <key> [b] I T<time> E<cas unique> O<crc of the line>         an item is stale
+//! md <key> [b] O<crc of the line>                                 a key holds nothing any more
+//! flush_all <time> O<crc of the line>                             everything goes: now (0), or at a time
+//!                                                                 (at 2592001, long gone: not at all)
+//! ```
+//!
+//! Every line ends in `\r\n`, data too. `<time>` is unix time in seconds, 0 for never. With `b` the key
+//! is base64: a key that meta commands show so, or that is no plain text. The checksums are CRC-32 in
+//! eight hexadecimal digits, the line's over all that stands before ` O`. They ride in the opaque, which
+//! any memcached echoes and ignores. The line has one of its own, because a `<bytes>` that went wrong
+//! would otherwise look like a record that was cut short, and take everything behind it away.
+//!
+//! A record says what holds afterwards and not what was asked for (the sum and not the `incr`), so one
+//! that is replayed twice changes nothing.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+
+use super::crc::crc32;
+use crate::datastore::clock::{Expiry, UnixTime};
+use crate::datastore::{Item, Marks};
+use crate::protocol::{self, Exptime, Flush, Request, base64};
+
+/// A flush at the first of all dates flushes nothing, and takes the place of one that was pending.
+const LONG_GONE: u64 = 2_592_001;
+
+/// One change to the store.
+#[derive(Debug, Clone)]
+pub enum Record<'a> {
+    /// The highest cas unique that was given out before this point.
+    Heading {
+        /// The cas unique.
+        cas: u64,
+    },
+    /// What a key now holds.
+    Put(Item),
+    /// An item ends at another time.
+    Touch {
+        /// Its key.
+        key: Cow<'a, [u8]>,
+        /// When it ends.
+        expiry: Expiry,
+    },
+    /// An item is stale, and nobody has won it.
+    Stale {
+        /// Its key.
+        key: Cow<'a, [u8]>,
+        /// When it ends.
+        expiry: Expiry,
+        /// Its cas unique.
+        cas: u64,
+    },
+    /// A key holds nothing any more.
+    Remove {
+        /// The key.
+        key: Cow<'a, [u8]>,
+    },
+    /// Everything goes. A flush that was pending is no longer.
+    Flush,
+    /// Everything goes at this time; takes the place of a flush that was pending.
+    FlushAt(UnixTime),
+    /// A flush that was pending is no longer.
+    FlushNever,
+}
+
+impl Record<'_> {
+    /// Writes the record; gives its length in bytes.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<usize> {
+        // Long enough for most lines; the longest key needs it to grow once.
+        let mut line = Vec::with_capacity(128);
+        match self {
+            Record::Heading { cas } => {
+                write!(line, "mn rustmemc 1 E{cas}")?;
+                finish(line, None, out)
+            }
+            Record::Put(item) => {
+                let binary = begin(&mut line, "ms", item.key(), item.marks.binary_key);
+                write!(line, " {}{binary}", item.value().len())?;
+                if item.flags != 0 {
+                    write!(line, " F{}", item.flags)?;
+                }
+                if let Some(time) = item.expiry.time() {
+                    write!(line, " T{time}")?;
+                }
+                write!(line, " E{}", item.cas)?;
+                let mut length = finish(line, Some(crc32(item.value())), out)?;
+                out.write_all(item.data_block())?;
+                length += item.data_block().len();
+                if item.marks.stale {
+                    let (key, expiry, cas) = (item.key().into(), item.expiry, item.cas);
+                    length += Record::Stale { key, expiry, cas }.write(out)?;
+                }
+                Ok(length)
+            }
+            Record::Touch { key, expiry } => {
+                let binary = begin(&mut line, "mg", key, false);
+                write!(line, "{binary} T{}", expiry.time().unwrap_or(0))?;
+                finish(line, None, out)
+            }
+            Record::Stale { key, expiry, cas } => {
+                let binary = begin(&mut line, "md", key, false);
+                write!(line, "{binary} I T{} E{cas}", expiry.time().unwrap_or(0))?;
+                finish(line, None, out)
+            }
+            Record::Remove { key } => {
+                let binary = begin(&mut line, "md", key, false);
+                line.extend_from_slice(binary.as_bytes());
+                finish(line, None, out)
+            }
+            Record::Flush => {
+                line.extend_from_slice(b"flush_all 0");
+                finish(line, None, out)
+            }
+            Record::FlushAt(time) => {
+                // A client names the second behind it: see `Datastore::flush_later`.
+                write!(line, "flush_all {}", time.saturating_add(1))?;
+                finish(line, None, out)
+            }
+            Record::FlushNever => {
+                write!(line, "flush_all {LONG_GONE}")?;
+                finish(line, None, out)
+            }
+        }
+    }
+}
+
+/// Verb and key; gives the flag that says how the key is spelled.
+fn begin(line: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static str {
+    line.extend_from_slice(verb.as_bytes());
+    line.push(b' ');
+    // Bytes above ASCII are left as they are: mostly they are UTF-8, and any memcached takes them.
+    if binary
+        || key
+            .iter()
+            .any(|byte| byte.is_ascii_control() || *byte == b' ')
+    {
+        line.extend_from_slice(&base64::encode(key));
+        " b"
+    } else {
+        line.extend_from_slice(key);
+        ""
+    }
+}
+
+fn finish(mut line: Vec<u8>, data: Option<u32>, out: &mut impl Write) -> io::Result<usize> {
+    let own = crc32(&line);
+    match data {
+        Some(data) => write!(line, " O{own:08x}.{data:08x}\r\n")?,
+        None => write!(line, " O{own:08x}\r\n")?,
+    }
+    out.write_all(&line)?;
+    Ok(line.len())
+}
+
+/// What a record's line says.
+#[derive(Debug)]
+pub enum Parsed<'a> {
+    /// All of it.
+    Whole(Record<'a>),
+    /// An item whose data is still to come: so many bytes and `\r\n`, with this checksum.
+    Announced(Item, u32),
+}
+
+/// Parses a record's line, its end included, through the same parser as a client's line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
+    let text = line
+        .strip_suffix(b"\r\n")
+        .ok_or("the line does not end in \\r\\n")?;
+    let opaque = text
+        .windows(2)
+        .rposition(|two| two == b" O")
+        .ok_or("the line has no checksum")?;
+    let (said, opaque) = text.split_at(opaque);
+    let mut checksums = opaque
+        .split_at_checked(2)
+        .map_or(&b""[..], |(_, rest)| rest)
+        .split(|&byte| byte == b'.');
+    let mut checksum = || checksums.next().and_then(hexadecimal);
+    if checksum().ok_or("the line has no checksum")? != crc32(said) {
+        return Err("the line's checksum is wrong");
+    }
+    // Times in a log are dates, so what `now` is makes no difference.
+    let time = |exptime| Expiry::new(exptime, 0);
+    let request = protocol::parse(line)
+        .request
+        .map_err(|_| "the line is no record")?;
+    Ok(Parsed::Whole(match request {
+        Request::MetaSet(storage, _) => {
+            let mut item = Item::blank(
+                &storage.key.bytes,
+                storage.flags,
+                time(storage.exptime),
+                storage.bytes,
+            );
+            item.cas = storage.cas.ok_or("the line has no cas unique")?;
+            item.marks = Marks {
+                binary_key: storage.key.binary,
+                ..Marks::default()
+            };
+            return Ok(Parsed::Announced(
+                item,
+                checksum().ok_or("the data has no checksum")?,
+            ));
+        }
+        Request::MetaGet(request) => {
+            let expiry = time(request.touch.ok_or("the line has no time")?);
+            Record::Touch {
+                key: request.key.bytes,
+                expiry,
+            }
+        }
+        Request::MetaDelete(request) if request.invalidate => Record::Stale {
+            expiry: time(request.touch.ok_or("the line has no time")?),
+            cas: request.cas.ok_or("the line has no cas unique")?,
+            key: request.key.bytes,
+        },
+        Request::MetaDelete(request) => Record::Remove {
+            key: request.key.bytes,
+        },
+        Request::FlushAll(Flush::Now) => Record::Flush,
+        Request::FlushAll(Flush::Later(Exptime::At(LONG_GONE))) => Record::FlushNever,
+        Request::FlushAll(Flush::Later(Exptime::At(date))) => {
+            Record::FlushAt((date - 1).try_into().map_err(|_| "the line has no time")?)
+        }
+        Request::MetaNoop => {
+            let cas = said
+                .strip_prefix(b"mn rustmemc 1 E")
+                .and_then(|digits| str::from_utf8(digits).ok());
+            let cas = cas
+                .and_then(|digits| digits.parse().ok())
+                .ok_or("the heading is not of this format")?;
+            Record::Heading { cas }
+        }
+        _ => return Err("the line is no record"),
+    }))
+}
+
+/// Eight digits, and only as they are written here: in small letters.
+fn hexadecimal(digits: &[u8]) -> Option<u32> {
+    let proper = digits.len() == 8
+        && digits
+            .iter()
+            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    u32::from_str_radix(str::from_utf8(digits).ok().filter(|_| proper)?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(record: &Record<'_>) -> String {
+        let mut out = Vec::new();
+        let length = record.write(&mut out).expect("a Vec takes everything");
+        assert_eq!(length, out.len());
+        String::from_utf8(out).expect("these are plain text")
+    }
+
+    fn item(key: &[u8], value: &[u8]) -> Item {
+        let mut item = Item::new(key, 0, Expiry::NEVER, &[value]);
+        item.cas = 7;
+        item
+    }
+
+    #[test]
+    fn a_record_is_a_command_that_memcached_would_take() {
+        assert_eq!(
+            written(&Record::Put(item(b"k", b"value"))),
+            "ms k 5 E7 Ocfbe5d13.1d775834\r\nvalue\r\n"
+        );
+        assert!(
+            written(&Record::Remove {
+                key: b"k"[..].into()
+            })
+            .starts_with("md k O")
+        );
+        assert!(written(&Record::Flush).starts_with("flush_all 0 O"));
+        assert!(written(&Record::FlushAt(1_799_999_999)).starts_with("flush_all 1800000000 O"));
+    }
+
+    #[test]
+    fn a_key_that_is_no_plain_text_goes_in_base64() {
+        let line = written(&Record::Remove {
+            key: b"a b"[..].into(),
+        });
+        assert!(line.starts_with("md YSBi b O"), "{line}");
+        match parse(line.as_bytes()) {
+            Ok(Parsed::Whole(Record::Remove { key })) => assert_eq!(*key, b"a b"[..]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_stale_item_is_two_records() {
+        let mut stale = item(b"k", b"v");
+        stale.marks.stale = true;
+        let text = written(&Record::Put(stale));
+        assert_eq!(text.lines().count(), 3);
+        assert!(
+            text.lines()
+                .last()
+                .expect("there is one")
+                .starts_with("md k I T0 E7 O")
+        );
+    }
+
+    #[test]
+    fn no_single_changed_byte_of_a_line_goes_unnoticed() {
+        let text = written(&Record::Put(item(b"key", b"value")));
+        let line = text
+            .split_inclusive('\n')
+            .next()
+            .expect("there is one")
+            .as_bytes();
+        assert!(parse(line).is_ok());
+        for place in 0..line.len() {
+            for bit in 0..8 {
+                let mut changed = line.to_vec();
+                changed[place] ^= 1 << bit;
+                let is_data_checksum = place > line.len() - 11 && parse(&changed).is_ok();
+                assert!(
+                    is_data_checksum || parse(&changed).is_err(),
+                    "{place}.{bit}: {changed:?}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Replaying: the file is read once, from its beginning, and each record is given to the store.
+//!
+//! A file can end in two ways that are not as it should be, and they are told apart:
+//! - **A torn tail**: the last record is cut short. That is what a crash leaves of a write that it
+//!   interrupted; nobody was told that it was done. It is cut off, with a word about it.
+//! - **Damage**: anything else that does not check. Then the server does not start, because it cannot
+//!   know what is wrong and what is missing; it names the place and the way out.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::crc::crc32;
+use super::record::{self, Parsed, Record};
+use super::rewrite::{rewrite_path, sync_folder};
+use super::{Aof, Log, Options, open_and_lock, unix_time, write};
+use crate::trace;
+
+/// No record's line is longer, in bytes: a key, a few numbers, two checksums.
+const MAX_LINE: u64 = 1024;
+
+/// How often the progress of a long replay is told.
+const TELL: Duration = Duration::from_secs(1);
+
+/// Why the file could not be opened. `Display` says it to the user, with what to do.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another server has it.
+    InUse(PathBuf),
+    /// It is not what was written.
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where the first record that does not check begins, in bytes.
+        offset: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The operating system says no.
+    Io(PathBuf, io::Error),
+    /// The server was told to stop meanwhile.
+    Stopped,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::InUse(path) => {
+                write!(
+                    f,
+                    "--aof {}: another server has this file; give each its own",
+                    path.display()
+                )
+            }
+            OpenError::Damaged { path, offset, what } => write!(
+                f,
+                "--aof {}: damaged at byte {offset} ({what}); --aof-repair keeps what is before it and saves the rest beside the file",
+                path.display()
+            ),
+            OpenError::Io(path, error) => {
+                write!(
+                    f,
+                    "--aof {}: {error}; --no-aof does without a file",
+                    path.display()
+                )
+            }
+            OpenError::Stopped => f.write_str("stopped while the append-only file was replayed"),
+        }
+    }
+}
+
+/// What a replay has come to.
+#[derive(Debug)]
+pub struct Replayed {
+    /// How many records there were.
+    pub records: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Replayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Replayed {
+            records,
+            bytes,
+            took,
+        } = self;
+        write!(
+            f,
+            "{records} records, {bytes} bytes replayed in {:.3} seconds",
+            took.as_secs_f64()
+        )
+    }
+}
+
+impl Aof {
+    /// Opens the file, makes it if there is none, and gives each of its records to `apply`, in order.
+    /// `stopping` is asked now and then whether to leave off.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. A file with an error is left as it is.
+    pub fn open(
+        options: Options,
+        mut apply: impl FnMut(Record<'_>),
+        stopping: impl Fn() -> bool,
+    ) -> Result<(Aof, Replayed), OpenError> {
+        let failed = |error| OpenError::Io(options.path.clone(), error);
+        let file = open_and_lock(&options.path).map_err(failed)?;
+        let file = file.ok_or_else(|| OpenError::InUse(options.path.clone()))?;
+        let path = fs::canonicalize(&options.path).map_err(failed)?;
+        // Left by a rewrite that a crash interrupted; the file itself is whole.
+        let _ = fs::remove_file(rewrite_path(&path));
+
+        let start = Instant::now();
+        let mut reader = Reader::new(&file, &path).map_err(failed)?;
+        let mut records = 0;
+        let ending = loop {
+            match reader.record(&mut apply).map_err(failed)? {
+                Next::Record => records += 1,
+                ending => break ending,
+            }
+            if records % 1024 == 0 {
+                reader.tell_progress(start);
+                if stopping() {
+                    return Err(OpenError::Stopped);
+                }
+            }
+        };
+        let length = reader.offset;
+        match ending {
+            Next::Damage(what) if !options.repair => {
+                return Err(OpenError::Damaged {
+                    path: options.path,
+                    offset: length,
+                    what,
+                });
+            }
+            Next::Damage(what) => save_rest(&file, &path, length, what).map_err(failed)?,
+            Next::TornTail => {
+                let (path, torn) = (path.display(), reader.size - length);
+                trace::tell(format_args!(
+                    "rustmemc: {path}: the last record is cut short by a crash; {torn} bytes at {length} are cut off"
+                ));
+                file.set_len(length).map_err(failed)?;
+            }
+            Next::Record | Next::End => {}
+        }
+        let replayed = Replayed {
+            records,
+            bytes: length,
+            took: start.elapsed(),
+        };
+
+        let mut writer = io::BufWriter::new(Arc::new(file));
+        let mut length = length;
+        if length == 0 {
+            length = write(&mut writer, &[Record::Heading { cas: 0 }]).map_err(failed)?;
+            sync_folder(&path).map_err(failed)?;
+        }
+        let log = Log {
+            writer,
+            length,
+            torn: false,
+            base: 0,
+            copy: None,
+            not_before: Instant::now(),
+        };
+        let aof = Aof {
+            options,
+            path,
+            log: Mutex::new(log),
+            // One byte ahead of what is synced: how much of what was found is on disk, nobody knows.
+            appended: AtomicU64::new(1),
+            synced: AtomicU64::new(0),
+            syncing: Mutex::default(),
+            last_sync: AtomicU64::new(unix_time()),
+            records: AtomicU64::new(records),
+            rewrites: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        };
+        Ok((aof, replayed))
+    }
+
+    /// Tells how large the file would be if it were rewritten: from then on its growth is measured.
+    pub fn set_base(&self, bytes: u64) {
+        self.lock().base = bytes;
+    }
+}
+
+/// What comes next in the file.
+enum Next {
+    Record,
+    End,
+    TornTail,
+    Damage(&'static str),
+}
+
+struct Reader<'f> {
+    input: BufReader<&'f File>,
+    path: &'f Path,
+    /// Where the next record begins.
+    offset: u64,
+    size: u64,
+    line: Vec<u8>,
+    told: Instant,
+}
+
+impl<'f> Reader<'f> {
+    fn new(file: &'f File, path: &'f Path) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        let mut input = BufReader::with_capacity(1 << 20, file);
+        input.seek(SeekFrom::Start(0))?;
+        Ok(Reader {
+            input,
+            path,
+            offset: 0,
+            size,
+            line: Vec::new(),
+            told: Instant::now(),
+        })
+    }
+
+    /// Reads one record and applies it. `offset` moves on only if it is whole.
+    fn record(&mut self, apply: &mut impl FnMut(Record<'_>)) -> io::Result<Next> {
+        self.line.clear();
+        self.input
+            .by_ref()
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut self.line)?;
+        let length = self.line.len() as u64;
+        if self.line.is_empty() {
+            return Ok(Next::End);
+        }
+        if !self.line.ends_with(b"\n") {
+            // A record that is cut short ends with the file, and if its `\r` is there, just behind it.
+            let cut = self.offset + length == self.size
+                && self
+                    .line
+                    .iter()
+                    .position(|&byte| byte == b'\r')
+                    .is_none_or(|place| place as u64 + 1 == length);
+            return Ok(if cut {
+                Next::TornTail
+            } else {
+                Next::Damage("no line ends here")
+            });
+        }
+        match record::parse(&self.line) {
+            Err(what) => Ok(Next::Damage(what)),
+            Ok(Parsed::Whole(record)) => {
+                apply(record);
+                self.offset += length;
+                Ok(Next::Record)
+            }
+            Ok(Parsed::Announced(mut item, checksum)) => {
+                let room = item.data_block_mut();
+                let end = self.offset + length + room.len() as u64;
+                // The length has been checked with its line: if so much is not there, it was cut off.
+                if end > self.size {
+                    return Ok(Next::TornTail);
+                }
+                self.input.read_exact(room)?;
+                if !item.data_block().ends_with(b"\r\n") || crc32(item.value()) != checksum {
+                    return Ok(Next::Damage("the data's checksum is wrong"));
+                }
+                apply(Record::Put(item));
+                self.offset = end;
+                Ok(Next::Record)
+            }
+        }
+    }
+
+    fn tell_progress(&mut self, start: Instant) {
+        if self.told.elapsed() < TELL {
+            return;
+        }
+        self.told = Instant::now();
+        let (done, size, seconds) = (
+            self.offset as f64,
+            self.size as f64,
+            start.elapsed().as_secs_f64(),
+        );
+        let (percent, speed) = (100.0 * done / size, done / seconds);
+        trace::tell(format_args!(
+            "rustmemc: replaying {}: {percent:.0} % ({:.0} MB/s, about {:.0} s left)",
+            self.path.display(),
+            speed / 1e6,
+            (size - done) / speed
+        ));
+    }
+}
+
+/// Saves what is from `offset` on in a file of its own, and cuts it off.
+fn save_rest(mut file: &File, path: &Path, offset: u64, what: &str) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".damaged-{}", unix_time()));
+    let saved = PathBuf::from(name);
+    let mut rest = File::create_new(&saved)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let bytes = io::copy(&mut file, &mut rest)?;
+    rest.flush()?;
+    rest.sync_all()?;
+    sync_folder(&saved)?;
+    file.set_len(offset)?;
+    file.sync_all()?;
+    trace::tell(format_args!(
+        "rustmemc: {}: damaged at byte {offset} ({what}); the {bytes} bytes from there on are saved in {}",
+        path.display(),
+        saved.display()
+    ));
+    Ok(())
+}

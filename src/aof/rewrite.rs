@@ -1,0 +1,154 @@
+//! Rewriting: a new file that says what the store holds, in place of one that says how it came to that.
+//!
+//! The store goes on working. From the beginning of a rewrite every record is appended to both files;
+//! then the store's shards are copied one by one, each while it is locked, so that what comes before and
+//! after a shard's copy is in order, key by key. At the end the new file is synced and renamed over the
+//! old one. A crash at any moment leaves one good file: the old one up to the rename, the new one after it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::record::Record;
+use super::{Aof, RETRY, unix_time, write};
+
+/// The new file while it is made.
+#[derive(Debug)]
+pub struct Copy {
+    writer: BufWriter<Arc<File>>,
+    length: u64,
+    /// Why it is given up.
+    failure: Option<io::Error>,
+}
+
+impl Copy {
+    /// Appends what is appended to the old file.
+    pub fn append(&mut self, records: &[Record<'_>]) {
+        if self.failure.is_none() {
+            match write(&mut self.writer, records) {
+                Ok(length) => self.length += length,
+                Err(error) => self.failure = Some(error),
+            }
+        }
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Aof {
+    /// Begins a rewrite: from now on, changes go to both files. `cas` is the highest cas unique so far.
+    ///
+    /// # Errors
+    /// The new file cannot be made.
+    pub fn begin_rewrite(&self, cas: u64) -> io::Result<()> {
+        let mut log = self.lock();
+        let begin = || -> io::Result<Copy> {
+            let path = rewrite_path(&self.path);
+            let file = OpenOptions::new().append(true).create(true).open(&path)?;
+            // Only then may it be emptied: it could be another server's.
+            file.try_lock()?;
+            file.set_len(0)?;
+            file.set_permissions(fs::metadata(&self.path)?.permissions())?;
+            let mut writer = BufWriter::new(Arc::new(file));
+            let length = write(&mut writer, &[Record::Heading { cas }])?;
+            Ok(Copy {
+                writer,
+                length,
+                failure: None,
+            })
+        };
+        let copy = begin().inspect_err(|_| log.not_before = Instant::now() + RETRY)?;
+        log.copy = Some(copy);
+        Ok(())
+    }
+
+    /// Copies part of the store, which must be locked, into the new file.
+    ///
+    /// # Errors
+    /// The rewrite is to be given up.
+    pub fn copy(&self, records: &[Record<'_>]) -> io::Result<()> {
+        // Encoded before the log is locked: whoever appends waits for no more than the writing.
+        let mut bytes = Vec::new();
+        for record in records {
+            record.write(&mut bytes)?;
+        }
+        let mut log = self.lock();
+        let Some(copy) = &mut log.copy else {
+            return Err(io::Error::other("no rewrite has begun"));
+        };
+        copy.check()?;
+        copy.writer.write_all(&bytes)?;
+        copy.writer.flush()?;
+        copy.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Puts the new file in the place of the old one.
+    ///
+    /// # Errors
+    /// The rewrite is to be given up; the old file is as good as before.
+    pub fn finish_rewrite(&self) -> io::Result<()> {
+        // The most of it is synced while appending goes on.
+        let file = self
+            .lock()
+            .copy
+            .as_ref()
+            .map(|copy| Arc::clone(copy.writer.get_ref()));
+        file.ok_or_else(|| io::Error::other("no rewrite has begun"))?
+            .sync_data()?;
+
+        let mut log = self.lock();
+        let Some(mut copy) = log.copy.take() else {
+            return Ok(());
+        };
+        let replaced = copy
+            .check()
+            .and_then(|()| copy.writer.get_ref().sync_data())
+            .and_then(|()| fs::rename(rewrite_path(&self.path), &self.path));
+        if let Err(error) = replaced {
+            log.copy = Some(copy);
+            return Err(error);
+        }
+        log.writer = copy.writer;
+        log.length = copy.length;
+        log.base = copy.length;
+        log.torn = false;
+        self.rewrites.fetch_add(1, Relaxed);
+        // The new name is on disk before anything is that only the new file has.
+        sync_folder(&self.path)?;
+        self.synced.fetch_max(self.appended.load(Relaxed), Relaxed);
+        self.last_sync.store(unix_time(), Relaxed);
+        Ok(())
+    }
+
+    /// Gives a rewrite up. The next is not tried at once.
+    pub fn abandon_rewrite(&self) {
+        let mut log = self.lock();
+        log.not_before = Instant::now() + RETRY;
+        if log.copy.take().is_some() {
+            self.errors.fetch_add(1, Relaxed);
+            let _ = fs::remove_file(rewrite_path(&self.path));
+        }
+    }
+}
+
+/// Where the new file is made: beside the old one, since only within a file system can it be renamed.
+pub fn rewrite_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".rewrite");
+    name.into()
+}
+
+/// Makes a file's being there under its name last.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}

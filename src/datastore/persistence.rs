@@ -1,0 +1,182 @@
+//! The store and its append-only file: every change is recorded before it is made, and made again when
+//! the file is replayed.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Datastore, read};
+use crate::aof::record::Record;
+use crate::aof::replay::{OpenError, Replayed};
+use crate::aof::{Aof, Options};
+use crate::protocol::ProtocolError;
+use crate::stats::Counter;
+use crate::trace;
+
+/// A cas unique that a client chose itself (`E`) may be anything; one from here on is not taken for one
+/// that was given out, so that there is always a next one.
+const CHOSEN: u64 = 1 << 63;
+
+impl Datastore {
+    /// Replays an append-only file into this store, which must be empty, and records every change in it
+    /// from now on. `stopping` is asked now and then whether to leave off.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_log(
+        &mut self,
+        options: Options,
+        stopping: impl Fn() -> bool,
+    ) -> Result<Replayed, OpenError> {
+        let mut flush_at = None;
+        let path = options.path.clone();
+        let (log, replayed) = Aof::open(
+            options,
+            |record| self.apply(record, &mut flush_at),
+            &stopping,
+        )?;
+        self.flush_at.store(flush_at.unwrap_or(0), Relaxed);
+        let forgotten = self.stats.get(Counter::Evictions);
+        self.stats.reset();
+        log.set_base(
+            self.shards
+                .iter()
+                .map(|shard| read(shard).size_of_records())
+                .sum(),
+        );
+        self.log = Some(log);
+        if forgotten > 0 {
+            // The file knows keys that memory had no room for, and so would not know to remove.
+            trace::tell(format_args!(
+                "rustmemc: -m holds less than the file: {forgotten} items were evicted"
+            ));
+            self.rewrite_log(&stopping)
+                .map_err(|error| OpenError::Io(path, error))?;
+        }
+        // A flush that came due while nobody was there takes everything.
+        self.tick();
+        Ok(replayed)
+    }
+
+    /// Makes a recorded change again. That cannot fail: nothing is recorded meanwhile.
+    fn apply(&self, record: Record<'_>, flush_at: &mut Option<u32>) {
+        let _: Result<_, ProtocolError> = match record {
+            Record::Heading { cas } => {
+                self.last_cas.fetch_max(cas, Relaxed);
+                Ok(())
+            }
+            Record::Put(item) => {
+                if item.cas < CHOSEN {
+                    self.last_cas.fetch_max(item.cas, Relaxed);
+                }
+                // If there is no room and none may be made (-M), what was stored is still stored.
+                let _room = self.reserve(item.text.charge());
+                let (text, cas) = (item.text.clone(), Some(item.cas));
+                self.slot(text.key()).put(item, cas).map(drop)
+            }
+            Record::Touch { key, expiry } => self.slot(&key).touch(expiry),
+            Record::Stale { key, expiry, cas } => self.slot(&key).invalidate(expiry, Some(cas)),
+            Record::Remove { key } => self.slot(&key).remove(),
+            Record::Flush => {
+                *flush_at = None;
+                self.flush()
+            }
+            // Looked at when everything is there that it may have to take.
+            Record::FlushAt(time) => {
+                *flush_at = Some(time);
+                Ok(())
+            }
+            Record::FlushNever => {
+                *flush_at = None;
+                Ok(())
+            }
+        };
+    }
+
+    /// Records a change. To be called with the changed key's shard locked, before the change is made.
+    ///
+    /// # Errors
+    /// [`ProtocolError::LogFailed`]: then it must not be made.
+    pub(super) fn record<'a>(
+        &self,
+        record: impl FnOnce() -> Record<'a>,
+    ) -> Result<(), ProtocolError> {
+        match &self.log {
+            Some(log) => log.append(&record()).map_err(|_| ProtocolError::LogFailed),
+            None => Ok(()),
+        }
+    }
+
+    /// Records several changes, all of them or none.
+    ///
+    /// # Errors
+    /// As [`Datastore::record`].
+    pub(super) fn record_all(&self, records: &[Record<'_>]) -> Result<(), ProtocolError> {
+        match &self.log {
+            Some(log) => log
+                .append_all(records)
+                .map_err(|_| ProtocolError::LogFailed),
+            None => Ok(()),
+        }
+    }
+
+    /// To be called before answers leave: see [`Aof::before_answers`].
+    ///
+    /// # Errors
+    /// Nothing may be acknowledged.
+    pub fn before_answers(&self) -> io::Result<()> {
+        self.log.as_ref().map_or(Ok(()), Aof::before_answers)
+    }
+
+    /// To be called about every second, by one thread: syncs the file, and rewrites it when it is time.
+    pub fn tend_log(&self, stopping: impl Fn() -> bool) {
+        let Some(log) = &self.log else { return };
+        if log.tend()
+            && !stopping()
+            && let Err(error) = self.rewrite_log(&stopping)
+            && !stopping()
+        {
+            trace::tell(format_args!(
+                "rustmemc: cannot rewrite the append-only file ({error}); it goes on growing"
+            ));
+        }
+    }
+
+    /// Syncs the file for the last time.
+    pub fn close_log(&self) {
+        if let Some(log) = &self.log {
+            log.tend();
+        }
+    }
+
+    /// What `stats` tells about the file.
+    pub fn describe_log(&self) -> Vec<(String, String)> {
+        self.log.as_ref().map_or_else(Vec::new, Aof::describe)
+    }
+
+    fn rewrite_log(&self, stopping: impl Fn() -> bool) -> io::Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        log.begin_rewrite(self.last_cas.load(Relaxed))?;
+        let rewrite = || {
+            for (number, shard) in self.shards.iter().enumerate() {
+                if stopping() {
+                    return Err(io::Error::other("the server stops"));
+                }
+                // Locked until its records are in the new file: its next change comes behind them.
+                let shard = read(shard);
+                let mut records: Vec<_> = shard
+                    .live(self.clock.now())
+                    .into_iter()
+                    .map(Record::Put)
+                    .collect();
+                // A pending flush goes with the first shard, whose lock it is changed under.
+                let flush_at = self.flush_at.load(Relaxed);
+                if number == 0 && flush_at != 0 {
+                    records.push(Record::FlushAt(flush_at));
+                }
+                log.copy(&records)?;
+            }
+            log.finish_rewrite()
+        };
+        rewrite().inspect_err(|_| log.abandon_rewrite())
+    }
+}
