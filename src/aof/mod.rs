@@ -33,7 +33,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::trace;
@@ -78,8 +78,10 @@ pub struct Aof {
     appended: AtomicU64,
     /// The point up to which the history has been synced.
     synced: AtomicU64,
-    /// Who syncs holds this; who waits for it finds the work done.
-    syncing: Mutex<()>,
+    /// Whether somebody syncs at this moment.
+    syncing: Mutex<bool>,
+    /// Somebody has synced.
+    has_synced: Condvar,
     last_sync: AtomicU64,
     records: AtomicU64,
     rewrites: AtomicU64,
@@ -119,8 +121,10 @@ impl Aof {
     /// # Errors
     /// As [`Aof::append`].
     pub fn append_all(&self, records: &[Record<'_>]) -> io::Result<()> {
+        // Encoded before the log is locked: others wait for no more than the writing.
+        let bytes = encoded(records);
         let mut log = self.lock();
-        let length = log.append(records).inspect_err(|error| {
+        log.append(&bytes).inspect_err(|error| {
             if self.errors.fetch_add(1, Relaxed) == 0 {
                 let path = self.path.display();
                 trace::tell(format_args!(
@@ -128,7 +132,7 @@ impl Aof {
                 ));
             }
         })?;
-        self.appended.fetch_add(length, Relaxed);
+        self.appended.fetch_add(bytes.len() as u64, Relaxed);
         self.records.fetch_add(records.len() as u64, Relaxed);
         Ok(())
     }
@@ -145,19 +149,34 @@ impl Aof {
         }
     }
 
-    /// Syncs what has been appended up to now, unless it is. Appending goes on meanwhile.
+    /// Syncs what has been appended up to now, unless it is. Appending goes on meanwhile, and those who
+    /// want to sync in the meantime wait, to share the next sync.
     ///
     /// # Errors
     /// Those of the file.
     pub fn sync(&self) -> io::Result<()> {
         let wanted = self.appended.load(Relaxed);
-        if self.synced.load(Relaxed) >= wanted {
+        let is_done = || self.synced.load(Relaxed) >= wanted;
+        if is_done() {
             return Ok(());
         }
-        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.synced.load(Relaxed) >= wanted {
+        let syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut syncing = self
+            .has_synced
+            .wait_while(syncing, |syncing| *syncing && !is_done())
+            .unwrap_or_else(PoisonError::into_inner);
+        if is_done() {
             return Ok(());
         }
+        *syncing = true;
+        drop(syncing);
+        let outcome = self.sync_now();
+        *self.syncing.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.has_synced.notify_all();
+        outcome
+    }
+
+    fn sync_now(&self) -> io::Result<()> {
         // The file to sync, and how far its content goes, belong together.
         let log = self.lock();
         let (file, up_to) = (
@@ -224,16 +243,16 @@ impl Aof {
 }
 
 impl Log {
-    fn append(&mut self, records: &[Record<'_>]) -> io::Result<u64> {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.mend()?;
-        match write(&mut self.writer, records) {
-            Ok(length) => {
-                self.length += length;
+        match write(&mut self.writer, bytes) {
+            Ok(()) => {
+                self.length += bytes.len() as u64;
                 // The copy gets what the file gets. If it cannot, it is given up, and the file goes on.
                 if let Some(copy) = &mut self.copy {
-                    copy.append(records);
+                    copy.append(bytes);
                 }
-                Ok(length)
+                Ok(())
             }
             Err(error) => {
                 self.torn = true;
@@ -257,14 +276,19 @@ impl Log {
     }
 }
 
-/// Writes records and hands them to the operating system; gives their length in bytes.
-fn write(writer: &mut BufWriter<Arc<File>>, records: &[Record<'_>]) -> io::Result<u64> {
-    let mut length = 0;
+/// Records as they stand in the file.
+fn encoded(records: &[Record<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
     for record in records {
-        length += record.write(writer)? as u64;
+        record.write(&mut bytes);
     }
-    writer.flush()?;
-    Ok(length)
+    bytes
+}
+
+/// Writes bytes and hands them to the operating system.
+fn write(writer: &mut BufWriter<Arc<File>>, bytes: &[u8]) -> io::Result<()> {
+    writer.write_all(bytes)?;
+    writer.flush()
 }
 
 /// Opens a file for appending, and locks it as long as it is open.

@@ -21,7 +21,8 @@
 //! that is replayed twice changes nothing.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::fmt;
+use std::io::Write;
 
 use super::crc::crc32;
 use crate::datastore::clock::{Expiry, UnixTime};
@@ -71,95 +72,84 @@ pub enum Record<'a> {
 }
 
 impl Record<'_> {
-    /// Writes the record; gives its length in bytes.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn write(&self, out: &mut impl Write) -> io::Result<usize> {
-        // Long enough for most lines; the longest key needs it to grow once.
-        let mut line = Vec::with_capacity(128);
+    /// Writes the record behind what is in `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let start = out.len();
         match self {
-            Record::Heading { cas } => {
-                write!(line, "mn rustmemc 1 E{cas}")?;
-                finish(line, None, out)
-            }
+            Record::Heading { cas } => add(out, format_args!("mn rustmemc 1 E{cas}")),
             Record::Put(item) => {
-                let binary = begin(&mut line, "ms", item.key(), item.marks.binary_key);
-                write!(line, " {}{binary}", item.value().len())?;
+                let binary = begin(out, "ms ", item.key(), item.marks.binary_key);
+                add(out, format_args!(" {}{binary}", item.value().len()));
                 if item.flags != 0 {
-                    write!(line, " F{}", item.flags)?;
+                    add(out, format_args!(" F{}", item.flags));
                 }
                 if let Some(time) = item.expiry.time() {
-                    write!(line, " T{time}")?;
+                    add(out, format_args!(" T{time}"));
                 }
-                write!(line, " E{}", item.cas)?;
-                let mut length = finish(line, Some(crc32(item.value())), out)?;
-                out.write_all(item.data_block())?;
-                length += item.data_block().len();
+                add(out, format_args!(" E{}", item.cas));
+                let (line, data) = (checksum(out, start), crc32(item.value()));
+                add(out, format_args!(" O{line:08x}.{data:08x}\r\n"));
+                out.extend_from_slice(item.data_block());
                 if item.marks.stale {
                     let (key, expiry, cas) = (item.key().into(), item.expiry, item.cas);
-                    length += Record::Stale { key, expiry, cas }.write(out)?;
+                    Record::Stale { key, expiry, cas }.write(out);
                 }
-                Ok(length)
+                return;
             }
             Record::Touch { key, expiry } => {
-                let binary = begin(&mut line, "mg", key, false);
-                write!(line, "{binary} T{}", expiry.time().unwrap_or(0))?;
-                finish(line, None, out)
+                let binary = begin(out, "mg ", key, false);
+                add(
+                    out,
+                    format_args!("{binary} T{}", expiry.time().unwrap_or(0)),
+                );
             }
             Record::Stale { key, expiry, cas } => {
-                let binary = begin(&mut line, "md", key, false);
-                write!(line, "{binary} I T{} E{cas}", expiry.time().unwrap_or(0))?;
-                finish(line, None, out)
+                let binary = begin(out, "md ", key, false);
+                add(
+                    out,
+                    format_args!("{binary} I T{} E{cas}", expiry.time().unwrap_or(0)),
+                );
             }
             Record::Remove { key } => {
-                let binary = begin(&mut line, "md", key, false);
-                line.extend_from_slice(binary.as_bytes());
-                finish(line, None, out)
+                let binary = begin(out, "md ", key, false);
+                out.extend_from_slice(binary.as_bytes());
             }
-            Record::Flush => {
-                line.extend_from_slice(b"flush_all 0");
-                finish(line, None, out)
-            }
-            Record::FlushAt(time) => {
-                // A client names the second behind it: see `Datastore::flush_later`.
-                write!(line, "flush_all {}", time.saturating_add(1))?;
-                finish(line, None, out)
-            }
-            Record::FlushNever => {
-                write!(line, "flush_all {LONG_GONE}")?;
-                finish(line, None, out)
-            }
+            Record::Flush => out.extend_from_slice(b"flush_all 0"),
+            // A client names the second behind it: see `Datastore::flush_later`.
+            Record::FlushAt(time) => add(out, format_args!("flush_all {}", time.saturating_add(1))),
+            Record::FlushNever => add(out, format_args!("flush_all {LONG_GONE}")),
         }
+        let line = checksum(out, start);
+        add(out, format_args!(" O{line:08x}\r\n"));
     }
 }
 
 /// Verb and key; gives the flag that says how the key is spelled.
-fn begin(line: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static str {
-    line.extend_from_slice(verb.as_bytes());
-    line.push(b' ');
+fn begin(out: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static str {
+    out.extend_from_slice(verb.as_bytes());
     // Bytes above ASCII are left as they are: mostly they are UTF-8, and any memcached takes them.
     if binary
         || key
             .iter()
             .any(|byte| byte.is_ascii_control() || *byte == b' ')
     {
-        line.extend_from_slice(&base64::encode(key));
+        out.extend_from_slice(&base64::encode(key));
         " b"
     } else {
-        line.extend_from_slice(key);
+        out.extend_from_slice(key);
         ""
     }
 }
 
-fn finish(mut line: Vec<u8>, data: Option<u32>, out: &mut impl Write) -> io::Result<usize> {
-    let own = crc32(&line);
-    match data {
-        Some(data) => write!(line, " O{own:08x}.{data:08x}\r\n")?,
-        None => write!(line, " O{own:08x}\r\n")?,
-    }
-    out.write_all(&line)?;
-    Ok(line.len())
+/// The checksum of the line that begins at `start`, as far as it is there.
+fn checksum(out: &[u8], start: usize) -> u32 {
+    let (_, line) = out.split_at(start);
+    crc32(line)
+}
+
+fn add(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    // A Vec takes everything.
+    let _ = out.write_fmt(text);
 }
 
 /// What a record's line says.
@@ -263,8 +253,7 @@ mod tests {
 
     fn written(record: &Record<'_>) -> String {
         let mut out = Vec::new();
-        let length = record.write(&mut out).expect("a Vec takes everything");
-        assert_eq!(length, out.len());
+        record.write(&mut out);
         String::from_utf8(out).expect("these are plain text")
     }
 

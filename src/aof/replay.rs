@@ -11,13 +11,13 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::crc::crc32;
 use super::record::{self, Parsed, Record};
 use super::rewrite::{rewrite_path, sync_folder};
-use super::{Aof, Log, Options, open_and_lock, unix_time, write};
+use super::{Aof, Log, Options, encoded, open_and_lock, unix_time, write};
 use crate::trace;
 
 /// No record's line is longer, in bytes: a key, a few numbers, two checksums.
@@ -160,7 +160,9 @@ impl Aof {
         let mut writer = io::BufWriter::new(Arc::new(file));
         let mut length = length;
         if length == 0 {
-            length = write(&mut writer, &[Record::Heading { cas: 0 }]).map_err(failed)?;
+            let heading = encoded(&[Record::Heading { cas: 0 }]);
+            write(&mut writer, &heading).map_err(failed)?;
+            length = heading.len() as u64;
             sync_folder(&path).map_err(failed)?;
         }
         let log = Log {
@@ -179,6 +181,7 @@ impl Aof {
             appended: AtomicU64::new(1),
             synced: AtomicU64::new(0),
             syncing: Mutex::default(),
+            has_synced: Condvar::new(),
             last_sync: AtomicU64::new(unix_time()),
             records: AtomicU64::new(records),
             rewrites: AtomicU64::new(0),

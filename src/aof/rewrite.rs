@@ -6,14 +6,14 @@
 //! old one. A crash at any moment leaves one good file: the old one up to the rename, the new one after it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::record::Record;
-use super::{Aof, RETRY, unix_time, write};
+use super::{Aof, RETRY, encoded, unix_time, write};
 
 /// The new file while it is made.
 #[derive(Debug)]
@@ -26,10 +26,10 @@ pub struct Copy {
 
 impl Copy {
     /// Appends what is appended to the old file.
-    pub fn append(&mut self, records: &[Record<'_>]) {
+    pub fn append(&mut self, bytes: &[u8]) {
         if self.failure.is_none() {
-            match write(&mut self.writer, records) {
-                Ok(length) => self.length += length,
+            match write(&mut self.writer, bytes) {
+                Ok(()) => self.length += bytes.len() as u64,
                 Err(error) => self.failure = Some(error),
             }
         }
@@ -54,13 +54,14 @@ impl Aof {
             file.try_lock()?;
             file.set_len(0)?;
             file.set_permissions(fs::metadata(&self.path)?.permissions())?;
-            let mut writer = BufWriter::new(Arc::new(file));
-            let length = write(&mut writer, &[Record::Heading { cas }])?;
-            Ok(Copy {
-                writer,
-                length,
+            let mut copy = Copy {
+                writer: BufWriter::new(Arc::new(file)),
+                length: 0,
                 failure: None,
-            })
+            };
+            copy.append(&encoded(&[Record::Heading { cas }]));
+            copy.check()?;
+            Ok(copy)
         };
         let copy = begin().inspect_err(|_| log.not_before = Instant::now() + RETRY)?;
         log.copy = Some(copy);
@@ -72,20 +73,13 @@ impl Aof {
     /// # Errors
     /// The rewrite is to be given up.
     pub fn copy(&self, records: &[Record<'_>]) -> io::Result<()> {
-        // Encoded before the log is locked: whoever appends waits for no more than the writing.
-        let mut bytes = Vec::new();
-        for record in records {
-            record.write(&mut bytes)?;
-        }
+        let bytes = encoded(records);
         let mut log = self.lock();
         let Some(copy) = &mut log.copy else {
             return Err(io::Error::other("no rewrite has begun"));
         };
-        copy.check()?;
-        copy.writer.write_all(&bytes)?;
-        copy.writer.flush()?;
-        copy.length += bytes.len() as u64;
-        Ok(())
+        copy.append(&bytes);
+        copy.check()
     }
 
     /// Puts the new file in the place of the old one.
