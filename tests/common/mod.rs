@@ -7,6 +7,8 @@
     clippy::indexing_slicing
 )]
 
+pub mod process;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;

@@ -47,15 +47,20 @@ pub fn spawn_after(prepare: &str, flags: &str) -> Process {
     process
 }
 
-/// Starts the binary with just these flags, and waits for nothing. `{server}` in `prepare` is where it
-/// stands in the shell's command, which it otherwise ends.
+/// Starts the binary with just these flags, and waits for nothing. `prepare` is what the shell does first.
+/// There is an append-only file only if the flags say where: tests must not share one.
 pub fn launch(prepare: &str, flags: &str) -> Process {
+    let log = if flags.contains("--aof ") {
+        ""
+    } else {
+        "--no-aof"
+    };
     // With `exec` the process that we know the id of is the server itself.
     let mut command = Command::new("sh");
     command
         .args(["-c", &format!("{prepare} exec \"$@\""), "sh"])
         .arg(env!("CARGO_BIN_EXE_rustmemc"))
-        .args(flags.split_whitespace())
+        .args(log.split_whitespace().chain(flags.split_whitespace()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -85,10 +90,16 @@ impl Process {
                 "it ended at once: {}",
                 self.stderr.text()
             );
-            address = said.lines().next().filter(|_| said.contains('\n')).map(|line| {
-                let (_, address) = line.split_once(" listening on ").expect("its first line says it");
-                address.parse().expect("it is an address")
-            });
+            address = said
+                .lines()
+                .next()
+                .filter(|_| said.contains('\n'))
+                .map(|line| {
+                    let (_, address) = line
+                        .split_once(" listening on ")
+                        .expect("its first line says it");
+                    address.parse().expect("it is an address")
+                });
             address.is_some()
         });
         address.expect("it was found")
@@ -101,7 +112,9 @@ impl Process {
     /// One value out of `stats`, a number.
     pub fn count(&self, name: &str) -> u64 {
         let value = self.client().stat(name);
-        value.parse().unwrap_or_else(|_| panic!("{name} is a number: {value}"))
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is a number: {value}"))
     }
 
     /// What it has said on standard error so far.
@@ -112,7 +125,9 @@ impl Process {
     /// Its memory in kilobytes: `VmRSS` is what it has now, `VmHWM` the most that it ever had.
     pub fn memory(&self, which: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
         line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
             .unwrap_or_else(|| panic!("the system tells {which}"))
     }
@@ -120,15 +135,21 @@ impl Process {
     /// How much processor time it has used, in ticks: a hundred a second on any usual system.
     pub fn cpu_ticks(&self) -> u64 {
         let stat = self.proc("stat");
-        let (_, fields) = stat.rsplit_once(") ").expect("the name stands in parentheses");
+        let (_, fields) = stat
+            .rsplit_once(") ")
+            .expect("the name stands in parentheses");
         let ticks = fields.split(' ').skip(11).take(2);
-        ticks.map(|field| field.parse::<u64>().expect("ticks are a number")).sum()
+        ticks
+            .map(|field| field.parse::<u64>().expect("ticks are a number"))
+            .sum()
     }
 
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.pid());
-        std::fs::read_dir(folder).expect("the system tells them").count()
+        std::fs::read_dir(folder)
+            .expect("the system tells them")
+            .count()
     }
 
     fn proc(&self, file: &str) -> String {
@@ -137,8 +158,9 @@ impl Process {
 
     /// Sends a signal: `TERM`, `INT`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status();
-        assert!(sent.expect("there is a kill command").success(), "kill -{name}");
+        let kill = format!("kill -{name} {}", self.pid());
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(sent.expect("there is a shell").success(), "{kill}");
     }
 
     /// Waits until it has ended.
@@ -147,7 +169,10 @@ impl Process {
         let start = Instant::now();
         let mut status = None;
         eventually("the server ends", || {
-            status = self.child.try_wait().expect("it can be asked whether it has ended");
+            status = self
+                .child
+                .try_wait()
+                .expect("it can be asked whether it has ended");
             status.is_some()
         });
         let took = start.elapsed();
@@ -217,7 +242,11 @@ impl Collected {
 /// A bare connection: for clients that do not behave, and may find that the server has hung up.
 pub fn stream(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server accepts");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
+    stream
+        .set_write_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
     stream
 }
