@@ -14,12 +14,14 @@
 //! | [`command`]         | `command_handler`       | a request and the store -> [`Response`](serialization::Response)s |
 //! | [`datastore`]       | `datastore_handler`     | the items: table, limits, time, eviction                 |
 //! | [`serialization`]   | `serialization_handler` | a response -> bytes                                      |
+//! | [`aof`]             |                         | the append-only file: records, replay, rewrite           |
 //!
 //! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
 //! (`-v` and `-vv`: the conversation on standard error, explained).
 //!
-//! Imports run one way: `connection` -> `command` -> `datastore`. `protocol` and `serialization` know
-//! nothing of sockets, threads or the store.
+//! Imports run one way: `connection` -> `command` -> `datastore` -> `aof`. `protocol` and `serialization`
+//! know nothing of sockets, threads or the store, and `aof` knows of the store only what an
+//! [`Item`](datastore::Item) is.
 //!
 //! # The way of one `set`
 //!
@@ -35,7 +37,8 @@
 //! 3. [`command::draft`] makes an [`Item`](datastore::Item) with room for just so much, after looking
 //!    whether it may be so large and whether there is memory; the data is read straight into it.
 //! 4. [`command::execute`] takes the key's [`Slot`](datastore::Slot), which is the write lock of the
-//!    shard that the key belongs to, looks at what is there, decides, and stores.
+//!    shard that the key belongs to, looks at what is there, decides, and stores: the slot first appends
+//!    a [`Record`](aof::record::Record) to the append-only file, then changes the table.
 //! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
 //!    buffer.
 //! 6. When the client has sent nothing more, the answers leave in one write
@@ -44,7 +47,7 @@
 //! # Adding a command
 //!
 //! A variant of [`Request`](protocol::Request); its verb in `protocol/mod.rs` and its grammar in a
-//! function of `protocol/classic.rs`; what it does in a file of `command/` and a line in the `match` of
+//! function of `protocol/classic.rs` or `meta.rs`; what it does in a file of `command/` and a line in the `match` of
 //! [`command::execute`]; an answer, if there is none like it, in `serialization`; and a section in
 //! `tests/conversations`.
 //!
@@ -52,17 +55,25 @@
 //!
 //! Each stands beside the code that keeps it:
 //!
-//! 1. **No lock across the network.** Nothing reads from or writes to a socket while it holds a lock of
+//! 1. **No answer before its record.** A change is with the operating system before it is made, and with
+//!    `--fsync always` on disk before a byte of any answer leaves ([`datastore::Slot`],
+//!    `connection/wire.rs`).
+//! 2. **The order of the log is the order of the store, key by key.** A record is appended while its
+//!    key's shard is locked; lock order: shard, then log; never two shards except all in ascending order
+//!    ([`aof`], [`datastore`]).
+//! 3. **The log replays to the very state that memory held.** Records say what holds afterwards, evictions
+//!    and flushes included ([`aof::record`]).
+//! 4. **No lock across the network.** Nothing reads from or writes to a socket while it holds a lock of
 //!    the store: a value leaves the lock as a cheap clone ([`datastore`]).
-//! 2. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
+//! 5. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
 //!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::draft`]).
-//! 3. **A broken request costs its own answer and nothing else.** The next command on that connection
+//! 6. **A broken request costs its own answer and nothing else.** The next command on that connection
 //!    is understood ([`protocol::Parsed::data_block`]).
-//! 4. **A panic in one worker is that client's problem alone.** No lock that it poisons reaches another
+//! 7. **A panic in one worker is that client's problem alone.** No lock that it poisons reaches another
 //!    ([`datastore`], [`clients`]), its worker survives (`connection/server.rs`), and there is none to
 //!    see: nothing that a client, a file or the system can influence is unwrapped.
-//! 5. **Nobody waits for an answer that lies in a buffer** (`connection/wire.rs`).
-//! 6. **Who has a place has a worker** ([`clients`]).
+//! 8. **Nobody waits for an answer that lies in a buffer** (`connection/wire.rs`).
+//! 9. **Who has a place has a worker** ([`clients`]).
 
 #![cfg_attr(
     test,

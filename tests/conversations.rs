@@ -70,6 +70,17 @@ conversations! {
     item_size_limit: "18-item-size-limit.txt",
     shutdown: "19-shutdown.txt",
     ours_alone: "20-ours-alone.txt",
+    meta_first_steps: "21-meta-first-steps.txt",
+    meta_set: "22-meta-set.txt",
+    meta_delete: "23-meta-delete.txt",
+    meta_arithmetic: "24-meta-arithmetic.txt",
+    one_brings_the_value: "25-one-brings-the-value.txt",
+    stale_while_revalidate: "26-stale-while-revalidate.txt",
+    quiet_pipelines: "27-quiet-pipelines.txt",
+    meta_cas: "28-meta-cas.txt",
+    binary_keys: "29-binary-keys.txt",
+    meta_errors: "30-meta-errors.txt",
+    what_is_there: "31-what-is-there.txt",
 }
 
 fn folder() -> PathBuf {

@@ -28,6 +28,7 @@ pub mod record;
 pub mod replay;
 mod rewrite;
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
@@ -96,6 +97,8 @@ struct Log {
     length: u64,
     /// What is behind `length` (part of a record that could not be written) must be cut off first.
     torn: bool,
+    /// The server has stopped; the file may be another's now.
+    closed: bool,
     /// The length after the last rewrite.
     base: u64,
     /// The new file, while the old one is being rewritten.
@@ -126,9 +129,8 @@ impl Aof {
         let mut log = self.lock();
         log.append(&bytes).inspect_err(|error| {
             if self.errors.fetch_add(1, Relaxed) == 0 {
-                let path = self.path.display();
-                trace::tell(format_args!(
-                    "rustmemc: {path}: cannot write ({error}); changes are refused until I can"
+                self.tell(format_args!(
+                    "cannot write ({error}); changes are refused until it can be"
                 ));
             }
         })?;
@@ -198,10 +200,7 @@ impl Aof {
         if self.options.fsync != Fsync::Never
             && let Err(error) = self.sync()
         {
-            trace::tell(format_args!(
-                "rustmemc: {}: cannot sync: {error}",
-                self.path.display()
-            ));
+            self.tell(format_args!("cannot sync: {error}"));
         }
         let log = self.lock();
         let enough = self
@@ -209,6 +208,24 @@ impl Aof {
             .rewrite_size
             .max(log.base.saturating_mul(self.options.rewrite_growth));
         log.copy.is_none() && log.length >= enough && Instant::now() >= log.not_before
+    }
+
+    /// Syncs for the last time and gives the file free. Whoever appends after this is refused.
+    pub fn close(&self) {
+        self.abandon_rewrite();
+        if self.options.fsync != Fsync::Never
+            && let Err(error) = self.sync()
+        {
+            self.tell(format_args!("cannot sync: {error}"));
+        }
+        let mut log = self.lock();
+        log.closed = true;
+        // If this fails, the end of the process does it.
+        let _ = log.writer.get_ref().unlock();
+    }
+
+    fn tell(&self, what: impl fmt::Display) {
+        trace::tell(format_args!("rustmemc: {}: {what}", self.path.display()));
     }
 
     /// `stats`: names and values.
@@ -244,6 +261,9 @@ impl Aof {
 
 impl Log {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.closed {
+            return Err(io::Error::other("the server has stopped"));
+        }
         self.mend()?;
         match write(&mut self.writer, bytes) {
             Ok(()) => {

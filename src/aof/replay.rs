@@ -169,6 +169,7 @@ impl Aof {
             writer,
             length,
             torn: false,
+            closed: false,
             base: 0,
             copy: None,
             not_before: Instant::now(),

@@ -17,6 +17,8 @@ pub enum Outcome<'s> {
         cas: u64,
         /// When it ends.
         expiry: Expiry,
+        /// Whether it was created.
+        created: bool,
         /// Hold of its key: it may be changed further.
         slot: Slot<'s>,
     },
@@ -67,6 +69,7 @@ pub fn apply<'s>(
             number,
             cas,
             expiry,
+            created: true,
             slot,
         });
     };
@@ -94,6 +97,7 @@ pub fn apply<'s>(
         number,
         cas,
         expiry: old.expiry,
+        created: false,
         slot,
     })
 }

@@ -247,18 +247,22 @@ pub fn count<'a>(
     store: &Datastore,
     counts: &mut Counts,
 ) -> Result<Response<'a>, ProtocolError> {
-    let (number, cas, mut expiry, mut slot) = match arithmetic::apply(request, store, counts)? {
+    let (number, cas, stored, created, mut slot) = match arithmetic::apply(request, store, counts)?
+    {
         arithmetic::Outcome::Counted {
             number,
             cas,
             expiry,
+            created,
             slot,
-        } => (number, cas, expiry, slot),
+        } => (number, cas, expiry, created, slot),
         arithmetic::Outcome::NotFound => return Ok(not_counted(Code::NotFound, request, shown)),
         arithmetic::Outcome::Exists(cas) => {
             return Ok(not_counted(Code::Exists(cas), request, shown));
         }
     };
+    // As for `mg`: what is created gets its exptime in the turn of its flag.
+    let mut expiry = if created { Expiry::NEVER } else { stored };
     let mut flags = Vec::new();
     for flag in shown.flags() {
         match flag {
@@ -269,10 +273,11 @@ pub fn count<'a>(
                     .touch
                     .map_or(expiry, |exptime| Expiry::new(exptime, slot.now()));
             }
+            ShownFlag::Vivify if created => expiry = stored,
             flag => flags.extend(echo(flag, &request.key)),
         }
     }
-    if request.touch.is_some() {
+    if expiry != stored {
         slot.touch(expiry)?;
     }
     let code = if shown.value {

@@ -97,11 +97,6 @@ impl Server {
             .collect()
     }
 
-    /// Through which the server can be told to stop.
-    pub fn clients(&self) -> Arc<Clients> {
-        Arc::clone(&self.service.clients)
-    }
-
     /// Serves until it is told to stop; then finishes the commands that are being executed, hangs up on
     /// everybody, and returns within two seconds.
     ///
@@ -133,11 +128,11 @@ impl Server {
                     service.store.tend_log(|| service.clients.stopping());
                 }
             };
-            // Apart from the sweep: a sync or a rewrite may take long.
+            // Apart from the sweep: a sync or a rewrite may take long. Not waited for at the end: a
+            // rewrite may be left off at any moment.
             thread::Builder::new().name("log keeper".into()).spawn(keep)
         };
-        let keeper =
-            keeper.map_err(|error| format!("cannot start a thread to keep the file: {error}"))?;
+        keeper.map_err(|error| format!("cannot start a thread to keep the file: {error}"))?;
 
         while !service.clients.wait_for_stop(SWEEP) {
             service.store.sweep();
@@ -153,7 +148,6 @@ impl Server {
                 "rustmemc: {left} clients did not take their answers in time"
             ));
         }
-        let _ = keeper.join();
         service.store.close_log();
         // Those that could not be woken end with the process.
         acceptors

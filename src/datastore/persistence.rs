@@ -141,10 +141,10 @@ impl Datastore {
         }
     }
 
-    /// Syncs the file for the last time.
+    /// Syncs the file for the last time, and lets another server have it.
     pub fn close_log(&self) {
         if let Some(log) = &self.log {
-            log.tend();
+            log.close();
         }
     }
 

@@ -38,6 +38,10 @@ pub enum ProtocolError {
     TooManyFlags,
     /// The value of a flag is no number, or too large a one.
     BadToken,
+    /// The number that `ma` is to add (`D`) is none.
+    BadDelta,
+    /// The number that `ma` is to begin with (`J`) is none.
+    BadInitial,
     /// The opaque is too long.
     OpaqueTooLong,
     /// The key is said to be base64, and is not.
@@ -105,6 +109,8 @@ impl fmt::Display for ProtocolError {
             ProtocolError::InvalidOrDuplicateFlag => "CLIENT_ERROR invalid or duplicate flag",
             ProtocolError::TooManyFlags => "CLIENT_ERROR options flags are too long",
             ProtocolError::BadToken => "CLIENT_ERROR bad token in command line format",
+            ProtocolError::BadDelta => "CLIENT_ERROR invalid numeric delta value",
+            ProtocolError::BadInitial => "CLIENT_ERROR invalid numeric initial value",
             ProtocolError::OpaqueTooLong => "CLIENT_ERROR opaque token too long",
             ProtocolError::BadBase64 => "CLIENT_ERROR error decoding key",
             ProtocolError::InvalidMode(verb) => {
@@ -171,7 +177,9 @@ impl ProtocolError {
                 "a flag is unknown, there twice, or has a value that is no number".into()
             }
             ProtocolError::TooManyFlags => "a line has at most 20 words".into(),
-            ProtocolError::BadToken => "the value behind a flag's letter is a number".into(),
+            ProtocolError::BadToken | ProtocolError::BadDelta | ProtocolError::BadInitial => {
+                "the value behind a flag's letter is a number".into()
+            }
             ProtocolError::OpaqueTooLong => "an opaque is at most 31 bytes long".into(),
             ProtocolError::BadBase64 => {
                 "the flag b says that the key is base64 with padding".into()

@@ -60,7 +60,8 @@ pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
             exptime: flags.touch.unwrap_or(Exptime::Never),
             bytes,
             compare: flags.compare,
-            cas: flags.cas,
+            // 0 stands for: not chosen.
+            cas: flags.cas.filter(|&unique| unique != 0),
             stale: flags.invalidate,
             vivify: flags.vivify,
             on_failure: OnFailure::RemoveOld,
@@ -251,11 +252,11 @@ fn parse<'a>(
             },
             b'D' => match some(value).and_then(number::u64) {
                 Some(delta) => found.delta = delta,
-                None => bad(ProtocolError::BadToken),
+                None => bad(ProtocolError::BadDelta),
             },
             b'J' => match some(value).and_then(number::u64) {
                 Some(initial) => found.initial = initial,
-                None => bad(ProtocolError::BadToken),
+                None => bad(ProtocolError::BadInitial),
             },
             b'M' => found.mode = Some(value.first().copied().unwrap_or(b' ')),
             b'b' => match base64::decode(name) {
