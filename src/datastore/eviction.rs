@@ -1,8 +1,12 @@
 //! Eviction: which items of a shard go when room is needed.
 //!
-//! Expired items go first, all of them. If there are none, the eighth of the shard that was neither
-//! read nor stored for the longest time goes. Taking an eighth at a time spreads the cost of looking
-//! through the shard over many writes; a hit costs no more than noting the second in which it happened.
+//! Expired items go first, all of them. If there are none, it is FIFO with a second chance (CLOCK): items
+//! are considered in the order in which they were stored; one that was read since then is spared once,
+//! and takes a place at the end as if it were new. A hit costs no more than setting a flag, and only the
+//! first one does.
+//!
+//! There is no queue to keep: every item knows its place, and an eighth of the shard goes at a time, so
+//! that the cost of looking through the shard is spread over many writes.
 
 use super::clock::UnixTime;
 use super::item::Text;
@@ -35,24 +39,31 @@ pub fn remove_expired(shard: &mut Shard, now: UnixTime) -> Removed {
     removed
 }
 
-/// Who is to make room in a shard: nobody only if nobody is there.
-pub fn victims(shard: &Shard) -> Vec<Text> {
-    let mut quota = shard.len().div_ceil(8);
-    if quota == 0 {
-        return Vec::new();
-    }
-    let mut last_accesses: Vec<UnixTime> = shard
+/// Who is to make room in a shard: nobody only if nobody is there. Those who are spared for now take
+/// their new places.
+pub fn victims(shard: &mut Shard) -> Vec<Text> {
+    let quota = shard.len().div_ceil(8);
+    let mut queue: Vec<(u32, bool, Text)> = shard
         .entries()
-        .map(|(_, entry)| entry.last_access())
+        .map(|(text, entry)| (shard.age(entry), entry.visited(), text.clone()))
         .collect();
-    let (_, &mut oldest, _) = last_accesses.select_nth_unstable(quota - 1);
+    queue.sort_unstable_by_key(|&(age, ..)| std::cmp::Reverse(age));
     let mut victims = Vec::with_capacity(quota);
-    for (text, entry) in shard.entries() {
-        if quota > 0 && entry.last_access() <= oldest {
-            quota -= 1;
-            victims.push(text.clone());
+    let mut spared = Vec::new();
+    for (_, visited, text) in queue {
+        if victims.len() == quota {
+            break;
+        }
+        if visited {
+            shard.requeue(text.key());
+            spared.push(text);
+        } else {
+            victims.push(text);
         }
     }
+    // Where all have been spared, it is the turn of the first of them again.
+    let missing = quota - victims.len();
+    victims.extend(spared.into_iter().take(missing));
     victims
 }
 
@@ -76,34 +87,67 @@ mod tests {
     use super::*;
     use crate::protocol::Exptime;
 
-    fn shard(items: impl IntoIterator<Item = (String, Expiry, UnixTime)>) -> Shard {
+    fn shard(items: impl IntoIterator<Item = (String, Expiry)>) -> Shard {
         let mut shard = Shard::default();
-        for (key, expiry, stored) in items {
-            shard.put(Item::new(key.as_bytes(), 0, expiry, &[]), stored);
+        for (key, expiry) in items {
+            shard.put(Item::new(key.as_bytes(), 0, expiry, &[]), 100);
         }
         shard
     }
 
+    fn read(shard: &Shard, key: &str) {
+        shard
+            .get(key.as_bytes())
+            .expect("it was stored")
+            .1
+            .note(100);
+    }
+
+    fn make_room(shard: &mut Shard) -> Removed {
+        let victims = victims(shard);
+        evict(shard, &victims)
+    }
+
     #[test]
-    fn the_items_that_were_read_longest_ago_go() {
-        let mut shard = shard((0..80).map(|n| (format!("{n}"), Expiry::NEVER, 100 + n)));
-        shard.get(b"0").expect("it was stored").1.note(1000);
-        let victims = victims(&shard);
-        let removed = evict(&mut shard, &victims);
+    fn those_who_were_stored_first_go_first() {
+        let mut shard = shard((0..80).map(|n| (format!("{n}"), Expiry::NEVER)));
+        let removed = make_room(&mut shard);
         assert_eq!(
             (removed.evicted, removed.evicted_unfetched, shard.len()),
             (10, 10, 70)
         );
-        for gone in 1..=10 {
+        for gone in 0..10 {
             assert!(shard.get(format!("{gone}").as_bytes()).is_none(), "{gone}");
         }
-        assert!(shard.get(b"0").is_some(), "it was read since");
+    }
+
+    #[test]
+    fn one_that_was_read_is_spared_once_for_each_time_that_its_turn_comes() {
+        let mut shard = shard((0..8).map(|n| (format!("{n}"), Expiry::NEVER)));
+        read(&shard, "0");
+        make_room(&mut shard);
+        assert!(shard.get(b"0").is_some() && shard.get(b"1").is_none());
+        // Now it stands behind the others, and nobody reads it again.
+        for _ in 0..6 {
+            make_room(&mut shard);
+        }
+        assert!(shard.get(b"0").is_some() && shard.len() == 1);
+        make_room(&mut shard);
+        assert_eq!(shard.len(), 0);
+    }
+
+    #[test]
+    fn where_all_were_read_the_oldest_goes_all_the_same() {
+        let mut shard = shard((0..8).map(|n| (format!("{n}"), Expiry::NEVER)));
+        (0..8).for_each(|n| read(&shard, &format!("{n}")));
+        assert_eq!(make_room(&mut shard).evicted, 1);
+        assert!(shard.get(b"0").is_none() && shard.len() == 7);
     }
 
     #[test]
     fn only_what_has_expired_is_removed_as_expired() {
         let soon = Expiry::new(Exptime::After(10), 100);
-        let mut shard = shard([("a".into(), soon, 100), ("b".into(), Expiry::NEVER, 50)]);
+        let mut shard = shard([("a".into(), soon), ("b".into(), Expiry::NEVER)]);
         let removed = remove_expired(&mut shard, 110);
         assert_eq!(
             removed,
@@ -118,11 +162,10 @@ mod tests {
 
     #[test]
     fn a_shard_can_be_emptied_to_the_last_item() {
-        let mut shard = shard((0..20).map(|n| (format!("{n}"), Expiry::NEVER, 100)));
+        let mut shard = shard((0..20).map(|n| (format!("{n}"), Expiry::NEVER)));
         while shard.len() > 0 {
-            let victims = victims(&shard);
-            assert!(evict(&mut shard, &victims).evicted > 0);
+            assert!(make_room(&mut shard).evicted > 0);
         }
-        assert!(victims(&shard).is_empty());
+        assert_eq!(make_room(&mut shard), Removed::default());
     }
 }

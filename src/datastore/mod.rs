@@ -337,7 +337,7 @@ impl Datastore {
         {
             return Ok(true);
         }
-        let victims = eviction::victims(&shard);
+        let victims = eviction::victims(&mut shard);
         // Recorded like any removal: an evicted item must not come back with a restart, least of all
         // after somebody has deleted what was not there any more.
         let keys = victims.iter().map(|text| Record::Remove {

@@ -15,6 +15,8 @@ pub struct Shard {
     charge: usize,
     /// No item ends before this (`None`: none ever ends): a sweep with nothing to do costs one look.
     next_expiry: Option<UnixTime>,
+    /// How often an item has taken a place at the end of the queue of those to be evicted.
+    turns: u32,
 }
 
 /// An item without its text. Readers hold the lock with others, so what they note is atomic.
@@ -25,26 +27,23 @@ pub struct Entry {
     expiry: Expiry,
     marks: Marks,
     fetched: AtomicBool,
+    visited: AtomicBool,
     last_access: AtomicU32,
+    /// Its place in the queue: the count of turns when it took it.
+    turn: u32,
 }
 
 impl Entry {
-    fn new(item: &Item, now: UnixTime) -> Self {
-        let &Item {
-            flags,
-            expiry,
-            cas,
-            marks,
-            ..
-        } = item;
-        let (fetched, last_access) = (AtomicBool::new(false), AtomicU32::new(now));
+    fn new(item: &Item, now: UnixTime, turn: u32) -> Self {
         Entry {
-            cas,
-            flags,
-            expiry,
-            marks,
-            fetched,
-            last_access,
+            cas: item.cas,
+            flags: item.flags,
+            expiry: item.expiry,
+            marks: item.marks,
+            fetched: AtomicBool::new(false),
+            visited: AtomicBool::new(false),
+            last_access: AtomicU32::new(now),
+            turn,
         }
     }
 
@@ -76,8 +75,16 @@ impl Entry {
         self.fetched.load(Relaxed)
     }
 
+    /// Whether it was read since it took that place.
+    pub fn visited(&self) -> bool {
+        self.visited.load(Relaxed)
+    }
+
     /// Notes that it was read.
     pub fn note(&self, now: UnixTime) {
+        if !self.visited() {
+            self.visited.store(true, Relaxed);
+        }
         // Written only when it changes, so that the readers of a popular item share its cache line.
         if self.last_access() != now {
             self.last_access.store(now, Relaxed);
@@ -100,7 +107,8 @@ impl Shard {
         self.remove(item.key());
         self.charge += item.text.charge();
         self.expect(item.expiry);
-        let entry = Entry::new(&item, now);
+        let turn = self.next_turn();
+        let entry = Entry::new(&item, now, turn);
         self.items.insert(item.text, entry);
     }
 
@@ -110,6 +118,25 @@ impl Shard {
             (entry.expiry, entry.cas, entry.marks) = (expiry, cas, marks);
             self.expect(expiry);
         }
+    }
+
+    /// Lets an item that was visited take a place at the end of the queue, not visited.
+    pub fn requeue(&mut self, key: &[u8]) {
+        let turn = self.next_turn();
+        if let Some(entry) = self.items.get_mut(key) {
+            entry.turn = turn;
+            *entry.visited.get_mut() = false;
+        }
+    }
+
+    /// How long ago an item took its place in the queue, in turns.
+    pub fn age(&self, entry: &Entry) -> u32 {
+        self.turns.wrapping_sub(entry.turn)
+    }
+
+    fn next_turn(&mut self) -> u32 {
+        self.turns = self.turns.wrapping_add(1);
+        self.turns
     }
 
     /// Removes what a key holds.
