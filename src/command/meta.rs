@@ -28,7 +28,7 @@ pub fn get<'a>(
             // Somebody is to win it, and that needs the lock for writing.
             Some(item) if item.marks.stale && !item.marks.won => {}
             Some(item) => {
-                let found = Found::new(request, item, Created::No, store.clock().now());
+                let found = Found::new(request, item, Created::No, || store.clock().now());
                 return Ok(found.response(request, counts));
             }
         }
@@ -47,7 +47,7 @@ pub fn get<'a>(
             (item, Created::Yes)
         }
     };
-    let found = Found::new(request, item, created, slot.now());
+    let found = Found::new(request, item, created, || slot.now());
     if bump == Bump::Yes {
         slot.note();
     }
@@ -78,7 +78,13 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn new(request: &MetaGet<'a>, item: Item, created: Created, now: UnixTime) -> Self {
+    fn new(
+        request: &MetaGet<'a>,
+        item: Item,
+        created: Created,
+        // Asked only by those flags that need it: the clock costs a tenth of an `mg`.
+        now: impl Fn() -> UnixTime,
+    ) -> Self {
         let marks = item.marks;
         let is_new = created == Created::Yes;
         // What is created gets its exptime in the turn of its flag: a `t` before it shows none.
@@ -90,13 +96,13 @@ impl<'a> Found<'a> {
                 ShownFlag::Touch => {
                     expiry = request
                         .touch
-                        .map_or(expiry, |exptime| Expiry::new(exptime, now))
+                        .map_or(expiry, |exptime| Expiry::new(exptime, now()))
                 }
                 ShownFlag::Vivify if is_new => expiry = item.expiry,
                 ShownFlag::Recache if !is_new && !marks.won => {
                     let soon = request
                         .recache
-                        .and_then(|exptime| Expiry::new(exptime, now).time());
+                        .and_then(|exptime| Expiry::new(exptime, now()).time());
                     wins |= expiry
                         .time()
                         .zip(soon)
@@ -111,10 +117,10 @@ impl<'a> Found<'a> {
                 ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
                 ShownFlag::Hit => flags.push(Flag::Hit(item.fetched)),
                 ShownFlag::LastAccess => {
-                    flags.push(Flag::LastAccess(now.saturating_sub(item.last_access)));
+                    flags.push(Flag::LastAccess(now().saturating_sub(item.last_access)));
                 }
                 ShownFlag::Size => flags.push(Flag::Size(item.value().len())),
-                ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
+                ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now()))),
             }
         }
         if marks.won {
