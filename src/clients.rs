@@ -11,14 +11,22 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A client that has just hung up may not have been noticed yet. So long its place is waited for before
-/// the next one is refused: as short as a refusal should be quick.
-const GRACE: Duration = Duration::from_millis(2);
+/// the next one is refused; once for a crowd that comes at the same time, since a refusal should be quick.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// What was sent last needs a moment to arrive: closing a socket that has unread input sends a reset, and
+/// that throws away what is still under way.
+const PARTING: Duration = Duration::from_millis(100);
 
 /// All connections.
 #[derive(Debug)]
 pub struct Clients {
     limit: usize,
     taken: Mutex<BTreeMap<u64, Arc<Client>>>,
+    /// When somebody was refused last.
+    refused: Mutex<Option<Instant>>,
+    /// While the server stops: those who have got their last answer. Their sockets stay open until the end.
+    parting: Mutex<Vec<Arc<Client>>>,
     /// A place has become free, or the server is to stop.
     changed: Condvar,
     stopping: AtomicBool,
@@ -47,18 +55,23 @@ pub struct Place {
 
 impl Place {
     /// Who has the place.
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &Arc<Client> {
         &self.client
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.clients.lock().remove(&self.number);
+        if self.clients.stopping() {
+            lock(&self.clients.parting).push(Arc::clone(&self.client));
+        }
+        lock(&self.clients.taken).remove(&self.number);
         self.clients.changed.notify_all();
-        // The socket closes after this, with the last reference to the client: whoever sees the end of
-        // a connection finds its place free.
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Clients {
@@ -67,6 +80,8 @@ impl Clients {
         Clients {
             limit,
             taken: Mutex::default(),
+            refused: Mutex::default(),
+            parting: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
         }
@@ -82,12 +97,17 @@ impl Clients {
         address: SocketAddr,
         now: u32,
     ) -> Result<Place, TcpStream> {
-        let taken = self.lock();
-        let (mut taken, _) = self
-            .changed
-            .wait_timeout_while(taken, GRACE, |taken| taken.len() >= self.limit)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         if taken.len() >= self.limit {
+            let in_a_crowd = lock(&self.refused).is_some_and(|last| last.elapsed() < GRACE);
+            let grace = if in_a_crowd { Duration::ZERO } else { GRACE };
+            (taken, _) = self
+                .changed
+                .wait_timeout_while(taken, grace, |taken| taken.len() >= self.limit)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if taken.len() >= self.limit {
+            *lock(&self.refused) = Some(Instant::now());
             return Err(stream);
         }
         let number = taken.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -107,14 +127,14 @@ impl Clients {
 
     /// How many are connected.
     pub fn connected(&self) -> usize {
-        self.lock().len()
+        lock(&self.taken).len()
     }
 
     /// Asks the server to stop: from a signal, a command, or a test.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         // With the lock held, so that nobody is between looking at the flag and going to sleep.
-        let _taken = self.lock();
+        let _taken = lock(&self.taken);
         self.changed.notify_all();
     }
 
@@ -126,7 +146,7 @@ impl Clients {
     /// Waits until the server is to stop, or for this long; whether it is to stop.
     pub fn wait_for_stop(&self, at_most: Duration) -> bool {
         let end = Instant::now() + at_most;
-        let mut taken = self.lock();
+        let mut taken = lock(&self.taken);
         while !self.stopping() {
             let Some(left) = end.checked_duration_since(Instant::now()) else {
                 break;
@@ -143,7 +163,7 @@ impl Clients {
     /// answered. Waits for that, but no longer than `patience`: a client that does not read its answers
     /// must not hold up the end. Gives how many were left.
     pub fn hang_up(&self, patience: Duration) -> usize {
-        let taken = self.lock();
+        let taken = lock(&self.taken);
         for client in taken.values() {
             // One that has hung up itself in this moment is an error, and as well.
             let _ = client.stream.shutdown(Shutdown::Read);
@@ -152,12 +172,18 @@ impl Clients {
             .changed
             .wait_timeout_while(taken, patience, |taken| !taken.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        taken.len()
+        let left = taken.len();
+        drop(taken);
+        if !lock(&self.parting).is_empty() {
+            std::thread::sleep(PARTING);
+            lock(&self.parting).clear();
+        }
+        left
     }
 
     /// `stats conns`: names and values, four a client.
     pub fn describe(&self, now: u32) -> Vec<(String, String)> {
-        let taken = self.lock();
+        let taken = lock(&self.taken);
         let describe = |client: &Arc<Client>| {
             let listener = client
                 .stream
@@ -181,9 +207,5 @@ impl Clients {
             .map(|(name, value)| (format!("{}:{name}", client.stream.as_raw_fd()), value))
         };
         taken.values().flat_map(describe).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Client>>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

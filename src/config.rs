@@ -55,30 +55,24 @@ pub enum Wanted {
 #[argh(help_triggers("-h", "--help"))]
 struct Flags {
     /// TCP port to listen on; 0 lets the system choose (default: 11211)
-    #[argh(option, short = 'p', default = "11211", arg_name = "port")]
-    port: u16,
+    #[argh(option, short = 'p', arg_name = "port")]
+    port: Vec<u16>,
 
     /// address or name to listen on, several with commas or repeated (default: 127.0.0.1)
     #[argh(option, short = 'l', arg_name = "address")]
     listen: Vec<String>,
 
     /// how many clients may be connected at once, each has a thread (default: 1024)
-    #[argh(option, short = 'c', default = "1024", arg_name = "number")]
-    conn_limit: usize,
+    #[argh(option, short = 'c', arg_name = "number")]
+    conn_limit: Vec<usize>,
 
     /// memory for items, in megabytes (default: 64)
-    #[argh(option, short = 'm', default = "64", arg_name = "megabytes")]
-    memory_limit: usize,
+    #[argh(option, short = 'm', arg_name = "megabytes")]
+    memory_limit: Vec<usize>,
 
     /// largest item, in bytes or with k or m (default: 1m)
-    #[argh(
-        option,
-        short = 'I',
-        default = "MEGABYTE",
-        from_str_fn(size),
-        arg_name = "size"
-    )]
-    max_item_size: usize,
+    #[argh(option, short = 'I', from_str_fn(size), arg_name = "size")]
+    max_item_size: Vec<usize>,
 
     /// answer with an error when memory is full, rather than evict
     #[argh(switch, short = 'M')]
@@ -93,16 +87,16 @@ struct Flags {
     disable_flush_all: bool,
 
     /// hang up on clients that say nothing for this many seconds (default: 0, never)
-    #[argh(option, default = "0", arg_name = "seconds")]
-    idle_timeout: u64,
+    #[argh(option, arg_name = "seconds")]
+    idle_timeout: Vec<u64>,
 
     /// tell connections and errors on standard error; twice (-vv): the whole conversation, explained
     #[argh(switch, short = 'v')]
     verbose: u32,
 
     /// the append-only file (default: rustmemc.aof in the current directory)
-    #[argh(option, default = "PathBuf::from(\"rustmemc.aof\")", arg_name = "path")]
-    aof: PathBuf,
+    #[argh(option, arg_name = "path")]
+    aof: Vec<PathBuf>,
 
     /// record nothing: what is held ends with the process
     #[argh(switch)]
@@ -110,26 +104,16 @@ struct Flags {
 
     /// when the file is safe from a power cut: always (before each answer), everysec or never
     /// (default: everysec)
-    #[argh(
-        option,
-        default = "Fsync::EverySecond",
-        from_str_fn(fsync),
-        arg_name = "when"
-    )]
-    fsync: Fsync,
+    #[argh(option, from_str_fn(fsync), arg_name = "when")]
+    fsync: Vec<Fsync>,
 
     /// size under which the file is not rewritten, in bytes or with k or m (default: 64m)
-    #[argh(
-        option,
-        default = "64 * MEGABYTE",
-        from_str_fn(size),
-        arg_name = "size"
-    )]
-    aof_rewrite_size: usize,
+    #[argh(option, from_str_fn(size), arg_name = "size")]
+    aof_rewrite_size: Vec<usize>,
 
     /// the file is rewritten when it is so many times as large as after the last time (default: 2)
-    #[argh(option, default = "2", arg_name = "times")]
-    aof_rewrite_growth: u64,
+    #[argh(option, arg_name = "times")]
+    aof_rewrite_growth: Vec<u64>,
 
     /// cut a damaged file back to its good part, and save the rest beside it
     #[argh(switch)]
@@ -145,19 +129,19 @@ struct Flags {
 
     /// no effect here (memcached: worker threads)
     #[argh(option, short = 't', arg_name = "number")]
-    threads: Option<String>,
+    threads: Vec<String>,
 
     /// no effect here (memcached: the user to run as)
     #[argh(option, short = 'u', arg_name = "name")]
-    user: Option<String>,
+    user: Vec<String>,
 
     /// no effect here (memcached: UDP port)
     #[argh(option, short = 'U', arg_name = "port")]
-    udp_port: Option<String>,
+    udp_port: Vec<String>,
 
     /// no effect here, ascii is what is spoken (memcached: ascii, binary, auto)
     #[argh(option, short = 'B', arg_name = "name")]
-    protocol: Option<String>,
+    protocol: Vec<String>,
 
     /// no effect here (memcached: extended options)
     #[argh(option, short = 'o', arg_name = "options")]
@@ -165,19 +149,31 @@ struct Flags {
 
     /// no effect here (memcached: length of the queue of the listening socket)
     #[argh(option, short = 'b', arg_name = "number")]
-    listen_backlog: Option<String>,
+    listen_backlog: Vec<String>,
 
     /// no effect here (memcached: requests served before another client's turn)
     #[argh(option, short = 'R', arg_name = "number")]
-    max_reqs_per_event: Option<String>,
+    max_reqs_per_event: Vec<String>,
 
     /// no effect here (memcached: growth of slab sizes)
     #[argh(option, short = 'f', arg_name = "factor")]
-    slab_growth_factor: Option<String>,
+    slab_growth_factor: Vec<String>,
 
     /// no effect here (memcached: smallest slab)
     #[argh(option, short = 'n', arg_name = "bytes")]
-    slab_min_size: Option<String>,
+    slab_min_size: Vec<String>,
+
+    /// no effect here (memcached: a file with the process id)
+    #[argh(option, short = 'P', arg_name = "path")]
+    pidfile: Vec<String>,
+
+    /// no effect here, it stays in the foreground (memcached: run as a daemon)
+    #[argh(switch, short = 'd')]
+    daemon: bool,
+
+    /// no effect here, there are always cas uniques (memcached: none)
+    #[argh(switch, short = 'C')]
+    disable_cas: bool,
 
     /// no effect here (memcached: keep memory from being paged out)
     #[argh(switch, short = 'k')]
@@ -193,7 +189,7 @@ struct Flags {
 }
 
 /// The letters whose flags take a value: `-m64` is `-m 64`, but `-vv` is `-v -v`.
-const LETTERS_WITH_VALUE: &str = "plcmItuUBobRfn";
+const LETTERS_WITH_VALUE: &str = "plcmItuUBobRfnP";
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -220,22 +216,22 @@ pub fn from_command_line(args: &[String]) -> Result<Wanted, String> {
 
 fn checked(flags: Flags) -> Result<Config, String> {
     let notes = notes(&flags);
-    if flags.conn_limit == 0 || flags.conn_limit > 1_000_000 {
+    let conn_limit = last(flags.conn_limit, 1024);
+    if conn_limit == 0 || conn_limit > 1_000_000 {
         return Err(format!(
-            "-c {}: the connection limit is a number from 1 to 1000000",
-            flags.conn_limit
+            "-c {conn_limit}: the connection limit is a number from 1 to 1000000"
         ));
     }
-    let memory_limit = match flags.memory_limit.checked_mul(MEGABYTE) {
+    let megabytes = last(flags.memory_limit, 64);
+    let memory_limit = match megabytes.checked_mul(MEGABYTE) {
         Some(bytes) if bytes > 0 => bytes,
         _ => {
             return Err(format!(
-                "-m {}: memory is a number of megabytes, at least 1",
-                flags.memory_limit
+                "-m {megabytes}: memory is a number of megabytes, at least 1"
             ));
         }
     };
-    let max_item_size = flags.max_item_size;
+    let max_item_size = last(flags.max_item_size, MEGABYTE);
     if max_item_size < 1024 {
         return Err(format!(
             "-I {max_item_size}: the item size limit is at least 1024 bytes"
@@ -243,48 +239,52 @@ fn checked(flags: Flags) -> Result<Config, String> {
     }
     if max_item_size > memory_limit / 2 {
         return Err(format!(
-            "-I {max_item_size}: the item size limit is at most half of the memory limit (-m {})",
-            flags.memory_limit
-        ));
-    }
-    if flags.aof_rewrite_growth < 2 {
-        return Err(format!(
-            "--aof-rewrite-growth {}: it is at least 2",
-            flags.aof_rewrite_growth
+            "-I {max_item_size}: the item size limit is at most half of the memory limit (-m {megabytes})"
         ));
     }
     let aof = aof::Options {
-        path: flags.aof,
-        fsync: flags.fsync,
-        rewrite_size: flags.aof_rewrite_size as u64,
-        rewrite_growth: flags.aof_rewrite_growth,
+        path: last(flags.aof, "rustmemc.aof".into()),
+        fsync: last(flags.fsync, Fsync::EverySecond),
+        rewrite_size: last(flags.aof_rewrite_size, 64 * MEGABYTE) as u64,
+        rewrite_growth: last(flags.aof_rewrite_growth, 2),
         repair: flags.aof_repair,
     };
-    let mut listen: Vec<String> = flags
+    if aof.rewrite_growth < 2 {
+        return Err(format!(
+            "--aof-rewrite-growth {}: it is at least 2",
+            aof.rewrite_growth
+        ));
+    }
+    let listen = flags
         .listen
         .iter()
         .flat_map(|list| list.split(','))
-        .map(|name| name.trim().to_owned())
-        .collect();
+        .map(|name| name.trim().to_owned());
+    let mut listen: Vec<String> = listen.collect();
     if listen.is_empty() {
         listen.push("127.0.0.1".into());
     }
+    let idle_timeout = Duration::from_secs(last(flags.idle_timeout, 0));
     Ok(Config {
-        port: flags.port,
+        port: last(flags.port, 11211),
         listen,
-        conn_limit: flags.conn_limit,
+        conn_limit,
         memory_limit,
         max_item_size,
         disable_evictions: flags.disable_evictions,
         enable_shutdown: flags.enable_shutdown,
         disable_flush_all: flags.disable_flush_all,
-        idle_timeout: Some(Duration::from_secs(flags.idle_timeout))
-            .filter(|timeout| !timeout.is_zero()),
+        idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
         verbosity: flags.verbose,
         debug: flags.debug,
         aof: (!flags.no_aof).then_some(aof),
         notes,
     })
+}
+
+/// Of a flag that is given several times, the last counts, as with getopt.
+fn last<T>(given: Vec<T>, default: T) -> T {
+    given.into_iter().next_back().unwrap_or(default)
 }
 
 /// A remark for each flag that memcached has and that does nothing here.
@@ -294,26 +294,28 @@ fn notes(flags: &Flags) -> Vec<String> {
         ("-u", &flags.user),
         ("-U", &flags.udp_port),
         ("-B", &flags.protocol),
+        ("-o", &flags.extended),
         ("-b", &flags.listen_backlog),
         ("-R", &flags.max_reqs_per_event),
         ("-f", &flags.slab_growth_factor),
         ("-n", &flags.slab_min_size),
+        ("-P", &flags.pidfile),
     ];
     let with_value = with_value
-        .iter()
-        .filter_map(|(letter, value)| Some(format!("{letter} {}", value.as_ref()?)));
-    let extended = flags.extended.iter().map(|value| format!("-o {value}"));
+        .into_iter()
+        .flat_map(|(letter, values)| values.iter().map(move |value| format!("{letter} {value}")));
     let switches = [
+        ("-d", flags.daemon),
+        ("-C", flags.disable_cas),
         ("-k", flags.lock_memory),
         ("-r", flags.enable_coredumps),
         ("-L", flags.enable_largepages),
     ];
     let switches = switches
-        .iter()
+        .into_iter()
         .filter(|(_, given)| *given)
-        .map(|(letter, _)| letter.to_string());
+        .map(|(letter, _)| letter.to_owned());
     with_value
-        .chain(extended)
         .chain(switches)
         .map(|flag| format!("{flag} has no effect here"))
         .collect()
@@ -425,6 +427,12 @@ mod tests {
         );
         assert_eq!(config.notes.len(), 5, "{:?}", config.notes);
         assert!(config.notes.contains(&"-t 4 has no effect here".into()));
+    }
+
+    #[test]
+    fn of_a_flag_that_is_given_twice_the_last_counts() {
+        let config = config("-m 64 -m128 --port=1 -p 2 -t 4 -t 5");
+        assert_eq!((config.memory_limit, config.port), (128 << 20, 2));
     }
 
     #[test]

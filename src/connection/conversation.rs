@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 
-use super::wire::{self, Line, Wire};
+use super::wire::{Line, Wire};
 use crate::clients::Client;
 use crate::command::{self, Service, Then};
 use crate::protocol::{self, Answer, ProtocolError};
@@ -18,7 +18,8 @@ pub fn serve(client: &Client, service: &Service) {
         "new client connection from {}",
         client.address
     ));
-    match converse(client, service, trace) {
+    let mut wire = Wire::new(client, service);
+    match converse(&mut wire, client, service, trace) {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
         // The two names that the time-out of a socket has.
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -27,10 +28,16 @@ pub fn serve(client: &Client, service: &Service) {
         }
         Err(error) => trace.event(format_args!("connection lost ({error})")),
     }
+    wire.abandon();
 }
 
 /// Gives the reason why the conversation ended.
-fn converse(client: &Client, service: &Service, trace: Trace<'_>) -> io::Result<&'static str> {
+fn converse(
+    wire: &mut Wire<'_>,
+    client: &Client,
+    service: &Service,
+    trace: Trace<'_>,
+) -> io::Result<&'static str> {
     client.stream.set_nodelay(true)?;
     client
         .stream
@@ -39,7 +46,6 @@ fn converse(client: &Client, service: &Service, trace: Trace<'_>) -> io::Result<
         .stream
         .set_write_timeout(service.config.idle_timeout)?;
 
-    let mut wire = Wire::new(client, service);
     let mut line = Vec::new();
     let ending = loop {
         if service.clients.stopping() {
@@ -50,12 +56,11 @@ fn converse(client: &Client, service: &Service, trace: Trace<'_>) -> io::Result<
             Line::HungUp => break "the client hung up",
             Line::TooLong => break "a line was too long",
         }
-        if one_command(&line, &mut wire, service, trace)? == Then::HangUp {
+        if one_command(&line, wire, service, trace)? == Then::HangUp {
             break "the client asked for it";
         }
     };
     wire.flush()?;
-    wire::hang_up(&client.stream);
     Ok(ending)
 }
 

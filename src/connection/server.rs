@@ -189,12 +189,23 @@ fn workers(conn_limit: usize) -> Result<ThreadPool, String> {
             .thread_stack_size(STACK)
             .build()
     };
+    let refusal = || format!("-c {conn_limit}: the system does not give so many threads");
+    // A thread takes up to four mappings of memory, and the system allows so many. Where they run out,
+    // not even a panic can be made, so this is looked at first.
+    let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    if let Some(most) = mappings
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok())
+        && conn_limit > most.saturating_sub(1000) / 4
+    {
+        return Err(refusal());
+    }
     // `threadpool` panics when the system has no more threads. The user gets a sentence instead.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let pool = panic::catch_unwind(build);
     panic::set_hook(hook);
-    pool.map_err(|_| format!("-c {conn_limit}: the system does not give so many threads"))
+    pool.map_err(|_| refusal())
 }
 
 /// Accepts clients until the server stops.
@@ -236,8 +247,15 @@ fn admit(stream: TcpStream, address: SocketAddr, service: &Arc<Service>, pool: &
             let service = Arc::clone(service);
             pool.execute(move || {
                 // A panic is this client's problem alone, and does not cost a worker.
-                let served = || conversation::serve(place.client(), &service);
+                let client = Arc::clone(place.client());
+                let served = || conversation::serve(&client, &service);
                 let _ = panic::catch_unwind(AssertUnwindSafe(served));
+                // First the place is free, then the client sees the end: whoever sees the end of a
+                // connection may have its place.
+                drop(place);
+                if !service.clients.stopping() {
+                    wire::hang_up(&client.stream);
+                }
             });
         }
         Err(stream) => {

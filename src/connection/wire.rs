@@ -134,6 +134,11 @@ impl<'c> Wire<'c> {
         self.writer.flush()
     }
 
+    /// Gives up what could not be sent. Dropping the buffer would try again, and wait again.
+    pub fn abandon(self) {
+        let _ = self.writer.into_parts();
+    }
+
     /// The bytes that have come; if there are none, the answers leave, and the client is waited for.
     fn fill(&mut self) -> io::Result<&[u8]> {
         if self.reader.buffer().is_empty() {

@@ -73,8 +73,10 @@ pub struct Datastore {
     limits: Limits,
     /// `limits.memory`, which `cache_memlimit` changes.
     memory_limit: AtomicUsize,
-    /// What all items and [`Reservation`]s are charged.
+    /// What all items are charged.
     used: AtomicUsize,
+    /// What all [`Reservation`]s are.
+    reserved: AtomicUsize,
     /// The last cas unique that was given out.
     last_cas: AtomicU64,
     /// When a delayed flush is due; 0: none is.
@@ -98,6 +100,7 @@ impl Datastore {
             limits,
             memory_limit: AtomicUsize::new(limits.memory),
             used: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
             last_cas: AtomicU64::new(0),
             flush_at: AtomicU32::new(0),
             hand: AtomicUsize::new(0),
@@ -310,14 +313,22 @@ impl Datastore {
     }
 
     fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, ProtocolError> {
+        let no_room = || {
+            self.stats.add(Counter::StoreNoMemory, 1);
+            ProtocolError::OutOfMemory
+        };
+        // What is spoken for cannot be evicted: if that alone leaves no room, nobody's items have to go.
+        let fits =
+            |reserved: usize| Some(reserved + bytes).filter(|&sum| sum <= self.memory_limit());
+        self.reserved
+            .fetch_update(Relaxed, Relaxed, fits)
+            .map_err(|_| no_room())?;
         let reservation = Reservation { store: self, bytes };
-        self.used.fetch_add(bytes, Relaxed);
         // One round over all shards that frees nothing means that nothing is left.
         let mut in_vain = 0;
-        while self.used.load(Relaxed) > self.memory_limit() {
+        while self.used.load(Relaxed) + self.reserved.load(Relaxed) > self.memory_limit() {
             if self.limits.when_full == WhenFull::Refuse || in_vain == SHARDS {
-                self.stats.add(Counter::StoreNoMemory, 1);
-                return Err(ProtocolError::OutOfMemory);
+                return Err(no_room());
             }
             in_vain = if self.make_room()? { 0 } else { in_vain + 1 };
         }
@@ -502,7 +513,7 @@ struct Reservation<'s> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.store.used.fetch_sub(self.bytes, Relaxed);
+        self.store.reserved.fetch_sub(self.bytes, Relaxed);
     }
 }
 

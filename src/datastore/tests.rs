@@ -174,14 +174,18 @@ fn without_evictions_a_full_store_refuses_and_forgets_nothing() {
 #[test]
 fn what_is_announced_counts_until_it_is_stored_or_given_up() {
     let store = store_with(MEGABYTE, WhenFull::Evict);
-    let announced: Vec<_> =
-        std::iter::from_fn(|| store.draft(b"k", 0, Exptime::Never, 100_000).ok())
-            .take(100)
-            .collect();
+    let announce = || store.draft(b"k", 0, Exptime::Never, 100_000);
+    let announced: Vec<_> = std::iter::from_fn(|| announce().ok()).take(100).collect();
     assert!((9..=10).contains(&announced.len()), "{}", announced.len());
+    set(&store, "small", "v", Exptime::Never);
+    assert!(announce().is_err());
+    assert!(
+        get(&store, "small").is_some(),
+        "what is announced in vain evicts nobody"
+    );
     drop(announced);
-    assert_eq!(store.used.load(Relaxed), 0);
-    assert!(store.draft(b"k", 0, Exptime::Never, 100_000).is_ok());
+    assert_eq!(store.reserved.load(Relaxed), 0);
+    assert!(announce().is_ok());
 }
 
 /// What can happen to a store.

@@ -150,7 +150,13 @@ impl Client {
     pub fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         // A reset ends a connection too.
-        let _ = self.stream.read_to_end(&mut rest);
+        if let Err(error) = self.stream.read_to_end(&mut rest) {
+            assert_eq!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionReset,
+                "the server closes"
+            );
+        }
         rest
     }
 

@@ -1,0 +1,338 @@
+//! Abuse costs the abuser only: whatever one client does, the server stays the same process, keeps its
+//! memory within bounds, loses no worker, and serves everybody else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+
+use common::Client;
+use common::process::{self, Process, eventually};
+
+/// So many clients may be connected.
+const PLACES: usize = 48;
+
+/// The most memory that an idle server, its workers and everything that these tests store may take, in
+/// kilobytes. What the abusers would like it to take is ten times as much and more.
+const ENOUGH_MEMORY: u64 = 16 << 10;
+
+const MEGABYTE: usize = 1_000_000;
+
+const VERSION: &str = "VERSION 1.6.45\r\n";
+
+const BAD: &str = "CLIENT_ERROR bad command line format\r\n";
+
+/// Lets `abuse` happen to a server that other clients work with: one without a pause, and one that is
+/// lent to `abuse`. What `abuse` returns are the abusers' connections, kept until everything has been
+/// looked at.
+#[track_caller]
+fn check<Abusers>(abuse: impl FnOnce(&Process, &mut Client) -> Abusers) {
+    let server = process::spawn(&format!("-c {PLACES}"));
+    let mut other = server.client();
+    let bystander = Bystander::start(server.address());
+    bystander.is_served();
+
+    let abusers = abuse(&server, &mut other);
+    bystander.is_served();
+    let memory = server.memory("VmHWM");
+    assert!(memory < ENOUGH_MEMORY, "the server took {memory} kB");
+
+    drop(abusers);
+    everybody_else_is_gone(&mut other);
+    let mut newcomers: Vec<Client> = (2..PLACES).map(|_| server.client()).collect();
+    for client in &mut newcomers {
+        client.check("version\r\n", VERSION);
+    }
+    bystander.is_served();
+    // That nothing on standard error looks like a crash is checked when the server goes out of scope.
+}
+
+#[track_caller]
+fn everybody_else_is_gone(other: &mut Client) {
+    eventually("only the bystander and the asker have a place", || {
+        other.stat("curr_connections") == "2"
+    });
+}
+
+/// A client that behaves, and works without a pause: with a key of its own, and as a writer of the key
+/// `big`, which abusers read.
+struct Bystander {
+    rounds: Arc<AtomicU64>,
+    done: Arc<AtomicBool>,
+    work: Option<JoinHandle<()>>,
+}
+
+impl Bystander {
+    fn start(address: SocketAddr) -> Self {
+        let rounds = Arc::new(AtomicU64::new(0));
+        let done = Arc::new(AtomicBool::new(false));
+        let (counter, end) = (Arc::clone(&rounds), Arc::clone(&done));
+        let work = std::thread::spawn(move || {
+            let mut client = Client::connect(address);
+            let big = [
+                b"set big 0 0 1000000\r\n",
+                &vec![b'b'; MEGABYTE][..],
+                b"\r\n",
+            ]
+            .concat();
+            while !end.load(Relaxed) {
+                let round = counter.fetch_add(1, Relaxed);
+                client.check(format!("set mine 0 0 20\r\n{round:020}\r\n"), "STORED\r\n");
+                client.check(
+                    "get mine\r\n",
+                    format!("VALUE mine 0 20\r\n{round:020}\r\nEND\r\n"),
+                );
+                if round.is_multiple_of(8) {
+                    client.check(&big, "STORED\r\n");
+                }
+            }
+        });
+        Bystander {
+            rounds,
+            done,
+            work: Some(work),
+        }
+    }
+
+    /// Waits until some more rounds are done.
+    #[track_caller]
+    fn is_served(&self) {
+        let before = self.rounds.load(Relaxed);
+        eventually("the bystander is served", || {
+            let failed = self.work.as_ref().is_none_or(JoinHandle::is_finished);
+            assert!(
+                !failed,
+                "the bystander got a wrong answer, or none (see above)"
+            );
+            self.rounds.load(Relaxed) > before + 20
+        });
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        self.done.store(true, Relaxed);
+        let ended = self.work.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            assert!(
+                matches!(ended, Some(Ok(()))),
+                "the bystander was served to the end"
+            );
+        }
+    }
+}
+
+/// Sends what the server may or may not want: it may hang up in the middle.
+fn send(mut stream: &TcpStream, bytes: impl AsRef<[u8]>) {
+    let _ = stream.write_all(bytes.as_ref());
+}
+
+/// Closes a connection with a reset: that is what the system sends when there is something unread.
+fn reset(stream: TcpStream) {
+    let unread = stream.peek(&mut [0]).expect("an answer comes");
+    assert_eq!(unread, 1, "the server has answered before");
+    drop(stream);
+}
+
+#[test]
+fn random_bytes_are_answered_with_errors_and_nothing_worse() {
+    // Pure noise seldom gets past the first word, so pieces of commands are mixed in.
+    const PIECES: [&[u8]; 16] = [
+        b"get ",
+        b"gets ",
+        b"set k 0 0 10\r\n",
+        b"set k 0 0 ",
+        b"cas k 1 2 3 4\r\n",
+        b"incr k ",
+        b"append ",
+        b"touch k -1",
+        b" noreply",
+        b"\r\n",
+        b"\r\n",
+        b"\n",
+        b" 99999999999",
+        b" -1 ",
+        b"stats\r\n",
+        b"\0\xff",
+    ];
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 32) as usize
+    };
+    check(|server, _| {
+        for _ in 0..40 {
+            let mut noise = Vec::new();
+            while noise.len() < 4000 {
+                match next() % 4 {
+                    0 => noise.extend((0..next() % 40).map(|_| next() as u8)),
+                    _ => noise.extend(PIECES[next() % PIECES.len()]),
+                }
+            }
+            let mut client = Client {
+                stream: process::stream(server.address()),
+            };
+            send(&client.stream, noise);
+            let _ = client.stream.shutdown(Shutdown::Write);
+            client.rest();
+        }
+    });
+}
+
+#[test]
+fn a_length_that_no_block_can_have_is_refused_at_once() {
+    check(|_, client| {
+        for length in [
+            "99999999999",
+            "2147483646",
+            "-1",
+            "18446744073709551616",
+            "1e9",
+            "0x10",
+        ] {
+            client.check(
+                format!("set k 0 0 {length}\r\nversion\r\n"),
+                format!("{BAD}{VERSION}"),
+            );
+        }
+    });
+}
+
+#[test]
+fn a_huge_block_is_swallowed_and_takes_no_memory() {
+    check(|server, _| {
+        // The longest that may be announced, and as much of it as one cares to send.
+        let client = process::stream(server.address());
+        send(&client, "set k 0 0 2147483645\r\n");
+        for _ in 0..50 {
+            send(&client, [b'x'; MEGABYTE]);
+        }
+        client
+    });
+}
+
+#[test]
+fn ten_megabytes_without_a_line_end_are_not_collected() {
+    check(|server, _| {
+        for start in ["", "get ", "gets ", "set "] {
+            let mut client = Client {
+                stream: process::stream(server.address()),
+            };
+            send(&client.stream, start);
+            for _ in 0..10 {
+                send(&client.stream, [b'x'; MEGABYTE]);
+            }
+            client.expect_end();
+        }
+    });
+}
+
+#[test]
+fn a_client_that_never_reads_200_megabytes_of_answers_waits_alone() {
+    check(|server, _| {
+        // The bystander has stored a megabyte there, and replaces it all the time: its writes must not
+        // wait for the readers.
+        let abusers: Vec<_> = (0..6).map(|_| process::stream(server.address())).collect();
+        for abuser in &abusers {
+            send(abuser, "get big\r\n".repeat(200));
+            abuser
+                .peek(&mut [0])
+                .expect("the answers have begun to come");
+        }
+        abusers
+    });
+}
+
+#[test]
+fn a_client_that_sends_a_byte_at_a_time_is_understood() {
+    check(|_, client| {
+        for byte in b"set k 0 0 7\r\nhe\r\nllo\r\nbogus\r\nget k\r\n" {
+            client.send([*byte]);
+        }
+        client.expect("STORED\r\nERROR\r\nVALUE k 0 7\r\nhe\r\nllo\r\nEND\r\n");
+    });
+}
+
+#[test]
+fn a_reset_in_the_middle_of_anything_frees_the_place() {
+    check(|server, other| {
+        for half in [
+            "get k",
+            "set k 0 0 100000\r\nabc",
+            "set k 0 0 99999999\r\nabc",
+            "get k\r\nget big\r\nget big\r\n",
+        ] {
+            // Four times half the places: if a worker were lost with each, that would be more than there are.
+            for _ in 0..PLACES / 2 {
+                let client = process::stream(server.address());
+                send(&client, format!("version\r\n{half}"));
+                reset(client);
+            }
+            everybody_else_is_gone(other);
+        }
+        // A block of which only half has come is no value.
+        other.check("get k\r\n", "END\r\n");
+    });
+}
+
+/// A web page can make a browser send such requests to a local server, with commands in the body.
+#[test]
+fn what_comes_from_a_browser_is_not_obeyed() {
+    check(|server, other| {
+        for head in ["GET / HTTP/1.1", "POST /x HTTP/1.1"] {
+            let mut client = Client {
+                stream: process::stream(server.address()),
+            };
+            send(
+                &client.stream,
+                format!("{head}\r\nHost: here\r\n\r\nset evil 0 0 1\r\nx\r\n"),
+            );
+            client.expect_end();
+        }
+        other.check("get evil\r\n", "END\r\n");
+    });
+}
+
+/// Room for a block is reserved when it is announced, so `-m` holds for what was never sent, too.
+#[test]
+fn blocks_that_are_announced_and_never_sent_stay_within_the_memory_limit() {
+    let server = process::spawn(&format!("-c {PLACES} -m 8"));
+    let announce = |client: &mut Client, n: usize| {
+        // The answer to `version` tells that what comes behind it has been read: it was one packet.
+        client.check(format!("version\r\nset k{n} 0 0 1000000\r\n"), VERSION);
+    };
+    let mut greedy: Vec<Client> = (0..PLACES - 1).map(|_| server.client()).collect();
+    for (n, client) in greedy.iter_mut().enumerate() {
+        announce(client, n);
+    }
+    // Whoever comes now gets nothing of that size, but the small ones are served.
+    let mut late = server.client();
+    late.send("set late 0 0 1000000\r\n").send([b'x'; MEGABYTE]);
+    late.check("\r\n", "SERVER_ERROR out of memory storing object\r\n");
+    late.check(
+        "set small 0 0 1\r\nx\r\nget small\r\n",
+        "STORED\r\nVALUE small 0 1\r\nx\r\nEND\r\n",
+    );
+    let memory = server.memory("VmHWM");
+    assert!(memory < 20 << 10, "the server took {memory} kB");
+
+    drop(greedy);
+    eventually("what was reserved is free again", || {
+        late.send("set late 0 0 1000000\r\n")
+            .send([b'x'; MEGABYTE])
+            .send("\r\n")
+            .line()
+            == "STORED"
+    });
+}

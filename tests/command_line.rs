@@ -1,0 +1,268 @@
+//! The program as it is started by hand and by scripts: what it says, where, and with which exit code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use common::Client;
+use common::process::{self, Process, eventually};
+
+const VERSION: &str = "VERSION 1.6.45\r\n";
+
+/// A start that cannot be: one line on standard error with all of these parts, and exit code 1.
+#[track_caller]
+fn check_refused(flags: &str, parts: &[&str]) {
+    let outcome = process::launch("", flags).outcome();
+    let said = &outcome.stderr;
+    assert_eq!(outcome.status.code(), Some(1), "{flags:?}: {said}");
+    assert_eq!(outcome.stdout, "", "{flags:?}");
+    assert_eq!(said.lines().count(), 1, "{flags:?}: {said}");
+    for part in parts {
+        assert!(
+            said.contains(part),
+            "{flags:?}: {part:?} is not in {said:?}"
+        );
+    }
+}
+
+/// A text that was asked for: it stands on standard output, and the exit code is 0.
+#[track_caller]
+fn check_text(flags: &str, parts: &[&str]) {
+    let outcome = process::launch("", flags).outcome();
+    assert_eq!(outcome.status.code(), Some(0), "{flags:?}");
+    assert_eq!(outcome.stderr, "", "{flags:?}");
+    for part in parts {
+        assert!(
+            outcome.stdout.contains(part),
+            "{flags:?}: {part:?} is not in {}",
+            outcome.stdout
+        );
+    }
+}
+
+#[test]
+fn a_wrong_value_gets_one_line_that_names_flag_and_value() {
+    for (flags, parts) in [
+        ("-p 65536", ["-p", "65536"]),
+        ("--port=x", ["--port", "x"]),
+        ("-c 0", ["-c", "0"]),
+        ("-c -1", ["-c", "-1"]),
+        ("-m0", ["-m", "0"]),
+        ("-I 1023", ["-I", "1023"]),
+        ("-m 64 -I 33m", ["-I", "-m 64"]),
+        ("--idle-timeout soon", ["--idle-timeout", "soon"]),
+        ("--nonsense", ["--nonsense", ""]),
+        // Two dots make it a name that nobody has to be asked about.
+        ("-p 0 -l nonsense..here", ["-l", "nonsense..here"]),
+        // An address, but set aside for examples: it is no machine's.
+        ("-p 0 -l 192.0.2.1", ["-l", "192.0.2.1"]),
+    ] {
+        check_refused(flags, &parts);
+    }
+}
+
+/// A system that has no more threads makes `threadpool` panic, and one that has no more mappings makes
+/// even that impossible.
+#[test]
+fn more_clients_than_the_system_has_threads_for_are_refused() {
+    check_refused("-p 0 -c 900000", &["-c", "900000", "threads"]);
+}
+
+#[test]
+fn a_port_in_use_is_said_to_be_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let port = taken.local_addr().expect("it has an address").port();
+    check_refused(&format!("-p {port}"), &["-p", &port.to_string(), "in use"]);
+}
+
+#[test]
+fn help_names_every_flag_and_the_version_is_a_line() {
+    let flags = [
+        "--port",
+        "--listen",
+        "--conn-limit",
+        "--memory-limit",
+        "--max-item-size",
+        "--disable-evictions",
+        "--enable-shutdown",
+        "--disable-flush-all",
+        "--idle-timeout",
+        "--verbose",
+        "--version",
+    ];
+    check_text("-h", &flags);
+    check_text("--help", &flags);
+    check_text(
+        "-V",
+        &[concat!("rustmemc ", env!("CARGO_PKG_VERSION")), "1.6.45"],
+    );
+}
+
+#[test]
+fn a_command_line_that_was_made_for_memcached_works_and_says_what_has_no_effect() {
+    let server = process::spawn("-u nobody -t 4 -U 0 -B ascii -o modern -m64 -vv");
+    server.client().check("version\r\n", VERSION);
+    assert_eq!(
+        server.client().stat("limit_maxbytes"),
+        (64 << 20).to_string()
+    );
+    let said = server.stderr();
+    let notes: Vec<&str> = said
+        .lines()
+        .take_while(|line| line.contains("note: "))
+        .collect();
+    for flag in ["-u nobody", "-t 4", "-U 0", "-B ascii", "-o modern"] {
+        assert!(
+            notes.iter().any(|note| note.contains(flag)),
+            "{flag} is not in {notes:?}"
+        );
+    }
+    assert_eq!(notes.len(), 5, "-m64 and -vv do have an effect: {notes:?}");
+}
+
+#[test]
+fn with_port_0_it_says_which_port_it_has() {
+    let (one, other) = (process::spawn(""), process::spawn("-l localhost"));
+    for server in [&one, &other] {
+        assert_ne!(server.address().port(), 0);
+        server.client().check("version\r\n", VERSION);
+    }
+    assert_ne!(one.address(), other.address());
+}
+
+/// What stands on standard error, once this line is there; each without the connection's number.
+fn told(server: &Process, last: &str) -> Vec<String> {
+    let lines = || -> Vec<String> {
+        let said = server.stderr();
+        let number = |c: char| c.is_ascii_digit();
+        let short = |line: &str| match line.split_at_checked(1) {
+            Some((arrow @ ("<" | ">"), rest)) => {
+                format!("{arrow}{}", rest.trim_start_matches(number))
+            }
+            _ => line.to_owned(),
+        };
+        said.lines().map(short).collect()
+    };
+    eventually(last, || lines().iter().any(|line| line.contains(last)));
+    lines()
+}
+
+#[test]
+fn with_vv_the_conversation_is_told_with_reasons() {
+    let server = process::spawn("-vv");
+    let mut client = server.client();
+    client.check(
+        "set a 0 0 5\r\nhello\r\nget a\r\n",
+        "STORED\r\nVALUE a 0 5\r\nhello\r\nEND\r\n",
+    );
+    client.check("add a 0 0 1\r\nx\r\n", "NOT_STORED\r\n");
+    client.check("add a 0 0 1 noreply\r\nx\r\n", "");
+    let long = "k".repeat(251);
+    client.check(
+        format!("get {long}\r\n"),
+        "CLIENT_ERROR bad command line format\r\n",
+    );
+    client.send("quit\r\n").expect_end();
+    let expected = [
+        "< new client connection from 127.0.0.1:",
+        "< set a 0 0 5",
+        "> STORED",
+        "< get a",
+        "> VALUE a 0 5",
+        "> hello",
+        "> END",
+        "< add a 0 0 1",
+        "> NOT_STORED   (the key holds an item already)",
+        "< add a 0 0 1 noreply",
+        "> not sent, because of noreply: NOT_STORED   (the key holds an item already)",
+        "< get kkk",
+        "> CLIENT_ERROR bad command line format   (key is 251 bytes long, at most 250)",
+        "< quit",
+        "< connection closed",
+    ];
+    let told = told(&server, "connection closed");
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (line, expected) in told.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line:?} is not {expected:?}");
+    }
+}
+
+#[test]
+fn with_v_connections_are_told_and_without_it_nothing() {
+    let (quiet, one) = (process::spawn(""), process::spawn("-v"));
+    for server in [&quiet, &one] {
+        let mut client = server.client();
+        client
+            .check("get a\r\nbogus\r\n", "END\r\nERROR\r\n")
+            .send("quit\r\n")
+            .expect_end();
+    }
+    let told = told(&one, "connection closed");
+    assert_eq!(told.len(), 2, "{told:?}");
+    // The connection has closed, and there was nothing to say about it.
+    assert_eq!(quiet.stderr(), "");
+}
+
+#[test]
+fn that_nobody_reads_what_it_says_does_not_hurt() {
+    // The port has to be known, for nobody is told which it is.
+    let free = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = free.local_addr().expect("it has an address");
+    drop(free);
+    for closed in [
+        "exec 2>&-;",
+        "exec >&-;",
+        "exec >&- 2>&-;",
+        "exec >/dev/full 2>/dev/full;",
+    ] {
+        let server = process::launch(closed, &format!("-p {} -t 4 -vv", address.port()));
+        eventually("it serves", || TcpStream::connect(address).is_ok());
+        let mut client = Client::connect(address);
+        client.check("bogus\r\nversion\r\n", format!("ERROR\r\n{VERSION}"));
+        server.signal("TERM");
+        assert_eq!(server.outcome().status.code(), Some(0), "{closed}");
+    }
+}
+
+/// When the system has no more file descriptors, clients have to wait until some are free again; the
+/// server must not use the time to ask a hundred thousand times.
+#[test]
+fn out_of_file_descriptors_it_rests_and_goes_on() {
+    const CLIENTS: usize = 40;
+    const WHILE: Duration = Duration::from_millis(500);
+    let server = process::spawn_after("ulimit -n 20;", "-c 64");
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send("version\r\n");
+    }
+    clients[0].expect(VERSION);
+    eventually("it says that it cannot accept", || {
+        server.stderr().contains("cannot accept clients")
+    });
+
+    // One that spins would use all of this time, or half of it on a machine that is busy elsewhere.
+    let before = server.cpu_ticks();
+    std::thread::sleep(WHILE);
+    let ticks = u128::from(server.cpu_ticks() - before);
+    assert!(ticks * 10 < WHILE.as_millis() / 4, "it used {ticks} ticks");
+    assert_eq!(
+        server.stderr().lines().count(),
+        1,
+        "it says so once: {}",
+        server.stderr()
+    );
+
+    // They are accepted in the order in which they came: as one goes, another one's turn comes.
+    drop(clients.remove(0));
+    for mut client in clients {
+        client.expect(VERSION).check("get none\r\n", "END\r\n");
+    }
+    server.client().check("version\r\n", VERSION);
+}

@@ -1,0 +1,240 @@
+//! Many clients at the same keys: each command happens at one moment, wholly, or not at all.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use common::process::eventually;
+use common::{Client, TestServer, server};
+
+const CLIENTS: usize = 8;
+
+/// Lets several clients, who are numbered, work at the same time, and waits for all of them.
+fn together(server: &TestServer, work: impl Fn(usize, Client) + Sync) {
+    let work = &work;
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let client = server.client();
+            scope.spawn(move || work(number, client));
+        }
+    });
+}
+
+/// The answer to a `get`, whatever it is.
+fn until_end(client: &mut Client) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"END\r\n") {
+        let mut room = [0; 1 << 14];
+        let bytes = client.stream.read(&mut room).expect("the answer comes");
+        assert_ne!(bytes, 0, "the server does not hang up");
+        answer.extend_from_slice(&room[..bytes]);
+    }
+    String::from_utf8(answer).expect("it is text")
+}
+
+/// A value out of the answer to `gets` for one key that is there, and its cas unique.
+fn gets(client: &mut Client, key: &str) -> (String, String) {
+    let line = client.send(format!("gets {key}\r\n")).line();
+    let cas = line
+        .rsplit(' ')
+        .next()
+        .expect("a line has a last word")
+        .to_owned();
+    assert!(line.starts_with("VALUE "), "{line}");
+    let value = client.line();
+    client.expect("END\r\n");
+    (value, cas)
+}
+
+#[test]
+fn no_increment_is_lost() {
+    const EACH: usize = 1000;
+    let server = server("");
+    server.client().check("set n 0 0 1\r\n0\r\n", "STORED\r\n");
+    together(&server, |_, mut client| {
+        // One that is not answered counts as well.
+        for _ in 0..EACH / 2 {
+            client.send("incr n 1\r\nincr n 1 noreply\r\n");
+            client.line();
+        }
+        client.check("version\r\n", "VERSION 1.6.45\r\n");
+    });
+    server
+        .client()
+        .check("incr n 0\r\n", format!("{}\r\n", CLIENTS * EACH));
+}
+
+/// The way to change a value that no other command can: read it, compute, and store it if nobody was
+/// faster; else once more.
+#[test]
+fn of_those_who_race_with_cas_one_wins_each_round() {
+    const EACH: usize = 50;
+    let server = server("");
+    server.client().check("set n 0 0 1\r\n0\r\n", "STORED\r\n");
+    together(&server, |_, mut client| {
+        let mut won = 0;
+        while won < EACH {
+            let (value, unique) = gets(&mut client, "n");
+            let next = (value.parse::<usize>().expect("it is a number") + 1).to_string();
+            client.send(format!("cas n 0 0 {} {unique}\r\n{next}\r\n", next.len()));
+            match client.line().as_str() {
+                "STORED" => won += 1,
+                other => assert_eq!(other, "EXISTS"),
+            }
+        }
+    });
+    let all = CLIENTS * EACH;
+    assert_eq!(gets(&mut server.client(), "n").0, all.to_string());
+    assert_eq!(server.stat("cas_hits"), all.to_string());
+}
+
+#[test]
+fn of_many_who_add_a_key_one_succeeds() {
+    const KEYS: usize = 200;
+    let server = server("");
+    let stored = AtomicUsize::new(0);
+    together(&server, |number, mut client| {
+        for key in 0..KEYS {
+            let answer = client
+                .send(format!("add k{key} 0 0 1\r\n{number}\r\n"))
+                .line();
+            stored.fetch_add(usize::from(answer == "STORED"), Relaxed);
+        }
+    });
+    assert_eq!(stored.load(Relaxed), KEYS);
+}
+
+/// A value is one letter many times, and how often depends on the letter: parts of two would show.
+/// Its cas unique belongs to it alone, whoever looks.
+#[test]
+fn a_reader_sees_one_writers_value_and_no_mixture() {
+    const ROUNDS: usize = 150;
+    let server = server("");
+    let value = |letter: u8| {
+        String::from_utf8(vec![letter; 1 + usize::from(letter - b'a') * 700]).expect("letters")
+    };
+    let set = |letter: u8| format!("set k 0 0 {}\r\n{}\r\n", value(letter).len(), value(letter));
+    server.client().check(set(b'a'), "STORED\r\n");
+    let letter_of_cas = Mutex::new(HashMap::new());
+    together(&server, |number, mut client| {
+        for round in 0..ROUNDS {
+            if number % 2 == 0 {
+                client.check(set(b'a' + ((round * 7 + number) % 26) as u8), "STORED\r\n");
+                continue;
+            }
+            let (seen, cas) = gets(&mut client, "k");
+            let letter = seen.as_bytes()[0];
+            assert!(
+                seen == value(letter),
+                "a torn value: {} bytes, from {}",
+                seen.len(),
+                letter as char
+            );
+            let mut letters = letter_of_cas.lock().expect("nobody has failed");
+            assert_eq!(
+                *letters.entry(cas).or_insert(letter),
+                letter,
+                "two values with one cas unique"
+            );
+        }
+    });
+}
+
+/// Appends do not overwrite each other: each client's marks are all there, in its order.
+#[test]
+fn no_append_is_lost() {
+    const EACH: usize = 100;
+    let server = server("");
+    server.client().check("set k 0 0 0\r\n\r\n", "STORED\r\n");
+    together(&server, |number, mut client| {
+        for _ in 0..EACH {
+            let (mode, mark) = if number % 2 == 0 {
+                ("append", number)
+            } else {
+                ("prepend", number)
+            };
+            client.check(format!("{mode} k 0 0 1\r\n{mark}\r\n"), "STORED\r\n");
+        }
+    });
+    let (value, _) = gets(&mut server.client(), "k");
+    for number in 0..CLIENTS {
+        let marks = value.matches(&number.to_string()).count();
+        assert_eq!(marks, EACH, "client {number} in {value}");
+    }
+}
+
+/// Each client stores its keys one after the other. If a flush is one moment, what it leaves of them are
+/// the last ones, without a gap: a flush that went from shard to shard would leave a hole here and there.
+#[test]
+fn a_flush_amid_writers_is_one_moment() {
+    const ROUNDS: usize = 20;
+    let server = server("");
+    for _ in 0..ROUNDS {
+        flush_amid_writers(&server);
+    }
+}
+
+fn flush_amid_writers(server: &TestServer) {
+    const KEYS: usize = 1000;
+    const AT_A_TIME: usize = 20;
+    const ENOUGH: usize = KEYS / 10;
+    let keys = |number: usize| (0..KEYS).map(move |n| format!("c{number}-{n}"));
+    let stored: Vec<AtomicUsize> = (0..CLIENTS).map(|_| AtomicUsize::new(0)).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            together(server, |number, mut client| {
+                let keys: Vec<String> = keys(number).collect();
+                for some in keys.chunks(AT_A_TIME) {
+                    let sets: String = some
+                        .iter()
+                        .map(|key| format!("set {key} 0 0 1\r\nx\r\n"))
+                        .collect();
+                    client.check(sets, "STORED\r\n".repeat(AT_A_TIME));
+                    stored[number].fetch_add(AT_A_TIME, Relaxed);
+                }
+            });
+        });
+        let mut flusher = server.client();
+        eventually("all of them are at work", || {
+            stored.iter().all(|n| n.load(Relaxed) > ENOUGH)
+        });
+        flusher.check("flush_all\r\n", "OK\r\n");
+    });
+
+    let mut client = server.client();
+    let mut left = 0;
+    for number in 0..CLIENTS {
+        let names = keys(number).collect::<Vec<_>>().join(" ");
+        let answer = until_end(client.send(format!("get {names}\r\n")));
+        let found: HashSet<&str> = answer
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .collect();
+        let there: Vec<bool> = keys(number).map(|key| found.contains(&*key)).collect();
+        let first = there.iter().position(|&there| there).unwrap_or(KEYS);
+        assert!(
+            first >= ENOUGH,
+            "key {first} of client {number} was stored before the flush"
+        );
+        assert!(
+            there[first..].iter().all(|&there| there),
+            "client {number} has gaps"
+        );
+        left += KEYS - first;
+    }
+    assert_eq!(client.stat("curr_items"), left.to_string());
+    client.check("flush_all\r\n", "OK\r\n");
+    assert_eq!(
+        (client.stat("curr_items"), client.stat("bytes")),
+        ("0".into(), "0".into())
+    );
+}

@@ -1,0 +1,240 @@
+//! How much is allowed: connections, keys in a line, commands in a batch; and what a connection costs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::io::{Read, Write};
+
+use common::Client;
+use common::process::{self, eventually};
+
+const VERSION: &str = "VERSION 1.6.45\r\n";
+
+const TOO_MANY: &str = "ERROR Too many open connections\r\n";
+
+/// Sends a batch in one go and expects all of its answers, reading while it still sends: a client that
+/// only sends until everybody's buffers are full would wait for ever, with any server.
+#[track_caller]
+fn check(client: &mut Client, batch: &str, answers: &str) {
+    let mut sender = client.stream.try_clone().expect("a socket can be cloned");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            sender
+                .write_all(batch.as_bytes())
+                .expect("the server reads")
+        });
+        client.expect(answers);
+    });
+}
+
+#[test]
+fn one_client_too_many_is_told_so_and_counted() {
+    let server = process::spawn("-c 3");
+    let mut clients = [server.client(), server.client(), server.client()];
+    for client in &mut clients {
+        client.check("version\r\n", VERSION);
+    }
+    for refused in 1..=2 {
+        server.client().expect(TOO_MANY).expect_end();
+        eventually("it is counted", || {
+            clients[0].stat("rejected_connections") == refused.to_string()
+        });
+    }
+    // It was none of the connections that are or were served.
+    assert_eq!(clients[0].stat("total_connections"), "3");
+    assert_eq!(clients[0].stat("curr_connections"), "3");
+}
+
+/// The refused client may have sent its first command before it is told; it reads the answer all the same.
+#[test]
+fn a_refused_client_that_was_quick_to_ask_reads_why() {
+    let server = process::spawn("-c 1");
+    let mut first = server.client();
+    first.check("version\r\n", VERSION);
+    for _ in 0..20 {
+        let mut refused = server.client();
+        // The server may have hung up already.
+        let _ = refused.stream.write_all(b"get a\r\n");
+        refused.expect(TOO_MANY).expect_end();
+    }
+}
+
+#[test]
+fn a_place_that_becomes_free_is_used_by_the_next() {
+    let server = process::spawn("-c 2");
+    let mut stays = server.client();
+    stays.check("version\r\n", VERSION);
+    for ending in ["quit\r\n", "GET / HTTP/1.1\r\n", "get", ""] {
+        let mut goes = server.client();
+        goes.check("version\r\n", VERSION).send(ending);
+        drop(goes);
+        eventually("the server has noticed", || {
+            stays.stat("curr_connections") == "1"
+        });
+    }
+    server.client().check("version\r\n", VERSION);
+    assert_eq!(stays.stat("rejected_connections"), "0");
+}
+
+/// The only test that has to wait.
+#[test]
+fn a_client_that_says_nothing_for_too_long_is_hung_up_on_in_silence() {
+    let server = process::spawn("--idle-timeout 1");
+    let mut nothing = server.client();
+    let mut half_a_line = server.client();
+    half_a_line.check("version\r\nget k", VERSION);
+    let mut half_a_block = server.client();
+    half_a_block.check("version\r\nset k 0 0 5\r\nhel", VERSION);
+    for client in [&mut nothing, &mut half_a_line, &mut half_a_block] {
+        client.expect_end();
+    }
+    let mut other = server.client();
+    eventually("they are counted", || other.stat("idle_kicks") == "3");
+    assert_eq!(other.stat("curr_connections"), "1");
+}
+
+#[test]
+fn a_get_may_name_eighteen_thousand_keys() {
+    const KEYS: usize = 18_725;
+    let server = process::spawn("");
+    let (mut sets, mut get, mut values) = (String::new(), "get".to_owned(), String::new());
+    for n in 0..KEYS {
+        sets += &format!("set k{n:08} 0 0 1 noreply\r\nx\r\n");
+        get += &format!(" k{n:08}");
+        values += &format!("VALUE k{n:08} 0 1\r\nx\r\n");
+    }
+    assert_eq!(get.len(), 187_253);
+    let mut client = server.client();
+    check(&mut client, &sets, "");
+    check(
+        &mut client,
+        &format!("{get}\r\n"),
+        &format!("{values}END\r\n"),
+    );
+}
+
+/// Each answer is another number, so none is missing, doubled, or out of its place.
+#[test]
+fn a_batch_of_a_hundred_thousand_commands_is_answered_whole() {
+    const COMMANDS: usize = 100_000;
+    let server = process::spawn("");
+    let mut client = server.client();
+    client.check("set n 0 0 1\r\n0\r\n", "STORED\r\n");
+    let answers: String = (1..=COMMANDS).map(|n| format!("{n}\r\n")).collect();
+    check(&mut client, &"incr n 1\r\n".repeat(COMMANDS), &answers);
+}
+
+/// `printf '...' | nc` does this: it closes its half when it has sent everything.
+#[test]
+fn a_client_that_only_listens_after_its_batch_still_gets_every_answer() {
+    const COMMANDS: usize = 2000;
+    let server = process::spawn("");
+    let mut client = server.client();
+    client.check("set n 0 0 1\r\n0\r\n", "STORED\r\n");
+    client.send("incr n 1\r\n".repeat(COMMANDS) + "incr n 1");
+    let answers: String = (1..=COMMANDS).map(|n| format!("{n}\r\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&client.finish()), answers);
+    // What had no line end was no command.
+    server
+        .client()
+        .check("incr n 0\r\n", format!("{COMMANDS}\r\n"));
+}
+
+#[test]
+fn the_answers_of_one_batch_arrive_in_one_piece() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    client.check("set k 0 0 5\r\nhello\r\n", "STORED\r\n");
+    let answers = "VALUE k 0 5\r\nhello\r\nEND\r\n".repeat(100);
+    for _ in 0..50 {
+        client.send("get k\r\n".repeat(100));
+        let mut room = [0; 1 << 16];
+        let bytes = client.stream.read(&mut room).expect("the answers come");
+        assert_eq!(String::from_utf8_lossy(&room[..bytes]), answers);
+    }
+}
+
+#[test]
+fn an_answer_does_not_wait_for_the_rest_of_the_next_command() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    for (half, rest, answer) in [
+        ("version", "\r\n", VERSION),
+        ("set k 0 0 5\r", "\nhello\r\n", "STORED\r\n"),
+        ("set k 0 0 5\r\n", "hello\r\n", "STORED\r\n"),
+        ("set k 0 0 5\r\nhel", "lo\r\n", "STORED\r\n"),
+        ("set k 0 0 5\r\nhello\r", "\n", "STORED\r\n"),
+        (
+            "set k bad 0 5\r\nhel",
+            "lo\r\n",
+            "CLIENT_ERROR bad command line format\r\n",
+        ),
+        ("get", " none\r\n", "END\r\n"),
+    ] {
+        client
+            .check(format!("version\r\n{half}"), VERSION)
+            .check(rest, answer);
+    }
+}
+
+#[test]
+fn a_connection_costs_one_file_descriptor() {
+    let server = process::spawn("");
+    let mut clients = vec![server.client()];
+    clients[0].check("version\r\n", VERSION);
+    let before = server.descriptors();
+    for _ in 0..50 {
+        let mut client = server.client();
+        client.check(
+            "set k 0 0 1\r\nx\r\nget k\r\n",
+            "STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n",
+        );
+        clients.push(client);
+    }
+    assert_eq!(server.descriptors(), before + 50);
+    clients.truncate(1);
+    eventually("they are given back", || server.descriptors() == before);
+}
+
+#[test]
+fn a_thousand_idle_workers_take_less_than_20_megabytes() {
+    let server = process::spawn("");
+    assert_eq!(server.client().stat("max_connections"), "1024");
+    let memory = server.memory("VmRSS");
+    assert!(memory < 20_000, "the server takes {memory} kB");
+}
+
+/// A buffer that stayed as large as the largest request would add up.
+#[test]
+fn a_client_that_was_served_much_and_idles_costs_little() {
+    const CLIENTS: u64 = 50;
+    let server = process::spawn("");
+    let mut first = server.client();
+    first.check(
+        ["set k 0 0 200000\r\n", &"x".repeat(200_000), "\r\n"].concat(),
+        "STORED\r\n",
+    );
+    let before = server.memory("VmRSS");
+    let clients: Vec<Client> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = server.client();
+            // A line of 200 KB, and an answer as large.
+            client.send(format!(
+                "get{} k\r\n",
+                format!(" {}", "n".repeat(199)).repeat(1000)
+            ));
+            client.expect(["VALUE k 0 200000\r\n", &"x".repeat(200_000), "\r\nEND\r\n"].concat());
+            // The next line is read into the same room.
+            client.check("version\r\n", VERSION);
+            client
+        })
+        .collect();
+    let grown = server.memory("VmRSS").saturating_sub(before);
+    assert!(grown < CLIENTS * 100, "{CLIENTS} clients cost {grown} kB");
+    drop(clients);
+}

@@ -1,0 +1,177 @@
+//! How the server ends: soon, whatever its clients do, with exit code 0, and in the middle of nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::process::{self, Process, eventually};
+use common::{Client, shortened};
+
+/// The promise is two seconds. A machine that has much else to do gets some more.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Asks the server to end; it must do so in time, with exit code 0. Gives what it has said about it.
+#[track_caller]
+fn check(server: Process, ask: impl FnOnce(&Process)) -> String {
+    ask(&server);
+    let outcome = server.outcome();
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    assert!(outcome.took < SOON, "it took {:?}", outcome.took);
+    outcome.stderr
+}
+
+/// A client that sets and gets in a loop, many at a time, until the server hangs up.
+struct Busy {
+    received: Arc<AtomicU64>,
+    work: JoinHandle<()>,
+}
+
+impl Busy {
+    fn start(address: SocketAddr, number: usize) -> Self {
+        let received = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&received);
+        let work = std::thread::spawn(move || work(Client::connect(address), number, &counter));
+        Busy { received, work }
+    }
+}
+
+fn work(mut client: Client, number: usize, received: &AtomicU64) {
+    // Megabytes are more than the system buffers: answers are always under way, and a careless end would
+    // cut one.
+    const AT_A_TIME: usize = 60;
+    let value = format!("{number:02}").repeat(50_000);
+    let stored = "STORED\r\n";
+    let answers = format!("{stored}VALUE k{number} 0 100000\r\n{value}\r\nEND\r\n").into_bytes();
+    client.check(format!("set k{number} 0 0 100000\r\n{value}\r\n"), stored);
+    let commands = format!("set s{number} 0 0 1\r\nx\r\nget k{number}\r\n");
+    let batch = commands.repeat(AT_A_TIME);
+    loop {
+        // When the server has hung up, this or the next reading finds out.
+        let _ = client.stream.write_all(batch.as_bytes());
+        for _ in 0..AT_A_TIME {
+            let mut got = Vec::new();
+            let _ = (&client.stream)
+                .take(answers.len() as u64)
+                .read_to_end(&mut got);
+            assert!(
+                answers.starts_with(&got),
+                "a wrong answer: {}",
+                shortened(&got)
+            );
+            if got.len() < answers.len() {
+                assert!(
+                    got.is_empty() || got == stored.as_bytes(),
+                    "{} bytes of an answer",
+                    got.len()
+                );
+                return;
+            }
+            received.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+#[test]
+fn on_a_signal_it_ends_at_once_and_between_two_answers() {
+    for (signal, idle) in [("INT", 50), ("TERM", 500)] {
+        let server = process::spawn("");
+        let mut idle: Vec<Client> = (0..idle).map(|_| server.client()).collect();
+        for client in &mut idle {
+            client.check("version\r\n", "VERSION 1.6.45\r\n");
+        }
+        let busy: Vec<Busy> = (0..20).map(|n| Busy::start(server.address(), n)).collect();
+        eventually("all of them are busy", || {
+            busy.iter().all(|busy| busy.received.load(Relaxed) > 5)
+        });
+        let complaints = check(server, |server| server.signal(signal));
+        assert_eq!(complaints, "", "nobody held it up");
+        for client in &mut idle {
+            client.expect_end();
+        }
+        for busy in busy {
+            busy.work.join().expect("every answer was whole");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_does_not_take_its_answers_does_not_hold_up_the_end() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    client.check(
+        ["set k 0 0 1000000\r\n", &"x".repeat(1_000_000), "\r\n"].concat(),
+        "STORED\r\n",
+    );
+    client.send("get k\r\n".repeat(100));
+    client
+        .stream
+        .peek(&mut [0])
+        .expect("the answers have begun to come");
+    check(server, |server| server.signal("TERM"));
+}
+
+#[test]
+fn a_client_that_stops_in_the_middle_of_a_command_does_not_hold_up_the_end() {
+    let server = process::spawn("");
+    let mut clients = Vec::new();
+    for half in [
+        "get k",
+        "set k 0 0 100\r\nabc",
+        "set k bad 0 100\r\nabc",
+        "set k 0 0 99999999\r\n",
+    ] {
+        let mut client = server.client();
+        client.check(format!("version\r\n{half}"), "VERSION 1.6.45\r\n");
+        clients.push(client);
+    }
+    let complaints = check(server, |server| server.signal("TERM"));
+    assert_eq!(complaints, "", "nobody held it up");
+    for mut client in clients {
+        client.expect_end();
+    }
+}
+
+/// Where every address is listened on, there is none that the server could wake its own acceptor with.
+#[test]
+fn it_ends_also_when_it_listens_everywhere() {
+    check(process::spawn("-l 0.0.0.0"), |server| server.signal("TERM"));
+}
+
+#[test]
+fn the_next_server_has_the_port_at_once() {
+    let server = process::spawn("");
+    let address = server.address();
+    let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.check("version\r\n", "VERSION 1.6.45\r\n");
+    }
+    check(server, |server| server.signal("TERM"));
+    let next = process::launch("", &format!("-p {}", address.port()));
+    assert_eq!(next.address(), address);
+    next.client().check("version\r\n", "VERSION 1.6.45\r\n");
+}
+
+#[test]
+fn the_command_shutdown_ends_it_where_it_is_allowed() {
+    for command in ["shutdown\r\n", "shutdown graceful\r\n"] {
+        let server = process::spawn("-A");
+        let (mut client, mut other) = (server.client(), server.client());
+        other.check("version\r\n", "VERSION 1.6.45\r\n");
+        // What was asked before is answered, what comes after is not.
+        client.send(format!("set k 0 0 1\r\nx\r\n{command}get k\r\n"));
+        client.expect("STORED\r\n").expect_end();
+        other.expect_end();
+        check(server, |_| ());
+    }
+}
