@@ -1,0 +1,148 @@
+//! A key, held for writing: the only way to change what the store holds.
+//!
+//! Invariant: every change is recorded before it is made, and both happen while the shard is locked. So
+//! the order of the log is the order of the store, key by key, and what could not be recorded has not
+//! happened.
+
+use std::sync::RwLockWriteGuard;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::clock::{Expiry, UnixTime};
+use super::item::{Item, Marks};
+use super::shard::Shard;
+use super::{Datastore, write};
+use crate::aof::record::Record;
+use crate::protocol::ProtocolError;
+
+/// One key, held for writing: whoever has it is alone with that key (and its shard) until it is dropped.
+#[derive(Debug)]
+pub struct Slot<'s> {
+    store: &'s Datastore,
+    shard: RwLockWriteGuard<'s, Shard>,
+    key: &'s [u8],
+    now: UnixTime,
+}
+
+impl Datastore {
+    /// Takes hold of a key, to look at its item and change it.
+    pub fn slot<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
+        let now = self.tick();
+        Slot {
+            store: self,
+            shard: write(self.shard(key)),
+            key,
+            now,
+        }
+    }
+}
+
+impl Slot<'_> {
+    /// The item that the key holds; one that has expired is none.
+    pub fn item(&self) -> Option<Item> {
+        let (text, entry) = self.shard.get(self.key)?;
+        (!entry.expiry().is_over(self.now)).then(|| entry.with(text))
+    }
+
+    /// The time at which the key was taken hold of.
+    pub fn now(&self) -> UnixTime {
+        self.now
+    }
+
+    /// Stores an item under the key, in place of any other. It gets the given cas unique, or else a new
+    /// one, which is returned.
+    ///
+    /// # Errors
+    /// Here and below, [`ProtocolError::LogFailed`]: then nothing has changed.
+    pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> Result<u64, ProtocolError> {
+        debug_assert_eq!(item.key(), self.key);
+        let cas = cas.unwrap_or_else(|| self.store.new_cas());
+        let now = self.now;
+        item.cas = cas;
+        self.store.record(|| match item.expiry.is_over(now) {
+            false => Record::Put(item.clone()),
+            true => Record::Remove {
+                key: self.key.into(),
+            },
+        })?;
+        self.change(|shard, _| shard.put(item, now));
+        Ok(cas)
+    }
+
+    /// Gives the item, if there is one, another expiry. Its cas unique stays: its content does.
+    pub fn touch(&mut self, expiry: Expiry) -> Result<(), ProtocolError> {
+        let Some(Item { cas, marks, .. }) = self.item() else {
+            return Ok(());
+        };
+        let key = self.key.into();
+        self.store.record(|| match expiry.is_over(self.now) {
+            false => Record::Touch { key, expiry },
+            true => Record::Remove { key },
+        })?;
+        self.shard.update(self.key, expiry, cas, marks);
+        Ok(())
+    }
+
+    /// Notes on the item, if there is one, that somebody has won it. This is forgotten with the process.
+    pub fn win(&mut self) {
+        if let Some(Item {
+            cas, expiry, marks, ..
+        }) = self.item()
+        {
+            self.shard
+                .update(self.key, expiry, cas, Marks { won: true, ..marks });
+        }
+    }
+
+    /// Marks the item, if there is one, as stale: the next reader wins. Its cas unique becomes the given
+    /// one, or else a new one, so that who read it before cannot store over what comes after.
+    pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) -> Result<(), ProtocolError> {
+        let Some(Item { marks, .. }) = self.item() else {
+            return Ok(());
+        };
+        let cas = cas.unwrap_or_else(|| self.store.new_cas());
+        let key = self.key.into();
+        self.store.record(|| match expiry.is_over(self.now) {
+            false => Record::Stale { key, expiry, cas },
+            true => Record::Remove { key },
+        })?;
+        self.shard.update(
+            self.key,
+            expiry,
+            cas,
+            Marks {
+                stale: true,
+                won: false,
+                ..marks
+            },
+        );
+        Ok(())
+    }
+
+    /// Notes that the item was read.
+    pub fn note(&self) {
+        if let Some((_, entry)) = self.shard.get(self.key) {
+            entry.note(self.now);
+        }
+    }
+
+    /// Removes the item, if there is one.
+    pub fn remove(&mut self) -> Result<(), ProtocolError> {
+        if self.item().is_some() {
+            self.store.record(|| Record::Remove {
+                key: self.key.into(),
+            })?;
+        }
+        self.change(Shard::remove);
+        Ok(())
+    }
+
+    /// Every change goes through here, so that the store's account of its memory stays right.
+    fn change(&mut self, change: impl FnOnce(&mut Shard, &[u8])) {
+        let before = self.shard.charge();
+        change(&mut self.shard, self.key);
+        // Wrapping: the difference may be negative, and added to the whole it comes out right.
+        self.store
+            .used
+            .fetch_add(self.shard.charge().wrapping_sub(before), Relaxed);
+    }
+}
