@@ -3,6 +3,7 @@
 TARGET ?=
 OPTIONS ?=
 ARGS ?=
+BENCH ?= throughput
 
 .PHONY: help run test conversations bench lint fmt clean
 
@@ -18,8 +19,8 @@ test: ## run every test
 conversations: ## play tests/conversations; TARGET=host:port holds another server to them, OPTIONS="-M" names its flags
 	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations -- --test-threads=1 --nocapture
 
-bench: ## requests a second beside a fixed-reply server and memcached; ARGS="--only get" chooses
-	cargo bench --bench throughput -- $(ARGS)
+bench: ## BENCH=throughput (or memory, hits) beside memcached if it is there; ARGS="--only get" chooses
+	cargo bench --bench $(BENCH) -- $(ARGS)
 
 lint: ## formatting, clippy and documentation, with warnings as errors
 	cargo fmt --check
