@@ -59,10 +59,11 @@ pub fn apply<'s>(
     };
     let mut slot = store.slot(key);
     let Some(old) = slot.item() else {
-        let Some((number, Draft { item, .. })) = initial else {
+        let Some((number, Draft { mut item, .. })) = initial else {
             counts[misses] += 1;
             return Ok(Outcome::NotFound);
         };
+        item.revive(slot.now());
         let expiry = item.expiry;
         let cas = slot.put(item, request.cas)?;
         return Ok(Outcome::Counted {
@@ -85,11 +86,13 @@ pub fn apply<'s>(
         Direction::Down => number.saturating_sub(request.delta),
     };
     // memcached writes the result over the old text, so a shorter one leaves spaces behind it.
-    let text = format!("{number:<width$}", width = old.value().len());
-    let mut item = Item::new(key, old.flags, old.expiry, &[text.as_bytes()]);
+    let mut text = number.to_string().into_bytes();
+    let grows = text.len() > old.value().len();
+    text.resize(text.len().max(old.value().len()), b' ');
+    let mut item = Item::new(key, old.flags, old.expiry, &[&text]);
     // A longer one makes a new item, on which nothing is noted.
-    if text.len() == old.value().len() {
-        item.marks = old.marks;
+    if !grows {
+        (item.marks, item.fetched) = (old.marks, old.fetched);
     }
     let cas = slot.put(item, request.cas)?;
     counts[hits] += 1;

@@ -22,11 +22,14 @@ pub fn get<'a>(
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
     let bump = if request.no_bump { Bump::No } else { Bump::Yes };
+    let mut read_before = None;
     if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
         match store.get(key, bump) {
             None => return Ok(missed(request, counts)),
             // Somebody is to win it, and that needs the lock for writing.
-            Some(item) if item.marks.stale && !item.marks.won => {}
+            Some(item) if item.marks.stale && !item.marks.won => {
+                read_before = Some((item.fetched, item.last_access));
+            }
             Some(item) => {
                 let found = Found::new(request, item, Created::No, || store.clock().now());
                 return Ok(found.response(request, counts));
@@ -39,14 +42,19 @@ pub fn get<'a>(
         None => None,
     };
     let mut slot = store.slot(key);
-    let (item, created) = match (slot.item(), draft) {
+    let (mut item, created) = match (slot.item(), draft) {
         (Some(item), _) => (item, Created::No),
         (None, None) => return Ok(missed(request, counts)),
         (None, Some(Draft { mut item, .. })) => {
+            item.revive(slot.now());
+            item.last_access = slot.now();
             item.cas = slot.put(item.clone(), request.cas)?;
             (item, Created::Yes)
         }
     };
+    if let Some(before) = read_before {
+        (item.fetched, item.last_access) = before;
+    }
     let found = Found::new(request, item, created, || slot.now());
     if bump == Bump::Yes {
         slot.note();
@@ -98,7 +106,11 @@ impl<'a> Found<'a> {
                         .touch
                         .map_or(expiry, |exptime| Expiry::new(exptime, now()))
                 }
-                ShownFlag::Vivify if is_new => expiry = item.expiry,
+                ShownFlag::Vivify if is_new => {
+                    expiry = request
+                        .vivify
+                        .map_or(expiry, |exptime| Expiry::new(exptime, now()));
+                }
                 ShownFlag::Recache if !is_new && !marks.won => {
                     let soon = request
                         .recache
@@ -279,7 +291,11 @@ pub fn count<'a>(
                     .touch
                     .map_or(expiry, |exptime| Expiry::new(exptime, slot.now()));
             }
-            ShownFlag::Vivify if created => expiry = stored,
+            ShownFlag::Vivify if created => {
+                expiry = request
+                    .vivify
+                    .map_or(expiry, |(exptime, _)| Expiry::new(exptime, slot.now()));
+            }
             flag => flags.extend(echo(flag, &request.key)),
         }
     }

@@ -54,8 +54,14 @@ pub fn draft<'s>(
     service: &'s Service,
 ) -> Result<Option<Draft<'s>>, ProtocolError> {
     match request {
-        Request::Store(announced) | Request::MetaSet(announced, _) => {
-            storage::draft(announced, &service.store).map(Some)
+        Request::Store(announced) => storage::draft(announced, &service.store).map(Some),
+        Request::MetaSet(announced, shown) => {
+            let draft = storage::draft(announced, &service.store)?;
+            if shown.opaque_too_long {
+                Err(ProtocolError::OpaqueTooLong)
+            } else {
+                Ok(Some(draft))
+            }
         }
         _ => Ok(None),
     }

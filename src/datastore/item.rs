@@ -26,7 +26,8 @@ pub struct Item {
     pub marks: Marks,
     /// When it was last read (or else stored), before it was looked up this time.
     pub last_access: UnixTime,
-    /// Whether it was ever read before it was looked up this time.
+    /// Whether it was ever read before it was looked up this time; or, of one that is to be stored, whether
+    /// it counts as read.
     pub fetched: bool,
 }
 
@@ -142,6 +143,14 @@ impl Item {
             let (here, rest) = room.split_at_mut(part.len());
             here.copy_from_slice(part);
             room = rest;
+        }
+    }
+
+    /// Takes an expiry that has passed away from an item that has yet to be stored: whoever creates an item
+    /// may still give it another one, which only an item that is there can get.
+    pub fn revive(&mut self, now: UnixTime) {
+        if self.expiry.is_over(now) {
+            self.expiry = Expiry::NEVER;
         }
     }
 

@@ -40,7 +40,7 @@ impl Entry {
             flags: item.flags,
             expiry: item.expiry,
             marks: item.marks,
-            fetched: AtomicBool::new(false),
+            fetched: AtomicBool::new(item.fetched),
             visited: AtomicBool::new(false),
             last_access: AtomicU32::new(now),
             turn,

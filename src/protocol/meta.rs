@@ -158,7 +158,15 @@ fn simple<'a>(
     if bad_first_letter(flags) {
         return Parsed::flawed(Flaw::FlagLetter);
     }
-    Parsed::plain(parse(name, flags, 2).and_then(|(key, flags)| request(key, flags)))
+    Parsed::plain(parse(name, flags, 2).and_then(|(key, flags)| {
+        let opaque_too_long = flags.shown.opaque_too_long;
+        let request = request(key, flags)?;
+        if opaque_too_long {
+            Err(ProtocolError::OpaqueTooLong)
+        } else {
+            Ok(request)
+        }
+    }))
 }
 
 /// Whether a word starts with what cannot even be a flag that nobody knows.
@@ -203,6 +211,7 @@ fn parse<'a>(
         shown: Shown {
             value: false,
             quiet: false,
+            opaque_too_long: false,
             flags,
         },
         touch: None,
@@ -219,7 +228,6 @@ fn parse<'a>(
         no_bump: false,
     };
     let mut error = None;
-    let mut opaque_too_long = false;
     let mut seen = 0u128;
     for (&letter, value) in words(flags).filter_map(<[u8]>::split_first) {
         if seen & 1 << letter != 0 {
@@ -268,7 +276,7 @@ fn parse<'a>(
                 }
                 None => bad(ProtocolError::BadBase64),
             },
-            b'O' => opaque_too_long = value.len() + 1 > MAX_OPAQUE,
+            b'O' => found.shown.opaque_too_long = value.len() + 1 > MAX_OPAQUE,
             b'I' => found.invalidate = true,
             b'x' => found.remove_value = true,
             b'u' => found.no_bump = true,
@@ -281,7 +289,6 @@ fn parse<'a>(
     }
     match error {
         Some(error) => Err(error),
-        None if opaque_too_long => Err(ProtocolError::OpaqueTooLong),
         None => Ok((key, found)),
     }
 }

@@ -230,6 +230,8 @@ pub struct Shown<'a> {
     pub value: bool,
     /// Whether the ordinary answer is left out (`q`).
     pub quiet: bool,
+    /// Whether the opaque is longer than it may be. That is an error, but after all others.
+    pub opaque_too_long: bool,
     /// All flags of the line, checked, and split again when they are needed.
     pub(super) flags: &'a [u8],
 }

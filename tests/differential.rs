@@ -1,0 +1,590 @@
+//! The same random commands for rustmemc and for a real memcached: both must answer the same bytes.
+//!
+//! The conversations tell what we thought of; this looks for what nobody thought of. The real server is
+//! the program that MEMCACHED names, or else `memcached` on the PATH; it must be 1.6.45 or later (before
+//! that, memcached took `+1` for a number, and more of the kind). A longer hunt, or one run again:
+//!
+//!     SEED=42 COMMANDS=100000 cargo test --test differential
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::collections::{HashMap, VecDeque};
+use std::env;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use common::{Client, process::eventually, shortened};
+
+#[test]
+fn random_commands_get_the_same_answers_as_from_a_real_memcached() {
+    let program = match memcached() {
+        Ok(program) => program,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let number = |name| {
+        env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().expect("a number"))
+    };
+    let commands = number("COMMANDS").unwrap_or(1500);
+    let seeds = number("SEED").map_or(vec![1, 2, 3], |seed| vec![seed]);
+    for seed in seeds {
+        compare(&program, seed, commands);
+    }
+}
+
+/// The uniques below this are used up before the comparison.
+const WARM_UP: u64 = 200;
+
+/// Sends both servers so many commands, and fails at the first that they answer differently.
+fn compare(program: &PathBuf, seed: u64, commands: u64) {
+    let (ours, theirs) = (common::server("-m 1024"), Memcached::start(program));
+    let mut ours = Side::new(ours.address, ours);
+    let mut theirs = Side::new(theirs.address, theirs);
+    // The cas uniques that the generator chooses by itself (flag E) are smaller or larger than all that
+    // the servers give out, so that both see them in the same order. These here use up the small ones.
+    for _ in 0..WARM_UP {
+        for side in [&mut ours.client, &mut theirs.client] {
+            side.check("ms warm-up 0\r\n\r\n", "HD\r\n");
+        }
+    }
+    let mut generator = Generator {
+        state: seed,
+        key: "a".to_owned(),
+    };
+    let mut last = VecDeque::new();
+    for count in 1..=commands {
+        let command = generator.command(theirs.uniques.len());
+        let sent = theirs.spelled(&command);
+        let (our_answer, their_answer) = (ours.ask(&command, count), theirs.ask(&command, count));
+        last.push_back(shortened(&sent));
+        if last.len() > 10 {
+            last.pop_front();
+        }
+        let (our_view, their_view) = (ours.seen(&our_answer), theirs.seen(&their_answer));
+        assert!(
+            our_view.is_like(&their_view),
+            "SEED={seed}, command {count}: the last of these is answered differently\n  {}\n\
+             memcached: \"{}\"\nrustmemc:  \"{}\"",
+            Vec::from(last).join("\n  "),
+            shortened(&their_answer),
+            shortened(&our_answer)
+        );
+    }
+}
+
+/// A server, one connection to it, and the cas uniques that were seen on it.
+///
+/// A client learns a unique from the server, so each server is sent its own: a command has `{3}` where the
+/// fourth unique stands that this server has ever shown. In answers, too, a unique is compared by its
+/// place in that row.
+struct Side<S> {
+    address: SocketAddr,
+    client: Client,
+    uniques: Vec<u64>,
+    places: HashMap<u64, usize>,
+    _server: S,
+}
+
+impl<S> Side<S> {
+    fn new(address: SocketAddr, server: S) -> Self {
+        Side {
+            address,
+            client: Client::connect(address),
+            uniques: Vec::new(),
+            places: HashMap::new(),
+            _server: server,
+        }
+    }
+
+    /// The bytes that this server is sent for a command.
+    fn spelled(&self, command: &Line) -> Vec<u8> {
+        let line = match command.line.split_once('{') {
+            None => command.line.clone(),
+            Some((before, rest)) => {
+                let (place, behind) = rest.split_once('}').expect("a brace closes");
+                let place: usize = place.parse().expect("a number");
+                format!("{before}{}{behind}", self.uniques[place])
+            }
+        };
+        [line.as_bytes(), b"\r\n", &command.data].concat()
+    }
+
+    /// Sends a command, and gives its whole answer.
+    ///
+    /// An answer does not say where it ends, and may be no byte at all. So a second command follows, one
+    /// that touches no item and whose answer nothing else can be: where that begins, the first one's ends.
+    /// Only then comes the next command. More must not be in flight: memcached changes an item in place,
+    /// or does not, depending on whether an earlier answer with that item is still waiting to be sent.
+    fn ask(&mut self, command: &Line, count: u64) -> Vec<u8> {
+        let fence = format!("NF O{count}\r\n");
+        let mut bytes = self.spelled(command);
+        bytes.extend_from_slice(format!("md nobody O{count}\r\n").as_bytes());
+        self.client.send(bytes);
+        let mut answer = Vec::new();
+        let mut room = vec![0; 1 << 16];
+        loop {
+            // No answer within the time that the client waits is as good as a closed connection.
+            let read = self.client.stream.read(&mut room).unwrap_or(0);
+            answer.extend_from_slice(&room[..read]);
+            if answer.ends_with(fence.as_bytes()) {
+                answer.truncate(answer.len() - fence.len());
+                return answer;
+            }
+            if read == 0 {
+                answer.extend_from_slice(b"(closed)");
+                self.client = Client::connect(self.address);
+                return answer;
+            }
+        }
+    }
+
+    /// What of an answer has to be the same on both servers.
+    fn seen(&mut self, answer: &[u8]) -> View {
+        let mut view = View::default();
+        let mut rest = answer;
+        while !rest.is_empty() {
+            let end = rest.iter().position(|&byte| byte == b'\n');
+            let (line, behind) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+            let text = line.strip_suffix(b"\r\n").unwrap_or(line);
+            let words: Vec<&[u8]> = text.split(|&byte| byte == b' ').collect();
+            for (place, word) in words.iter().enumerate() {
+                self.see(words[0], place, word, &mut view);
+            }
+            view.text.extend_from_slice(&line[text.len()..]);
+            // Data is compared as it is, and never taken for lines.
+            let length = match words[0] {
+                b"VALUE" => words.get(3),
+                b"VA" => words.get(1),
+                _ => None,
+            };
+            let length = length.map_or(0, |word| number(word).unwrap_or(0) as usize + 2);
+            let (data, behind) = behind.split_at(length.min(behind.len()));
+            view.text.extend_from_slice(data);
+            rest = behind;
+        }
+        view
+    }
+
+    /// One word of an answer's line.
+    fn see(&mut self, first: &[u8], place: usize, word: &[u8], view: &mut View) {
+        let (name, value) = match first {
+            b"VALUE" if place == 4 => (&b"cas="[..], word),
+            b"ME" => word.split_at(word.iter().position(|&b| b == b'=').map_or(0, |at| at + 1)),
+            b"VA" | b"HD" | b"NS" | b"EX" | b"NF" | b"EN" if place > 0 => {
+                word.split_at(word.len().min(1))
+            }
+            b"VERSION" if place > 0 => return,
+            _ => (&b""[..], word),
+        };
+        match (name, number(value)) {
+            (b"c" | b"cas=", Some(unique)) if !is_explicit(unique) => {
+                let next = self.uniques.len();
+                let place = *self.places.entry(unique).or_insert(next);
+                if place == next {
+                    self.uniques.push(unique);
+                }
+                view.text
+                    .extend_from_slice(format!(" cas {place}").as_bytes());
+            }
+            (b"t" | b"exp=", Some(seconds)) => {
+                // What ended before this second has less than nothing left; memcached writes that as if
+                // there were no minus.
+                let left = if seconds > u64::from(u32::MAX / 2) {
+                    0
+                } else {
+                    seconds
+                };
+                view.time(left, 2);
+            }
+            // memcached notes an access at most once a minute.
+            (b"l" | b"la=", Some(seconds)) => view.time(seconds, 62),
+            // Each server has its own memory.
+            (b"cls=" | b"size=", Some(_)) => {}
+            _ => view.text.extend_from_slice(&[b" ", name, value].concat()),
+        }
+    }
+}
+
+/// An answer without what may differ.
+#[derive(Default)]
+struct View {
+    text: Vec<u8>,
+    /// Seconds, and by how many they may differ: the servers' clocks need not tick together.
+    times: Vec<(u64, u64)>,
+}
+
+impl View {
+    fn time(&mut self, seconds: u64, give_or_take: u64) {
+        self.text.extend_from_slice(b" time");
+        self.times.push((seconds, give_or_take));
+    }
+
+    fn is_like(&self, other: &View) -> bool {
+        let mut times = self.times.iter().zip(&other.times);
+        self.text == other.text && times.all(|((a, differ), (b, _))| a.abs_diff(*b) <= *differ)
+    }
+}
+
+/// Whether a cas unique is one of the generator's own (or 0, which is none).
+fn is_explicit(unique: u64) -> bool {
+    !(WARM_UP..1 << 60).contains(&unique)
+}
+
+fn number(word: &[u8]) -> Option<u64> {
+    str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// A command: its line without the end, and whatever follows.
+struct Line {
+    line: String,
+    data: Vec<u8>,
+}
+
+/// Makes up commands. What it leaves out, and why:
+/// - the deliberate differences of `20-ours-alone.txt`: verbs in capitals, `del`, flags of 2^32 and
+///   over, a `get` with a key that is too long, a space in front of an administrative command;
+/// - an exptime that does not fit into 31 bits, and `me` with `b`;
+/// - whatever time could change under way: all that ends, has ended or ends long after the test;
+/// - values of white space only: looking for a number in them, memcached reads on behind their end;
+/// - base64 with strange characters among it, which memcached passes over: what is wrong here is wrong
+///   without them, too;
+/// - lines over 2,048 bytes: whether they are refused depends on how the network cuts them up;
+/// - `stats`, and the commands that tune memcached's own insides.
+struct Generator {
+    state: u64,
+    key: String,
+}
+
+/// What is picked from is a text with bars between the choices. The last three of the keys are base64, of
+/// `foo`, `f`, and bytes that are no text (but no line end: after `incr` such a key is shown as it is, and
+/// would break the line that it stands on).
+const KEYS: &str = "a|b|num|foo|key-é|with\ttab|LONG|Zm9v|Zg==|AAF/gP8=";
+const EXPTIMES: &str = "0|0|0|1000|01000|100000|2000000000|-1|2592001";
+const NUMBERS: &str = "0|1|5|10|99|007|18446744073709551615|1000000000000";
+const BAD_NUMBERS: &str = "x|-1|1x|+1|18446744073709551616|1.5";
+const VALUES: &str = "||0|9 |-5|18446744073709551615|18446744073709551616|10x|hello|é|\
+    a somewhat longer text that is not a number|a\r\nb\0\nc|END\r\n";
+const ODD_FLAGS: &str = "b|P1|Lx|S5|Z|W|1|!|^|noreply|é|OO|v1|cx|T|N|R|E|F|C|M|J|D|O";
+const LONG_OPAQUE: &str = "Othis-is-longer-than-thirty-one-bytes";
+const OTHERS: &str = "version|version x|mn|mn x|verbosity 0|verbosity|verbosity x|verbosity 0 noreply|\
+    verbosity noreply|verbosity 0 x|flush_all|flush_all 0|flush_all -1|flush_all noreply|\
+    flush_all 0 noreply|flush_all x|flush_all x noreply|nonsense|nonsense noreply|x||\x20|\x20get a|\
+    \tget a|getx a|get\ta|mget a|mx a|post / HTTP/1.1|quit";
+
+impl Generator {
+    /// The next number below `limit`, by SplitMix64.
+    fn below(&mut self, limit: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % limit as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<'a>(&mut self, choices: &'a str) -> &'a str {
+        let count = choices.split('|').count();
+        let chosen = choices.split('|').nth(self.below(count));
+        chosen.expect("there are so many")
+    }
+
+    /// Mostly a good one, and sometimes a bad one.
+    fn mostly<'a>(&mut self, good: &'a str, bad: &'a str) -> &'a str {
+        let choices = if self.one_in(15) { bad } else { good };
+        self.pick(choices)
+    }
+
+    /// A key: often that of the command before, so that something happens to it.
+    fn key(&mut self) -> String {
+        if self.one_in(2) {
+            self.key = self.pick(KEYS).replace("LONG", &"k".repeat(250));
+        }
+        self.key.clone()
+    }
+
+    /// The same, and at times one that is too long.
+    fn any_key(&mut self) -> String {
+        match self.below(60) {
+            0 => "k".repeat(251),
+            _ => self.key(),
+        }
+    }
+
+    fn exptime(&mut self) -> &'static str {
+        self.mostly(EXPTIMES, "x|1.5|1000x|-|99999999999999999999|+1000")
+    }
+
+    /// Stands for a cas unique: mostly one that was seen of late, or what never was one.
+    fn unique(&mut self, seen: usize) -> String {
+        let age = match self.below(8) {
+            0..4 => 0,
+            _ => self.below(8),
+        };
+        if age >= seen || self.one_in(8) {
+            let others = "0|1|3|5|18446744073709551615|2000000000000000003";
+            return self.pick(others).to_owned();
+        }
+        format!("{{{}}}", seen - 1 - age)
+    }
+
+    /// One more command, when so many cas uniques have been seen.
+    fn command(&mut self, seen: usize) -> Line {
+        let mut data = Vec::new();
+        let mut line = match self.below(100) {
+            0..15 => self.retrieval(),
+            15..35 => {
+                let (length, block) = self.block();
+                data = block;
+                self.storage(&length, seen)
+            }
+            35..47 => {
+                let (verb, key) = (self.pick("delete|touch|incr|decr"), self.any_key());
+                let argument = match verb {
+                    "delete" => self.mostly("||0", "1|x y|noreply x"),
+                    "touch" => self.exptime(),
+                    _ => self.mostly(NUMBERS, BAD_NUMBERS),
+                };
+                format!("{verb} {key} {argument}{}", self.noreply())
+            }
+            47..50 => self.pick(OTHERS).to_owned(),
+            50..52 => format!("me {}{}", self.any_key(), self.mostly("", " x| v")),
+            52..68 => self.meta("mg", "", seen),
+            68..84 => {
+                let (length, block) = self.block();
+                data = block;
+                let line = self.meta("ms", &format!(" {length}"), seen);
+                // An `ms` that fails leaves its unique in memcached's hands, for whatever is stored next
+                // on the connection. Let that be an item that nobody looks at.
+                data.extend_from_slice(b"set nobody-looks 0 0 0 noreply\r\n\r\n");
+                // Where a flag's letter is no letter, the data is read as commands, and both servers hang
+                // up on so long a line; what they answered before that may not arrive any more.
+                match data.len() {
+                    1500.. => line.replace(" !", "").replace(" é", ""),
+                    _ => line,
+                }
+            }
+            84..90 => self.meta("md", "", seen),
+            _ => self.meta("ma", "", seen),
+        };
+        // The first few words only. Data whose length is then missing is read as commands.
+        if self.one_in(60) && data.len() < 1000 && !line.contains(" D0") {
+            let count = 1 + self.below(line.split(' ').count());
+            line = line.split(' ').take(count).collect::<Vec<_>>().join(" ");
+        }
+        // More spaces than are needed mean nothing.
+        if self.one_in(30) && !line.starts_with(' ') {
+            line = line.replace(' ', "  ") + " ";
+        }
+        Line { line, data }
+    }
+
+    fn retrieval(&mut self) -> String {
+        let verb = self.pick("get|gets|gat|gats");
+        let mut line = match verb {
+            "gat" | "gats" => format!("{verb} {}", self.exptime()),
+            _ => verb.to_owned(),
+        };
+        for _ in 0..1 + self.below(4) * self.below(2) {
+            line = format!("{line} {}", self.key());
+        }
+        line
+    }
+
+    fn storage(&mut self, length: &str, seen: usize) -> String {
+        let verb = self.pick("set|set|add|replace|append|prepend|cas|cas");
+        let (key, flags) = (
+            self.any_key(),
+            self.mostly("0|1|+7|007|4294967295", "x|-1|1x"),
+        );
+        let exptime = self.mostly(EXPTIMES, "x|1.5|1000x|+|99999999999999999999|+1000");
+        let unique = match self.below(20) {
+            _ if verb != "cas" => String::new(),
+            0 => format!(" {}", self.pick(BAD_NUMBERS)),
+            1 => String::new(),
+            _ => format!(" {}", self.unique(seen)),
+        };
+        let noreply = self.noreply();
+        format!("{verb} {key} {flags} {exptime} {length}{unique}{noreply}")
+    }
+
+    fn noreply(&mut self) -> &'static str {
+        self.mostly("|||| noreply", " x| noreply x| NOREPLY")
+    }
+
+    /// A data block, and the length that is announced for it.
+    fn block(&mut self) -> (String, Vec<u8>) {
+        let mut value = match self.below(150) {
+            // Larger than what is read at a time, in several of memcached's chunks, and too large.
+            0 => "1 large ".repeat(3000),
+            1 => "larger".repeat(100_000),
+            2 => "largest".repeat(150_000),
+            3..15 => "middle-sized".repeat(self.below(120)),
+            15..75 => self.pick(NUMBERS).to_owned(),
+            _ => self.pick(VALUES).to_owned(),
+        };
+        let size = value.len();
+        value.push_str("\r\n");
+        // Whatever is announced, what is sent ends with a line's end where a command may begin.
+        let length = match self.below(40) {
+            _ if size > 1500 => size.to_string(),
+            // Nobody knows where it ends, so it is read as commands.
+            0 => self.pick("x|-1|1x|+1|2147483646|99999999999").to_owned(),
+            // Too short: the rest is a line of its own.
+            1 => self.below(size + 1).to_string(),
+            // Too long: the line behind it belongs to it, up to its last two bytes.
+            2 => {
+                let more = 1 + self.below(30);
+                value = format!("{value}{}\r\n", "x".repeat(more));
+                (size + more).to_string()
+            }
+            _ => size.to_string(),
+        };
+        (length, value.into_bytes())
+    }
+
+    /// A meta command: verb, key, what follows it, and up to ten flags; seldom more than are allowed.
+    fn meta(&mut self, verb: &str, follows: &str, seen: usize) -> String {
+        let key = self.any_key();
+        let is_base64 = matches!(&*key, "Zm9v" | "Zg==" | "AAF/gP8=");
+        let mut flags = Vec::new();
+        if is_base64 != self.one_in(20) {
+            flags.push("b".to_owned());
+        }
+        let count = match self.below(100) {
+            0 => 17 + self.below(5),
+            _ => self.below(6) + self.below(5),
+        };
+        let mut unused: Vec<char> = "cfhkqstuvxIlTNREFCMJDO".chars().collect();
+        while flags.len() < count && !unused.is_empty() {
+            let letter = unused.swap_remove(self.below(unused.len()));
+            flags.push(format!("{letter}{}", self.flag_value(letter, seen)));
+        }
+        // An odd one, or one that is there already.
+        match self.below(36) {
+            0 => flags.extend(flags.first().cloned()),
+            1 | 2 => flags.push(self.pick(ODD_FLAGS).to_owned()),
+            // In `mg` and `ma`, memcached finds this error too late: when it has done what it refuses.
+            3 if matches!(verb, "ms" | "md") => {
+                flags.retain(|flag| !flag.starts_with('O'));
+                flags.push(LONG_OPAQUE.to_owned());
+            }
+            _ => {}
+        }
+        // When a number gets longer, memcached gives exptime and unique to the item that is just replaced.
+        if verb == "ma" && flags.iter().any(|flag| flag.starts_with(['T', 'E'])) {
+            flags.retain(|flag| !flag.starts_with('D'));
+            flags.push("D0".to_owned());
+        }
+        // In any order.
+        for place in (1..flags.len()).rev() {
+            flags.swap(place, self.below(place + 1));
+        }
+        let words = [vec![format!("{verb} {key}{follows}")], flags].concat();
+        words.join(" ")
+    }
+
+    fn flag_value(&mut self, letter: char, seen: usize) -> String {
+        let value = match letter {
+            'C' => return self.unique(seen),
+            'T' | 'N' => self.mostly(EXPTIMES, "x|1000x|1.5"),
+            // Never near the time that an item may have left.
+            'R' => self.mostly("30|3000|0|-1", "x|30x"),
+            'E' => self.pick("1|2|3|4|2000000000000000001|2000000000000000002"),
+            'F' => self.mostly("0|5|4294967295", "x|-1|5x"),
+            'M' => self.mostly("E|A|P|R|S|I|+|D|-|append", "x|0|!"),
+            'J' | 'D' => self.mostly(NUMBERS, BAD_NUMBERS),
+            'O' => self.pick("1|opaque|c5|exactly-thirty-one-letters-long"),
+            _ => "",
+        };
+        value.to_owned()
+    }
+}
+
+/// The real one, in a process of its own, as long as it is in scope.
+struct Memcached {
+    address: SocketAddr,
+    process: Child,
+}
+
+impl Memcached {
+    fn start(program: &PathBuf) -> Self {
+        // It does not tell which port it got, so it is given one that was free a moment ago. When somebody
+        // else was faster, it ends, and another port is tried.
+        for _ in 0..5 {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+            let address = free.local_addr().expect("it has an address");
+            drop(free);
+            let mut command = Command::new(program);
+            // Its modern defaults have a thread that now and then holds an item, and while it does, a number
+            // is not changed in place but replaced: without spaces behind it, and without its marks.
+            command.args("-o no_modern -l 127.0.0.1 -U 0 -m 1024 -p".split(' '));
+            command.arg(address.port().to_string());
+            if is_root() {
+                command.args(["-u", "root"]);
+            }
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+            let process = command.stderr(Stdio::null()).spawn();
+            let process = process.expect("memcached starts");
+            let mut server = Memcached { address, process };
+            let mut ended = false;
+            eventually("memcached listens, or ends", || {
+                let status = server.process.try_wait().expect("it is our child");
+                ended = status.is_some();
+                ended || TcpStream::connect(address).is_ok()
+            });
+            if !ended {
+                return server;
+            }
+        }
+        panic!("memcached ends as soon as it has started");
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// memcached does not run as root unless it is told to.
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
+}
+
+/// The program to compare with, or why there is none.
+fn memcached() -> Result<PathBuf, String> {
+    let program = match env::var_os("MEMCACHED").filter(|name| !name.is_empty()) {
+        Some(name) => PathBuf::from(name),
+        None => PathBuf::from("memcached"),
+    };
+    let said = Command::new(&program).arg("-V").output();
+    let said = said.map_err(|error| format!("no memcached: {} ({error})", program.display()))?;
+    let said = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+    let mut numbers = said
+        .trim_start_matches("memcached ")
+        .split('.')
+        .map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    if (next(), next(), next()) < (1, 6, 45) {
+        return Err(format!(
+            "{} is {said}, and before 1.6.45 it read numbers otherwise",
+            program.display()
+        ));
+    }
+    Ok(program)
+}
