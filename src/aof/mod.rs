@@ -224,7 +224,9 @@ impl Aof {
 
     /// Syncs for the last time and gives the file free. Whoever appends after this is refused.
     pub fn close(&self) {
-        self.abandon_rewrite();
+        if self.lock().copy.is_some() {
+            self.abandon_rewrite();
+        }
         if self.options.fsync != Fsync::Never
             && let Err(error) = self.sync()
         {

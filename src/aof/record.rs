@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! mn rustmemc 1 E<cas unique> O<crc of the line>                 the heading: the highest cas unique so far
-//! ms <key> <bytes> [b] [F<flags>] [T<time>] E<cas unique> O<crc of the line>.<crc of the data>
-//! <data>                                                          what a key now holds
+//! ms <key> <bytes> [b] [F<flags>] [T<time>] [I] E<cas unique> O<crc of the line>.<crc of the data>
+//! <data>                                                          what a key now holds (I: it is stale)
 //! mg <key> [b] T<time> O<crc of the line>                         an item ends at another time
 //! md <key> [b] I T<time> E<cas unique> O<crc of the line>         an item is stale
-//! md <key> [b] O<crc of the line>                                 a key holds nothing any more
+//! md <key> [b] [E<cas unique>] O<crc of the line>                 a key holds nothing any more
 //! flush_all <time> O<crc of the line>                             everything goes: now (0), or at a time
 //!                                                                 (at 2592001, long gone: not at all)
 //! ```
 //!
 //! Every line ends in `\r\n`, data too. `<time>` is unix time in seconds, 0 for never. With `b` the key
-//! is base64: a key that meta commands show so, or that is no plain text. The checksums are CRC-32 in
+//! is base64: a key that meta commands show so, or that has a space or a line feed. The checksums are CRC-32 in
 //! eight hexadecimal digits, the line's over all that stands before ` O`. They ride in the opaque, which
 //! any memcached echoes and ignores. The line has one of its own, because a `<bytes>` that went wrong
 //! would otherwise look like a record that was cut short, and take everything behind it away.
@@ -31,6 +31,9 @@ use crate::protocol::{self, Exptime, Flush, Request, base64};
 
 /// A flush at the first of all dates flushes nothing, and takes the place of one that was pending.
 const LONG_GONE: u64 = 2_592_001;
+
+/// How a file begins, in this version of the format.
+pub const HEADING: &[u8] = b"mn rustmemc 1 E";
 
 /// One change to the store.
 #[derive(Debug, Clone)]
@@ -62,6 +65,8 @@ pub enum Record<'a> {
     Remove {
         /// The key.
         key: Cow<'a, [u8]>,
+        /// The cas unique of an item that ended as soon as it was stored: it must not be given out again.
+        cas: Option<u64>,
     },
     /// Everything goes. A flush that was pending is no longer.
     Flush,
@@ -76,7 +81,10 @@ impl Record<'_> {
     pub fn write(&self, out: &mut Vec<u8>) {
         let start = out.len();
         match self {
-            Record::Heading { cas } => add(out, format_args!("mn rustmemc 1 E{cas}")),
+            Record::Heading { cas } => {
+                out.extend_from_slice(HEADING);
+                add(out, format_args!("{cas}"));
+            }
             Record::Put(item) => {
                 let binary = begin(out, "ms ", item.key(), item.marks.binary_key);
                 add(out, format_args!(" {}{binary}", item.value().len()));
@@ -86,10 +94,14 @@ impl Record<'_> {
                 if let Some(time) = item.expiry.time() {
                     add(out, format_args!(" T{time}"));
                 }
+                if item.marks.stale {
+                    out.extend_from_slice(b" I");
+                }
                 add(out, format_args!(" E{}", item.cas));
                 let (line, data) = (checksum(out, start), crc32(item.value()));
                 add(out, format_args!(" O{line:08x}.{data:08x}\r\n"));
                 out.extend_from_slice(item.data_block());
+                // memcached knows no stale item that was not stored as fresh first. Here the I says it.
                 if item.marks.stale {
                     let (key, expiry, cas) = (item.key().into(), item.expiry, item.cas);
                     Record::Stale { key, expiry, cas }.write(out);
@@ -110,9 +122,12 @@ impl Record<'_> {
                     format_args!("{binary} I T{} E{cas}", expiry.time().unwrap_or(0)),
                 );
             }
-            Record::Remove { key } => {
+            Record::Remove { key, cas } => {
                 let binary = begin(out, "md ", key, false);
                 out.extend_from_slice(binary.as_bytes());
+                if let Some(cas) = cas {
+                    add(out, format_args!(" E{cas}"));
+                }
             }
             Record::Flush => out.extend_from_slice(b"flush_all 0"),
             // A client names the second behind it: see `Datastore::flush_later`.
@@ -127,12 +142,8 @@ impl Record<'_> {
 /// Verb and key; gives the flag that says how the key is spelled.
 fn begin(out: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static str {
     out.extend_from_slice(verb.as_bytes());
-    // Bytes above ASCII are left as they are: mostly they are UTF-8, and any memcached takes them.
-    if binary
-        || key
-            .iter()
-            .any(|byte| byte.is_ascii_control() || *byte == b' ')
-    {
+    // Whatever a classic command can spell is left as it is: any memcached takes it.
+    if binary || key.iter().any(|byte| matches!(byte, b' ' | b'\n')) {
         out.extend_from_slice(&base64::encode(key));
         " b"
     } else {
@@ -195,8 +206,10 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
                 time(storage.exptime),
                 storage.bytes,
             );
-            item.cas = storage.cas.ok_or("the line has no cas unique")?;
+            // An E0 is none to the parser.
+            item.cas = storage.cas.unwrap_or(0);
             item.marks = Marks {
+                stale: storage.stale,
                 binary_key: storage.key.binary,
                 ..Marks::default()
             };
@@ -219,6 +232,7 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
         },
         Request::MetaDelete(request) => Record::Remove {
             key: request.key.bytes,
+            cas: request.cas,
         },
         Request::FlushAll(Flush::Now) => Record::Flush,
         Request::FlushAll(Flush::Later(Exptime::At(LONG_GONE))) => Record::FlushNever,
@@ -227,7 +241,7 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
         }
         Request::MetaNoop => {
             let cas = said
-                .strip_prefix(b"mn rustmemc 1 E")
+                .strip_prefix(HEADING)
                 .and_then(|digits| str::from_utf8(digits).ok());
             let cas = cas
                 .and_then(|digits| digits.parse().ok())
@@ -271,7 +285,8 @@ mod tests {
         );
         assert!(
             written(&Record::Remove {
-                key: b"k"[..].into()
+                key: b"k"[..].into(),
+                cas: None
             })
             .starts_with("md k O")
         );
@@ -280,13 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_no_plain_text_goes_in_base64() {
+    fn a_key_that_no_line_can_hold_goes_in_base64() {
         let line = written(&Record::Remove {
             key: b"a b"[..].into(),
+            cas: None,
         });
         assert!(line.starts_with("md YSBi b O"), "{line}");
         match parse(line.as_bytes()) {
-            Ok(Parsed::Whole(Record::Remove { key })) => assert_eq!(*key, b"a b"[..]),
+            Ok(Parsed::Whole(Record::Remove { key, .. })) => assert_eq!(*key, b"a b"[..]),
             other => panic!("{other:?}"),
         }
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::crc::crc32;
-use super::record::{self, Parsed, Record};
+use super::record::{self, HEADING, Parsed, Record};
 use super::rewrite::{rewrite_path, sync_folder};
 use super::{Aof, Log, Options, encoded, open_and_lock, unix_time, write};
 use crate::trace;
@@ -242,14 +242,7 @@ impl<'f> Reader<'f> {
             return Ok(Next::End);
         }
         if !self.line.ends_with(b"\n") {
-            // A record that is cut short ends with the file, and if its `\r` is there, just behind it.
-            let cut = self.offset + length == self.size
-                && self
-                    .line
-                    .iter()
-                    .position(|&byte| byte == b'\r')
-                    .is_none_or(|place| place as u64 + 1 == length);
-            return Ok(if cut {
+            return Ok(if self.is_cut_short() {
                 Next::TornTail
             } else {
                 Next::Damage("no line ends here")
@@ -278,6 +271,19 @@ impl<'f> Reader<'f> {
                 Ok(Next::Record)
             }
         }
+    }
+
+    /// Whether what is left of the file, which has no end of a line, can be the beginning of a record.
+    fn is_cut_short(&mut self) -> bool {
+        let at_the_end = self.offset + self.line.len() as u64 == self.size;
+        // A file of ours begins with its heading. Another one must not be emptied.
+        let begin = self.line.get(..HEADING.len()).unwrap_or(&self.line);
+        let is_ours = self.offset > 0 || HEADING.starts_with(begin);
+        // A whole record but for its last byte was not cut: that byte has changed.
+        let mut mended = self.line.clone();
+        mended.pop();
+        mended.push(b'\n');
+        at_the_end && is_ours && record::parse(&mended).is_err()
     }
 
     fn tell_progress(&mut self, start: Instant) {

@@ -41,11 +41,12 @@ impl Copy {
 }
 
 impl Aof {
-    /// Begins a rewrite: from now on, changes go to both files. `cas` is the highest cas unique so far.
+    /// Begins a rewrite: from now on, changes go to both files. `cas` gives the highest cas unique so far;
+    /// it is asked when all that have a record are in it.
     ///
     /// # Errors
-    /// The new file cannot be made.
-    pub fn begin_rewrite(&self, cas: u64) -> io::Result<()> {
+    /// The rewrite is to be given up.
+    pub fn begin_rewrite(&self, cas: impl FnOnce() -> u64) -> io::Result<()> {
         let mut log = self.lock();
         let begin = || -> io::Result<Copy> {
             let path = rewrite_path(&self.path);
@@ -59,12 +60,11 @@ impl Aof {
                 length: 0,
                 failure: None,
             };
-            copy.append(&encoded(&[Record::Heading { cas }]));
+            copy.append(&encoded(&[Record::Heading { cas: cas() }]));
             copy.check()?;
             Ok(copy)
         };
-        let copy = begin().inspect_err(|_| log.not_before = Instant::now() + RETRY)?;
-        log.copy = Some(copy);
+        log.copy = Some(begin()?);
         Ok(())
     }
 
@@ -124,10 +124,9 @@ impl Aof {
     pub fn abandon_rewrite(&self) {
         let mut log = self.lock();
         log.not_before = Instant::now() + RETRY;
-        if log.copy.take().is_some() {
-            self.errors.fetch_add(1, Relaxed);
-            let _ = fs::remove_file(rewrite_path(&self.path));
-        }
+        log.copy = None;
+        self.errors.fetch_add(1, Relaxed);
+        let _ = fs::remove_file(rewrite_path(&self.path));
     }
 }
 

@@ -1,26 +1,26 @@
 //! `incr`, `decr` and `ma`: a number of 64 bits, kept as text like any other value.
 
-use crate::datastore::clock::Expiry;
-use crate::datastore::{Datastore, Draft, Item, Slot};
+use crate::datastore::clock::{Expiry, UnixTime};
+use crate::datastore::{Datastore, Draft, Item};
 use crate::protocol::{Arithmetic, Direction, ProtocolError, counter};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
 /// What came of counting.
 #[derive(Debug)]
-pub enum Outcome<'s> {
+pub enum Outcome {
     /// The item has a new number.
     Counted {
         /// The number.
         number: u64,
         /// The item's new cas unique.
         cas: u64,
-        /// When it ends.
+        /// When it ended before; never, if it was created.
         expiry: Expiry,
         /// Whether it was created.
         created: bool,
-        /// Hold of its key: it may be changed further.
-        slot: Slot<'s>,
+        /// When that was.
+        now: UnixTime,
     },
     /// There is no item, and none was to be created.
     NotFound,
@@ -28,8 +28,8 @@ pub enum Outcome<'s> {
     Exists(u64),
 }
 
-impl From<Outcome<'_>> for Response<'_> {
-    fn from(outcome: Outcome<'_>) -> Self {
+impl From<Outcome> for Response<'_> {
+    fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Counted { number, .. } => Response::Number(number),
             Outcome::NotFound => Response::NotFound,
@@ -39,11 +39,11 @@ impl From<Outcome<'_>> for Response<'_> {
 }
 
 /// Adds or subtracts.
-pub fn apply<'s>(
-    request: &'s Arithmetic<'_>,
-    store: &'s Datastore,
+pub fn apply(
+    request: &Arithmetic<'_>,
+    store: &Datastore,
     counts: &mut Counts,
-) -> Result<Outcome<'s>, ProtocolError> {
+) -> Result<Outcome, ProtocolError> {
     let (hits, misses) = match request.direction {
         Direction::Up => (Counter::IncrHits, Counter::IncrMisses),
         Direction::Down => (Counter::DecrHits, Counter::DecrMisses),
@@ -52,26 +52,25 @@ pub fn apply<'s>(
     // Room for an item that may have to be created, while no lock is held.
     let initial = match request.vivify {
         None => None,
-        Some((exptime, number)) => Some((
+        Some((created, number)) => Some((
             number,
-            store.draft_of(key, 0, exptime, number.to_string().as_bytes())?,
+            store.draft_of(key, 0, created.finally, number.to_string().as_bytes())?,
         )),
     };
     let mut slot = store.slot(key);
     let Some(old) = slot.item() else {
-        let Some((number, Draft { mut item, .. })) = initial else {
+        let Some((number, Draft { item, .. })) = initial else {
             counts[misses] += 1;
             return Ok(Outcome::NotFound);
         };
-        item.revive(slot.now());
-        let expiry = item.expiry;
+        let expiry = Expiry::NEVER;
         let cas = slot.put(item, request.cas)?;
         return Ok(Outcome::Counted {
             number,
             cas,
             expiry,
             created: true,
-            slot,
+            now: slot.now(),
         });
     };
     if old.value().is_empty() {
@@ -89,7 +88,10 @@ pub fn apply<'s>(
     let mut text = number.to_string().into_bytes();
     let grows = text.len() > old.value().len();
     text.resize(text.len().max(old.value().len()), b' ');
-    let mut item = Item::new(key, old.flags, old.expiry, &[&text]);
+    let expiry = request
+        .touch
+        .map_or(old.expiry, |exptime| Expiry::new(exptime, slot.now()));
+    let mut item = Item::new(key, old.flags, expiry, &[&text]);
     // A longer one makes a new item, on which nothing is noted.
     if !grows {
         (item.marks, item.fetched) = (old.marks, old.fetched);
@@ -101,6 +103,6 @@ pub fn apply<'s>(
         cas,
         expiry: old.expiry,
         created: false,
-        slot,
+        now: slot.now(),
     })
 }

@@ -38,7 +38,7 @@ pub fn get<'a>(
     }
     // Room for an item that may have to be created, while no lock is held.
     let draft = match request.vivify {
-        Some(exptime) => store.draft_of(key, 0, exptime, b"").ok(),
+        Some(created) => store.draft_of(key, 0, created.finally, b"").ok(),
         None => None,
     };
     let mut slot = store.slot(key);
@@ -46,7 +46,6 @@ pub fn get<'a>(
         (Some(item), _) => (item, Created::No),
         (None, None) => return Ok(missed(request, counts)),
         (None, Some(Draft { mut item, .. })) => {
-            item.revive(slot.now());
             item.last_access = slot.now();
             item.cas = slot.put(item.clone(), request.cas)?;
             (item, Created::Yes)
@@ -109,7 +108,7 @@ impl<'a> Found<'a> {
                 ShownFlag::Vivify if is_new => {
                     expiry = request
                         .vivify
-                        .map_or(expiry, |exptime| Expiry::new(exptime, now()));
+                        .map_or(expiry, |created| Expiry::new(created.exptime, now()));
                 }
                 ShownFlag::Recache if !is_new && !marks.won => {
                     let soon = request
@@ -233,18 +232,19 @@ pub fn delete<'a>(
             let touched = request
                 .touch
                 .map(|exptime| Expiry::new(exptime, slot.now()));
-            let mut expiry = item.expiry;
-            if request.remove_value {
-                expiry = touched.unwrap_or(Expiry::NEVER);
-                let empty = Item::new(item.key(), request.flags, expiry, &[]);
-                slot.put(empty, Some(request.cas.unwrap_or(item.cas)))?;
-            }
-            if request.invalidate {
-                slot.invalidate(touched.unwrap_or(expiry), request.cas)?;
-            } else {
-                if !request.remove_value {
-                    slot.remove()?;
+            match (request.remove_value, request.invalidate) {
+                (true, invalidate) => {
+                    let expiry = touched.unwrap_or(Expiry::NEVER);
+                    let mut empty = Item::new(item.key(), request.flags, expiry, &[]);
+                    empty.marks.stale = invalidate;
+                    // A stale item has a new unique, one that was only emptied keeps its own.
+                    let kept = if invalidate { None } else { Some(item.cas) };
+                    slot.put(empty, request.cas.or(kept))?;
                 }
+                (false, true) => slot.invalidate(touched.unwrap_or(item.expiry), request.cas)?,
+                (false, false) => slot.remove()?,
+            }
+            if !request.invalidate {
                 counts[Counter::DeleteHits] += 1;
             }
             Code::Done
@@ -265,42 +265,37 @@ pub fn count<'a>(
     store: &Datastore,
     counts: &mut Counts,
 ) -> Result<Response<'a>, ProtocolError> {
-    let (number, cas, stored, created, mut slot) = match arithmetic::apply(request, store, counts)?
-    {
+    let (number, cas, mut expiry, created, now) = match arithmetic::apply(request, store, counts)? {
         arithmetic::Outcome::Counted {
             number,
             cas,
             expiry,
             created,
-            slot,
-        } => (number, cas, expiry, created, slot),
+            now,
+        } => (number, cas, expiry, created, now),
         arithmetic::Outcome::NotFound => return Ok(not_counted(Code::NotFound, request, shown)),
         arithmetic::Outcome::Exists(cas) => {
             return Ok(not_counted(Code::Exists(cas), request, shown));
         }
     };
-    // As for `mg`: what is created gets its exptime in the turn of its flag.
-    let mut expiry = if created { Expiry::NEVER } else { stored };
+    // The item has its new expiry already; what `t` shows goes by the flags before it.
     let mut flags = Vec::new();
     for flag in shown.flags() {
         match flag {
             ShownFlag::Cas => flags.push(Flag::Cas(cas)),
-            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, slot.now()))),
+            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
             ShownFlag::Touch => {
                 expiry = request
                     .touch
-                    .map_or(expiry, |exptime| Expiry::new(exptime, slot.now()));
+                    .map_or(expiry, |exptime| Expiry::new(exptime, now));
             }
             ShownFlag::Vivify if created => {
                 expiry = request
                     .vivify
-                    .map_or(expiry, |(exptime, _)| Expiry::new(exptime, slot.now()));
+                    .map_or(expiry, |(created, _)| Expiry::new(created.exptime, now));
             }
             flag => flags.extend(echo(flag, &request.key)),
         }
-    }
-    if expiry != stored {
-        slot.touch(expiry)?;
     }
     let code = if shown.value {
         Code::Value(Value::Number(number))

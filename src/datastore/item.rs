@@ -146,14 +146,6 @@ impl Item {
         }
     }
 
-    /// Takes an expiry that has passed away from an item that has yet to be stored: whoever creates an item
-    /// may still give it another one, which only an item that is there can get.
-    pub fn revive(&mut self, now: UnixTime) {
-        if self.expiry.is_over(now) {
-            self.expiry = Expiry::NEVER;
-        }
-    }
-
     /// The key.
     pub fn key(&self) -> &[u8] {
         self.text.key()

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Datastore, read};
+use super::{Datastore, WhenFull, read};
 use crate::aof::record::Record;
 use crate::aof::replay::{OpenError, Replayed};
 use crate::aof::{Aof, Options};
@@ -34,7 +34,7 @@ impl Datastore {
             |record| self.apply(record, &mut flush_at),
             &stopping,
         )?;
-        self.flush_at.store(flush_at.unwrap_or(0), Relaxed);
+        self.fit(self.memory_limit());
         let forgotten = self.stats.get(Counter::Evictions);
         self.stats.reset();
         log.set_base(
@@ -44,6 +44,7 @@ impl Datastore {
                 .sum(),
         );
         self.log = Some(log);
+        self.flush_at.store(flush_at.unwrap_or(0), Relaxed);
         if forgotten > 0 {
             // The file knows keys that memory had no room for, and so would not know to remove.
             trace::tell(format_args!(
@@ -52,30 +53,44 @@ impl Datastore {
             self.rewrite_log(&stopping)
                 .map_err(|error| OpenError::Io(path, error))?;
         }
-        // A flush that came due while nobody was there takes everything.
+        // A flush that came due while nobody was there takes everything, and is recorded.
         self.tick();
         Ok(replayed)
     }
 
     /// Makes a recorded change again. That cannot fail: nothing is recorded meanwhile.
+    ///
+    /// Time stands still: an item that has expired by now may be touched by a later record, which then was
+    /// in time. Expired items go at the end, or when they take as much room again as `-m` allows.
     fn apply(&self, record: Record<'_>, flush_at: &mut Option<u32>) {
+        let given_out = |cas: u64| {
+            if cas < CHOSEN {
+                self.last_cas.fetch_max(cas, Relaxed);
+            }
+        };
         let _: Result<_, ProtocolError> = match record {
             Record::Heading { cas } => {
-                self.last_cas.fetch_max(cas, Relaxed);
+                given_out(cas);
                 Ok(())
             }
             Record::Put(item) => {
-                if item.cas < CHOSEN {
-                    self.last_cas.fetch_max(item.cas, Relaxed);
-                }
-                // If there is no room and none may be made (-M), what was stored is still stored.
-                let _room = self.reserve(item.text.charge());
+                given_out(item.cas);
                 let (text, cas) = (item.text.clone(), Some(item.cas));
-                self.slot(text.key()).put(item, cas).map(drop)
+                let stored = self.slot_in_replay(text.key()).put(item, cas).map(drop);
+                if self.used.load(Relaxed) > 2 * self.memory_limit() {
+                    self.fit(self.memory_limit());
+                }
+                stored
             }
-            Record::Touch { key, expiry } => self.slot(&key).touch(expiry),
-            Record::Stale { key, expiry, cas } => self.slot(&key).invalidate(expiry, Some(cas)),
-            Record::Remove { key } => self.slot(&key).remove(),
+            Record::Touch { key, expiry } => self.slot_in_replay(&key).touch(expiry),
+            Record::Stale { key, expiry, cas } => {
+                given_out(cas);
+                self.slot_in_replay(&key).invalidate(expiry, Some(cas))
+            }
+            Record::Remove { key, cas } => {
+                given_out(cas.unwrap_or(0));
+                self.slot_in_replay(&key).remove()
+            }
             Record::Flush => {
                 *flush_at = None;
                 self.flush()
@@ -90,6 +105,15 @@ impl Datastore {
                 Ok(())
             }
         };
+    }
+
+    /// Removes what has expired, and evicts until all items together take at most so many bytes; with
+    /// `-M`, what was stored stays.
+    fn fit(&self, bytes: usize) {
+        self.sweep();
+        while self.limits.when_full == WhenFull::Evict && self.used.load(Relaxed) > bytes {
+            let _ = self.make_room();
+        }
     }
 
     /// Records a change. To be called with the changed key's shard locked, before the change is made.
@@ -155,8 +179,8 @@ impl Datastore {
 
     fn rewrite_log(&self, stopping: impl Fn() -> bool) -> io::Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
-        log.begin_rewrite(self.last_cas.load(Relaxed))?;
         let rewrite = || {
+            log.begin_rewrite(|| self.last_cas.load(Relaxed))?;
             for (number, shard) in self.shards.iter().enumerate() {
                 if stopping() {
                     return Err(io::Error::other("the server stops"));

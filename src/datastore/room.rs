@@ -94,7 +94,7 @@ impl Datastore {
         }
     }
 
-    pub(super) fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, ProtocolError> {
+    fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, ProtocolError> {
         let no_room = || {
             self.stats.add(Counter::StoreNoMemory, 1);
             ProtocolError::OutOfMemory
@@ -118,7 +118,7 @@ impl Datastore {
     }
 
     /// Makes some room in the shard whose turn it is; whether there was any to be made.
-    fn make_room(&self) -> Result<bool, ProtocolError> {
+    pub(super) fn make_room(&self) -> Result<bool, ProtocolError> {
         let now = self.clock.now();
         let turn = self.hand.fetch_add(1, Relaxed) % SHARDS;
         let Some(shard) = self.shards.get(turn) else {
@@ -135,6 +135,7 @@ impl Datastore {
         // after somebody has deleted what was not there any more.
         let keys = victims.iter().map(|text| Record::Remove {
             key: text.key().into(),
+            cas: None,
         });
         self.record_all(&keys.collect::<Vec<_>>())?;
         Ok(

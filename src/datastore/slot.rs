@@ -27,9 +27,19 @@ impl Datastore {
     /// Takes hold of a key, to look at its item and change it.
     pub fn slot<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
         let now = self.tick();
+        self.slot_at(key, now)
+    }
+
+    /// The same while a log is replayed: nothing has expired.
+    pub(super) fn slot_in_replay<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
+        self.slot_at(key, 0)
+    }
+
+    fn slot_at<'s>(&'s self, key: &'s [u8], now: UnixTime) -> Slot<'s> {
+        let shard = write(self.shard(key));
         Slot {
             store: self,
-            shard: write(self.shard(key)),
+            shard,
             key,
             now,
         }
@@ -62,6 +72,7 @@ impl Slot<'_> {
             false => Record::Put(item.clone()),
             true => Record::Remove {
                 key: self.key.into(),
+                cas: Some(cas),
             },
         })?;
         self.change(|shard, _| shard.put(item, now));
@@ -76,7 +87,7 @@ impl Slot<'_> {
         let key = self.key.into();
         self.store.record(|| match expiry.is_over(self.now) {
             false => Record::Touch { key, expiry },
-            true => Record::Remove { key },
+            true => Record::Remove { key, cas: None },
         })?;
         self.shard.update(self.key, expiry, cas, marks);
         Ok(())
@@ -103,7 +114,10 @@ impl Slot<'_> {
         let key = self.key.into();
         self.store.record(|| match expiry.is_over(self.now) {
             false => Record::Stale { key, expiry, cas },
-            true => Record::Remove { key },
+            true => Record::Remove {
+                key,
+                cas: Some(cas),
+            },
         })?;
         self.shard.update(
             self.key,
@@ -130,6 +144,7 @@ impl Slot<'_> {
         if self.item().is_some() {
             self.store.record(|| Record::Remove {
                 key: self.key.into(),
+                cas: None,
             })?;
         }
         self.change(Shard::remove);

@@ -5,7 +5,8 @@
 //! those that mean nothing to them, as memcached does.
 
 use super::request::{
-    Arithmetic, Direction, Key, MetaDelete, MetaGet, OnFailure, Request, Shown, Storage, StoreMode,
+    Arithmetic, Direction, Key, MetaDelete, MetaGet, OnFailure, Request, Shown, ShownFlag, Storage,
+    StoreMode, Vivify,
 };
 use super::{Answer, Exptime, Flaw, Parsed, ProtocolError, base64, first_word, key, number, words};
 
@@ -21,7 +22,7 @@ pub(super) fn mg(args: &[u8]) -> Parsed<'_> {
         Ok(Request::MetaGet(MetaGet {
             key,
             touch: flags.touch,
-            vivify: flags.vivify,
+            vivify: flags.created(),
             recache: flags.recache,
             compare: flags.compare,
             cas: flags.cas,
@@ -107,7 +108,7 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
                 // 0 stands for: do not compare.
                 compare: flags.compare.filter(|&unique| unique != 0),
                 cas: flags.cas,
-                vivify: flags.vivify.map(|exptime| (exptime, flags.initial)),
+                vivify: flags.created().map(|created| (created, flags.initial)),
                 touch: flags.touch,
             },
             flags.shown,
@@ -192,6 +193,23 @@ struct Flags<'a> {
     invalidate: bool,
     remove_value: bool,
     no_bump: bool,
+}
+
+impl Flags<'_> {
+    /// How a missing item is created. Flags act in the order of the line.
+    fn created(&self) -> Option<Vivify> {
+        let exptime = self.vivify?;
+        let last = self
+            .shown
+            .flags()
+            .filter(|flag| matches!(flag, ShownFlag::Touch | ShownFlag::Vivify))
+            .last();
+        let finally = match last {
+            Some(ShownFlag::Touch) => self.touch.unwrap_or(exptime),
+            _ => exptime,
+        };
+        Some(Vivify { exptime, finally })
+    }
 }
 
 /// Parses key and flags. `before` is how many words stand before the flags.

@@ -19,7 +19,7 @@ pub use expiry::Exptime;
 pub use number::counter;
 pub use request::{
     Arithmetic, DebugTime, Direction, Flush, Key, Keys, MetaDelete, MetaGet, OnFailure, Request,
-    Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
+    Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, Vivify, WithCas,
 };
 
 /// The longest key, in bytes.

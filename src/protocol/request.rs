@@ -175,10 +175,19 @@ pub struct Arithmetic<'a> {
     pub compare: Option<u64>,
     /// The item's new cas unique (`E`); `None`: a new one.
     pub cas: Option<u64>,
-    /// A missing item is created with this exptime and this number (`N`, `J`).
-    pub vivify: Option<(Exptime, u64)>,
+    /// A missing item is created (`N`), with this number (`J`).
+    pub vivify: Option<(Vivify, u64)>,
     /// The item's new exptime (`T`).
     pub touch: Option<Exptime>,
+}
+
+/// With which exptime a missing item is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vivify {
+    /// What `N` says.
+    pub exptime: Exptime,
+    /// What the item has in the end: what `T` says, if it stands behind `N`.
+    pub finally: Exptime,
 }
 
 /// `mg`.
@@ -188,8 +197,8 @@ pub struct MetaGet<'a> {
     pub key: Key<'a>,
     /// The item's new exptime (`T`).
     pub touch: Option<Exptime>,
-    /// A missing item is created, empty, with this exptime (`N`).
-    pub vivify: Option<Exptime>,
+    /// A missing item is created, empty (`N`).
+    pub vivify: Option<Vivify>,
     /// Who comes first to an item with less time than this to live wins (`R`).
     pub recache: Option<Exptime>,
     /// Who has this cas unique has the value already, and is spared it (`C`).

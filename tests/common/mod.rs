@@ -7,6 +7,9 @@
     clippy::indexing_slicing
 )]
 
+pub mod folder;
+pub mod memcached;
+pub mod memory;
 pub mod process;
 
 use std::io::{Read, Write};

@@ -1,0 +1,79 @@
+//! The real memcached: the program that MEMCACHED names, or else `memcached` on the PATH.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use super::process::eventually;
+
+/// A real memcached in a process of its own, as long as it is in scope.
+pub struct Memcached {
+    pub address: SocketAddr,
+    process: Child,
+}
+
+impl Memcached {
+    /// The program, or why there is none.
+    pub fn find() -> Result<PathBuf, String> {
+        let named = std::env::var_os("MEMCACHED").filter(|name| !name.is_empty());
+        let program = PathBuf::from(named.unwrap_or_else(|| "memcached".into()));
+        let said = Command::new(&program).arg("-V").output();
+        let said =
+            said.map_err(|error| format!("no memcached: {} ({error})", program.display()))?;
+        let said = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+        let mut numbers = said
+            .trim_start_matches("memcached ")
+            .split('.')
+            .map(|part| part.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        match (next(), next(), next()) < (1, 6, 40) {
+            true => Err(format!(
+                "{} is {said}, older than 1.6.40",
+                program.display()
+            )),
+            false => Ok(program),
+        }
+    }
+
+    pub fn start(program: &PathBuf) -> Self {
+        // It does not tell which port it got, so it is given one that was free a moment ago. When somebody
+        // else was faster, it ends, and another port is tried.
+        for _ in 0..5 {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+            let address = free.local_addr().expect("it has an address");
+            drop(free);
+            let mut command = Command::new(program);
+            command.args(["-l", "127.0.0.1", "-U", "0", "-p"]);
+            command.arg(address.port().to_string());
+            if is_root() {
+                command.args(["-u", "root"]);
+            }
+            let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+            let process = command.stderr(Stdio::null()).spawn();
+            let mut process = process.expect("memcached starts");
+            let mut ended = false;
+            eventually("memcached listens, or ends", || {
+                ended = process.try_wait().expect("it is our child").is_some();
+                ended || TcpStream::connect(address).is_ok()
+            });
+            if !ended {
+                return Memcached { address, process };
+            }
+        }
+        panic!("memcached ends as soon as it has started");
+    }
+}
+
+impl Drop for Memcached {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// memcached does not run as root unless it is told to.
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
+}

@@ -1,0 +1,263 @@
+//! A store with its append-only file, without the sockets: commands in, answers out, and a clock that
+//! stands still until it is moved. So a restart is a matter of microseconds, and takes as many years as
+//! the test likes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use rustmemc::aof::replay::OpenError;
+use rustmemc::aof::{Fsync, Options};
+use rustmemc::clients::Clients;
+use rustmemc::command::{self, Service};
+use rustmemc::datastore::clock::UnixTime;
+use rustmemc::datastore::{Datastore, Limits, WhenFull};
+use rustmemc::protocol::{self, Answer, DebugTime};
+use rustmemc::serialization::Response;
+use rustmemc::stats::{Counts, Stats};
+
+use super::{PATIENCE, shortened};
+
+/// The time at which a memory is opened first: some day in the future, for whoever reads what it wrote.
+pub const NOW: UnixTime = 1_900_000_000;
+
+/// A store with its file.
+pub struct Memory {
+    service: Service,
+    path: PathBuf,
+    limit: usize,
+}
+
+/// All that is remembered of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub value: String,
+    pub flags: u32,
+    pub cas: u64,
+    /// When it ends, in unix time.
+    pub ends: Option<UnixTime>,
+    pub stale: bool,
+    /// Meta commands show the key in base64.
+    pub binary_key: bool,
+}
+
+/// What is held under each key.
+pub type State = BTreeMap<String, Held>;
+
+impl Memory {
+    /// Opens a file as at boot, with room for everything.
+    #[track_caller]
+    pub fn open(path: &Path, time: UnixTime) -> Self {
+        Memory::open_within(path, time, 1 << 24)
+    }
+
+    /// The same with this much room, in bytes.
+    #[track_caller]
+    pub fn open_within(path: &Path, time: UnixTime, limit: usize) -> Self {
+        Memory::try_open(path, time, limit).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same for a file that may be refused.
+    pub fn try_open(path: &Path, time: UnixTime, limit: usize) -> Result<Self, OpenError> {
+        // A test beside this one that starts a process has, for a moment, a copy of this process with all
+        // its files and their locks, also those that have been closed here in the meantime.
+        let start = Instant::now();
+        loop {
+            match Memory::open_once(path, time, limit) {
+                Err(OpenError::InUse(_)) if start.elapsed() < PATIENCE => thread::yield_now(),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn open_once(path: &Path, time: UnixTime, limit: usize) -> Result<Self, OpenError> {
+        let stats = Arc::new(Stats::default());
+        let limits = Limits {
+            memory: limit,
+            item: limit / 2,
+            when_full: WhenFull::Evict,
+        };
+        let mut store = Datastore::new(limits, Arc::clone(&stats));
+        store.clock().debug(DebugTime::Pause);
+        move_clock(&store, time);
+        // Synced and rewritten when the test says so.
+        let options = Options {
+            path: path.to_owned(),
+            fsync: Fsync::Never,
+            rewrite_size: 1,
+            rewrite_growth: 0,
+            repair: false,
+        };
+        store.open_log(options, || false)?;
+        let service = Service {
+            config: super::config("--no-aof"),
+            started: time,
+            store,
+            stats,
+            clients: Arc::new(Clients::new(1)),
+            verbosity: 0.into(),
+        };
+        Ok(Memory {
+            service,
+            path: path.to_owned(),
+            limit,
+        })
+    }
+
+    /// Stops, and starts again after so many seconds.
+    #[track_caller]
+    pub fn restart(self, seconds: u32) -> Self {
+        let (time, path, limit) = (self.now() + seconds, self.path.clone(), self.limit);
+        drop(self);
+        Memory::open_within(&path, time, limit)
+    }
+
+    /// Another store that replays a copy of this one's file, so many seconds later. This one goes on.
+    #[track_caller]
+    pub fn successor(&self, seconds: u32) -> Self {
+        let mut copy = self.path.clone().into_os_string();
+        copy.push(".copy");
+        std::fs::copy(&self.path, &copy).expect("the file can be copied");
+        Memory::open_within(Path::new(&copy), self.now() + seconds, self.limit)
+    }
+
+    /// The file, byte for byte.
+    pub fn file(&self) -> Vec<u8> {
+        super::folder::content(&self.path)
+    }
+
+    pub fn now(&self) -> UnixTime {
+        self.service.store.clock().now()
+    }
+
+    /// Lets time pass. What expires is swept, as it is every second in a server.
+    pub fn pass(&self, seconds: u32) -> &Self {
+        move_clock(&self.service.store, self.now() + seconds);
+        self.service.store.sweep();
+        self
+    }
+
+    /// Rewrites the file.
+    #[track_caller]
+    pub fn rewrite(&self) -> &Self {
+        let before = self.stat("aof_rewrites");
+        self.service.store.tend_log(|| false);
+        assert_eq!(self.stat("aof_rewrites"), before + 1, "it is rewritten");
+        self
+    }
+
+    /// One of the file's numbers in `stats`.
+    #[track_caller]
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats = self.service.store.describe_log();
+        let found = stats.iter().find(|(found, _)| found == name);
+        let value = found.and_then(|(_, value)| value.parse().ok());
+        value.unwrap_or_else(|| panic!("stats tell {name}"))
+    }
+
+    /// Says something and expects the answer.
+    #[track_caller]
+    pub fn check(&self, commands: impl AsRef<[u8]>, answers: impl AsRef<[u8]>) -> &Self {
+        let (commands, answers) = (commands.as_ref(), answers.as_ref());
+        let got = self.say(commands);
+        assert!(
+            got == answers,
+            "to \"{}\"\n  expected \"{}\"\n  but got  \"{}\"",
+            shortened(commands),
+            shortened(answers),
+            shortened(&got)
+        );
+        self
+    }
+
+    /// Says whole commands, and gives all their answers.
+    pub fn say(&self, commands: impl AsRef<[u8]>) -> Vec<u8> {
+        let (mut rest, mut answers) = (commands.as_ref(), Vec::new());
+        let mut counts = Counts::default();
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let (line, behind) = rest.split_at(end + 1);
+            let parsed = protocol::parse(line);
+            let (block, behind) = behind.split_at(parsed.data_block.map_or(0, |bytes| bytes + 2));
+            rest = behind;
+            let mut answer = |response: Response<'_>| match parsed.answer {
+                Answer::Wanted => response.write(&mut answers),
+                Answer::Silenced => Ok(()),
+            };
+            let outcome = parsed.request.and_then(|request| {
+                let mut draft = command::draft(&request, &self.service)?;
+                if let Some(draft) = &mut draft {
+                    draft.item.data_block_mut().copy_from_slice(block);
+                }
+                Ok((request, draft))
+            });
+            match outcome {
+                Ok((request, draft)) => {
+                    command::execute(request, draft, &self.service, &mut counts, &mut answer)
+                        .map(drop)
+                }
+                Err(error) => answer(Response::Error(error)),
+            }
+            .expect("a Vec takes everything");
+        }
+        assert!(rest.is_empty(), "\"{}\" is cut short", shortened(rest));
+        answers
+    }
+
+    /// The cas unique under a key.
+    #[track_caller]
+    pub fn cas(&self, key: &str) -> u64 {
+        self.state()
+            .get(key)
+            .unwrap_or_else(|| panic!("{key} is there"))
+            .cas
+    }
+
+    /// Everything that is held.
+    pub fn state(&self) -> State {
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        let items = self.service.store.snapshot().flatten();
+        items
+            .map(|item| {
+                let held = Held {
+                    value: text(item.value()),
+                    flags: item.flags,
+                    cas: item.cas,
+                    ends: item.expiry.time(),
+                    stale: item.marks.stale,
+                    binary_key: item.marks.binary_key,
+                };
+                (text(item.key()), held)
+            })
+            .collect()
+    }
+}
+
+/// Both must hold the same; if they do not, it tells what only one of them holds.
+#[track_caller]
+pub fn assert_same(got: &State, expected: &State, when: &str) {
+    let only_in = |one: &State, other: &State| {
+        let items = one
+            .iter()
+            .filter(|(key, held)| other.get(*key) != Some(held));
+        items
+            .map(|(key, held)| format!("  {key}: {held:?}\n"))
+            .collect::<String>()
+    };
+    assert!(
+        got == expected,
+        "{when}: expected, and not there:\n{}and in its place:\n{}",
+        only_in(expected, got),
+        only_in(got, expected)
+    );
+}
+
+/// Moves a clock that stands still to this very second.
+fn move_clock(store: &Datastore, time: UnixTime) {
+    let clock = store.clock();
+    // A jump goes from where the clock would be if it had not stood still.
+    while clock.now() != time {
+        clock.debug(DebugTime::Jump(i64::from(time) - i64::from(clock.now())));
+    }
+}

@@ -1,0 +1,259 @@
+//! `kill -9` under load, at any moment, again and again on the same file: what was acknowledged is there.
+//!
+//! Each writer has keys of its own, so it knows what each of them holds: what was acknowledged last, or,
+//! when the server was killed before it could answer, perhaps what was under way.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use common::folder::Folder;
+use common::process::{self, Process, eventually, stream};
+use common::{Client, shortened};
+
+const WRITERS: u64 = 4;
+const KEYS: usize = 12;
+/// So many commands a writer sends before it reads the answers, each about another key.
+const AT_A_TIME: usize = 4;
+
+/// What a key holds.
+#[derive(Default)]
+struct Key {
+    name: String,
+    acknowledged: Option<String>,
+    /// What it holds after the command under way, if one is.
+    under_way: Option<Option<String>>,
+}
+
+struct Writer {
+    keys: Vec<Key>,
+    /// Values differ from one another by this number.
+    sequence: u64,
+    random: Random,
+    /// How long values are at most, in bytes.
+    longest: usize,
+}
+
+impl Writer {
+    fn new(number: u64, longest: usize) -> Self {
+        let key = |key| Key {
+            name: format!("w{number}-k{key}"),
+            ..Key::default()
+        };
+        Writer {
+            keys: (0..KEYS).map(key).collect(),
+            sequence: 0,
+            random: Random(number + 1),
+            longest,
+        }
+    }
+
+    /// Sends commands until the server is gone.
+    fn work(&mut self, stream: TcpStream, acknowledged: &AtomicU64) {
+        let mut answers = BufReader::new(&stream);
+        loop {
+            let first = self.random.below(KEYS);
+            let mut expected = Vec::new();
+            let mut commands = String::new();
+            for place in (first..first + AT_A_TIME).map(|place| place % KEYS) {
+                let (command, answer) = self.command(place);
+                commands.push_str(&command);
+                expected.push((place, answer));
+            }
+            if (&stream).write_all(commands.as_bytes()).is_err() {
+                return;
+            }
+            for (place, answer) in expected {
+                let mut line = String::new();
+                // A killed server may leave part of a line, which acknowledges nothing.
+                if answers.read_line(&mut line).is_err() || !line.ends_with('\n') {
+                    return;
+                }
+                assert_eq!(
+                    line.trim_end(),
+                    answer,
+                    "in {}",
+                    shortened(commands.as_bytes())
+                );
+                let key = &mut self.keys[place];
+                key.acknowledged = key.under_way.take().expect("it was under way");
+                acknowledged.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Makes up a command for a key, and gives the answer that it must get.
+    fn command(&mut self, place: usize) -> (String, String) {
+        self.sequence += 1;
+        let number = self.sequence;
+        let length = self.random.below(self.longest);
+        let what = self.random.below(8);
+        let key = &mut self.keys[place];
+        let (name, old) = (&key.name, &key.acknowledged);
+        let (command, answer, new) = match (what, old) {
+            (0, Some(_)) => (format!("delete {name}\r\n"), "DELETED".into(), None),
+            (0, None) => (format!("delete {name}\r\n"), "NOT_FOUND".into(), None),
+            (1..=3, Some(old)) if let Ok(count) = old.parse::<u64>() => {
+                let sum = (count + number).to_string();
+                (format!("incr {name} {number}\r\n"), sum.clone(), Some(sum))
+            }
+            (1 | 2, Some(old)) if old.len() < 2 * self.longest => {
+                let more = format!("+{number}");
+                let command = format!("append {name} 0 0 {}\r\n{more}\r\n", more.len());
+                (command, "STORED".into(), Some(format!("{old}{more}")))
+            }
+            _ => {
+                let value = match what {
+                    4 | 5 => (number + 1_000_000).to_string(),
+                    _ => format!("{number} {}", "v".repeat(length)),
+                };
+                let command = format!("set {name} 0 0 {}\r\n{value}\r\n", value.len());
+                (command, "STORED".into(), Some(value))
+            }
+        };
+        key.under_way = Some(new);
+        (command, answer)
+    }
+
+    /// Looks at every key: it holds what was acknowledged, or what was under way.
+    fn check(&mut self, client: &mut Client) {
+        for key in &mut self.keys {
+            let line = client.send(format!("get {}\r\n", key.name)).line();
+            let length = line.rsplit(' ').next().and_then(|word| word.parse().ok());
+            let value = length.map(|length| {
+                let mut value = vec![0; length];
+                client
+                    .stream
+                    .read_exact(&mut value)
+                    .expect("the value comes");
+                client.expect("\r\nEND\r\n");
+                String::from_utf8(value).expect("it is text")
+            });
+            let was_under_way = key.under_way.take();
+            assert!(
+                value == key.acknowledged || Some(&value) == was_under_way.as_ref(),
+                "{} holds {}\n  acknowledged was {}\n  under way was {}",
+                key.name,
+                shown(value.as_ref()),
+                shown(key.acknowledged.as_ref()),
+                was_under_way.map_or("nothing".into(), |value| shown(value.as_ref()))
+            );
+            key.acknowledged = value;
+        }
+    }
+}
+
+fn shown(value: Option<&String>) -> String {
+    value.map_or("no value".into(), |value| shortened(value.as_bytes()))
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % limit as u64) as usize
+    }
+}
+
+/// Writers and their file, from one crash to the next.
+struct Crashes {
+    folder: Folder,
+    writers: Vec<Writer>,
+    random: Random,
+}
+
+impl Crashes {
+    fn new(longest: usize) -> Self {
+        Crashes {
+            folder: Folder::new(),
+            writers: (0..WRITERS)
+                .map(|number| Writer::new(number, longest))
+                .collect(),
+            random: Random(0),
+        }
+    }
+
+    /// Starts a server on the file and looks at all keys, then lets the writers work until `long_enough`,
+    /// and some random moment longer, and kills it.
+    fn round(&mut self, flags: &str, mut long_enough: impl FnMut(&Process) -> bool) {
+        let path = self.folder.file("aof");
+        let server = process::spawn(&format!("-c 16 --aof {} {flags}", path.display()));
+        self.check(&server);
+        let (address, acknowledged) = (server.address(), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for writer in &mut self.writers {
+                let stream = stream(address);
+                scope.spawn(|| writer.work(stream, &acknowledged));
+            }
+            eventually("the writers have worked long enough", || {
+                long_enough(&server)
+            });
+            let moment = acknowledged.load(Relaxed) + self.random.below(300) as u64;
+            eventually("they have gone on for a while", || {
+                acknowledged.load(Relaxed) >= moment
+            });
+            server.signal("KILL");
+        });
+        let outcome = server.outcome();
+        assert_eq!(
+            outcome.status.code(),
+            None,
+            "it was killed: {}",
+            outcome.stderr
+        );
+    }
+
+    fn check(&mut self, server: &Process) {
+        let mut client = server.client();
+        for writer in &mut self.writers {
+            writer.check(&mut client);
+        }
+        let names = self.folder.names();
+        assert!(
+            !names.iter().any(|name| name.contains("damaged")),
+            "{names:?}"
+        );
+    }
+
+    /// After the last crash.
+    fn finish(mut self) {
+        let path = self.folder.file("aof");
+        let server = process::spawn(&format!("-c 16 --aof {}", path.display()));
+        self.check(&server);
+        assert_eq!(self.folder.names(), ["aof"], "nothing is left lying about");
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_has_lost_nothing_acknowledged() {
+    let mut crashes = Crashes::new(300);
+    for fsync in ["everysec", "never", "always"].repeat(4) {
+        crashes.round(&format!("--fsync {fsync}"), |_| true);
+    }
+    crashes.finish();
+}
+
+#[test]
+fn nor_has_one_that_is_killed_while_it_rewrites_its_file() {
+    let mut crashes = Crashes::new(40_000);
+    for _ in 0..4 {
+        // Every second the keeper looks whether the file has doubled.
+        crashes.round("--aof-rewrite-size 1", |server| {
+            server.count("aof_rewrite_in_progress") == 1 || server.count("aof_rewrites") > 0
+        });
+    }
+    crashes.finish();
+}

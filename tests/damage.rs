@@ -1,0 +1,494 @@
+//! What can happen to the append-only file, and what the server makes of it: a crash in the middle of a
+//! record, bits that flip, a disk that is full, another server that has it, a file that is none. It serves
+//! what was acknowledged, or it does not start and says why; and it never throws anything away.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use common::Client;
+use common::folder::{Folder, content};
+use common::memory::{Memory, NOW, State, assert_same};
+use common::process::{self, Process, eventually};
+
+/// Starts the server on a file, and waits until it has told of it.
+fn start(path: &Path, flags: &str) -> Process {
+    let server = process::spawn(&format!("-c 8 --aof {} {flags}", path.display()));
+    eventually("it tells of the replay", || {
+        server.stderr().contains("replayed")
+    });
+    server
+}
+
+/// Starts the server on a file that it must refuse: with one line that has all these parts, and with exit
+/// code 1.
+#[track_caller]
+fn check_refused(path: &Path, parts: &[&str]) {
+    let flags = format!("-p 0 -c 8 --aof {}", path.display());
+    let server = process::launch("", &flags);
+    eventually("it says something", || server.stderr().ends_with('\n'));
+    let said = server.stderr();
+    assert!(
+        !said.contains("replayed") && !said.contains("cut off"),
+        "{said}"
+    );
+    let outcome = server.outcome();
+    let (code, stdout, stderr) = (outcome.status.code(), outcome.stdout, outcome.stderr);
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(1), ""),
+        "it is refused: {stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let path = path.display().to_string();
+    for part in parts.iter().copied().chain([path.as_str(), "--aof"]) {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr:?}");
+    }
+}
+
+/// A file with one of every kind of record, and after which records what was held. (`a` has a value that
+/// looks like records; `d` is stale; a touch, a delete and a flush to come are among the last.)
+const HISTORY: &[&str] = &[
+    "set a 1 0 5\r\nvalue\r\n",
+    "set b 2 100000 3\r\nbbb\r\n",
+    "ms YyBj 3 b F3\r\nccc\r\n",
+    "set d 4 0 3\r\nddd\r\n",
+    "set e 0 0 2\r\n99\r\n",
+    "incr e 1\r\n",
+    "append b 0 0 2\r\n++\r\n",
+    "flush_all 1000000\r\n",
+    // The last ones are those that are cut at every byte.
+    "set a 5 200000 26\r\nmd b O00000000\r\nms \r\nmd\r\n\r\r\n\r\n",
+    "md d I T300000\r\n",
+    "delete b\r\n",
+    "touch e 300000\r\n",
+    "flush_all 2000000\r\n",
+];
+const LAST: usize = 5;
+
+/// Writes that history into a file, and gives the file's length and the state after each command.
+fn write_history(path: &Path) -> Vec<(u64, State)> {
+    let memory = Memory::open(path, NOW);
+    let commands = HISTORY.iter().map(|command| {
+        let answer = memory.say(command);
+        assert!(!answer.starts_with(b"ERROR") && !answer.starts_with(b"NOT_FOUND"));
+        (memory.stat("aof_size"), memory.state())
+    });
+    commands.collect()
+}
+
+/// Where the records of a file begin, and its end.
+fn borders(file: &[u8]) -> Vec<usize> {
+    let (mut borders, mut rest) = (vec![0], file);
+    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+        let words: Vec<&str> = line.split(' ').collect();
+        let data = match words[0] {
+            "ms" => words[2].parse::<usize>().expect("a length") + 2,
+            _ => 0,
+        };
+        rest = &rest[end + 1 + data..];
+        borders.push(file.len() - rest.len());
+    }
+    borders
+}
+
+#[test]
+fn a_file_that_a_crash_cut_short_anywhere_starts_with_exactly_the_whole_records() {
+    let folder = Folder::new();
+    let steps = write_history(&folder.file("whole"));
+    let whole = content(&folder.file("whole"));
+    let borders = borders(&whole);
+    assert_eq!(
+        borders.len(),
+        HISTORY.len() + 2,
+        "a record each, and a heading"
+    );
+    let path = folder.file("cut");
+    let first = steps[HISTORY.len() - LAST - 1].0 as usize;
+    for cut in first..=whole.len() {
+        fs::write(&path, &whole[..cut]).expect("a file can be written");
+        let (length, state) = steps
+            .iter()
+            .rfind(|(length, _)| *length as usize <= cut)
+            .expect("it is behind the first of them");
+        let length = *length as usize;
+
+        let server = start(&path, "");
+        assert_eq!(
+            server.count("curr_items"),
+            state.len() as u64,
+            "cut at {cut}"
+        );
+        let said = server.stderr();
+        drop(server);
+        let torn = format!("{} bytes at {length} are cut off", cut - length);
+        assert_eq!(said.contains(&torn), cut > length, "cut at {cut}: {said}");
+        assert!(
+            content(&path) == whole[..length],
+            "cut at {cut}: the whole records stay"
+        );
+        assert_same(
+            &Memory::open(&path, NOW).state(),
+            state,
+            &format!("cut at {cut}"),
+        );
+    }
+}
+
+#[test]
+fn a_command_that_a_crash_interrupts_has_happened_whole_or_not_at_all() {
+    for command in [
+        "ms k 4 C1 I E9\r\nlate\r\n",
+        "md k I x\r\n",
+        "ma k T500\r\n",
+        "mg new N300 T500\r\n",
+    ] {
+        let folder = Folder::new();
+        let path = folder.file("aof");
+        let memory = Memory::open(&path, NOW);
+        memory.check("ms k 1 E5 T100\r\n1\r\n", "HD\r\n");
+        let (start, before) = (memory.stat("aof_size") as usize, memory.state());
+        memory.say(command);
+        let (after, file) = (memory.state(), content(&path));
+        drop(memory);
+        assert_ne!(after, before, "{command}");
+        for cut in borders(&file).into_iter().filter(|border| *border >= start) {
+            fs::write(&path, &file[..cut]).expect("a file can be written");
+            let state = Memory::open(&path, NOW).state();
+            assert!(
+                state == before || state == after,
+                "{command}: half of it is {state:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_flipped_bit_goes_unnoticed() {
+    let folder = Folder::new();
+    write_history(&folder.file("whole"));
+    let whole = content(&folder.file("whole"));
+    let borders = borders(&whole);
+    let path = folder.file("flipped");
+    // One bit of every byte, and all bits of one record with data.
+    let all_bits = borders[9]..borders[10];
+    assert!(whole[all_bits.clone()].starts_with(b"ms a 26 F5 "));
+    let one_bit_each = (0..whole.len()).map(|byte| (byte, byte % 8));
+    let every_bit = all_bits.flat_map(|byte| (0..8).map(move |bit| (byte, bit)));
+    for (byte, bit) in one_bit_each.chain(every_bit) {
+        let mut flipped = whole.clone();
+        flipped[byte] ^= 1 << bit;
+        fs::write(&path, &flipped).expect("a file can be written");
+        let error = match Memory::try_open(&path, NOW, 1 << 20) {
+            Err(error) => error.to_string(),
+            Ok(memory) => panic!(
+                "bit {bit} of byte {byte} goes unnoticed: {:?}",
+                memory.state()
+            ),
+        };
+        let record = borders.iter().rfind(|border| **border <= byte);
+        let place = format!(
+            "{}: damaged at byte {} (",
+            path.display(),
+            record.expect("one")
+        );
+        assert!(error.contains(&place), "bit {bit} of byte {byte}: {error}");
+        assert!(content(&path) == flipped, "the file is left as it is");
+    }
+    assert_eq!(folder.names(), ["flipped", "whole"]);
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_repair_keeps_the_good_part_and_saves_the_rest() {
+    let folder = Folder::new();
+    let steps = write_history(&folder.file("whole"));
+    let whole = content(&folder.file("whole"));
+    let borders = borders(&whole);
+    // The heading, the first record, one in the middle, the last.
+    for record in [0, 1, 6, borders.len() - 2] {
+        let (start_of_record, end) = (borders[record], borders[record + 1]);
+        let mut damaged = whole.clone();
+        damaged[(start_of_record + end) / 2] ^= 1;
+        let folder = Folder::new();
+        let path = folder.file("aof");
+        fs::write(&path, &damaged).expect("a file can be written");
+        let place = format!("byte {start_of_record} ");
+        check_refused(&path, &[&place, "--aof-repair"]);
+        assert!(
+            content(&path) == damaged && folder.names() == ["aof"],
+            "nothing is touched"
+        );
+
+        let server = start(&path, "--aof-repair");
+        let said = server.stderr();
+        server
+            .client()
+            .check("set new 0 0 1\r\n1\r\n", "STORED\r\n");
+        drop(server);
+        let names = folder.names();
+        assert!(
+            names.len() == 2 && names[1].starts_with("aof.damaged"),
+            "{names:?}"
+        );
+        let saved = folder.file(&names[1]);
+        assert!(
+            said.contains(&saved.display().to_string()) && said.contains(&place),
+            "{said}"
+        );
+        assert!(
+            content(&saved) == damaged[start_of_record..],
+            "what is cut off is saved"
+        );
+        assert!(
+            content(&path).starts_with(&damaged[..start_of_record]),
+            "the rest stays"
+        );
+
+        let memory = Memory::open(&path, NOW);
+        memory.check("delete new\r\n", "DELETED\r\n");
+        let before = record.checked_sub(2).map(|step| steps[step].1.clone());
+        assert_same(
+            &memory.state(),
+            &before.unwrap_or_default(),
+            "after the repair",
+        );
+    }
+}
+
+#[test]
+fn a_repair_changes_nothing_in_a_good_file() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    write_history(&path);
+    let before = content(&path);
+    drop(start(&path, "--aof-repair"));
+    assert!(content(&path) == before && folder.names() == ["aof"]);
+}
+
+#[test]
+fn a_file_that_is_something_else_is_refused_and_left_as_it_was() {
+    for other in [
+        "Dear diary,\nnothing happened today.\n",
+        "Dear diary,\r\nnothing happened today.\r\n",
+        "a password, and no line end",
+        "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        "set k 0 0 1\r\n1\r\n",
+        &"no line end for long ".repeat(1000),
+    ] {
+        let folder = Folder::new();
+        let path = folder.file("notes.txt");
+        fs::write(&path, other).expect("a file can be written");
+        check_refused(&path, &["byte 0 "]);
+        assert_eq!(content(&path), other.as_bytes());
+        assert_eq!(folder.names(), ["notes.txt"]);
+    }
+}
+
+#[test]
+fn a_second_server_on_the_same_file_is_refused_and_the_first_does_not_notice() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let first = start(&path, "");
+    first.client().check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    let before = content(&path);
+    check_refused(&path, &["another server"]);
+    assert!(content(&path) == before);
+    first
+        .client()
+        .check("set k 0 0 1\r\n2\r\n", "STORED\r\n")
+        .check("get k\r\n", "VALUE k 0 1\r\n2\r\nEND\r\n");
+    // Under another name it is still the same file.
+    let link = folder.file("link");
+    symlink(&path, &link).expect("a link can be made");
+    check_refused(&link, &["another server"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
+    let folder = Folder::new();
+    check_refused(
+        &folder.file("missing/aof"),
+        &["No such file or directory", "--no-aof"],
+    );
+    fs::create_dir(folder.file("folder")).expect("a folder can be made");
+    check_refused(&folder.file("folder"), &["Is a directory"]);
+    // Not for root, who may write anywhere.
+    let locked = folder.file("locked");
+    fs::create_dir(&locked).expect("a folder can be made");
+    fs::set_permissions(&locked, PermissionsExt::from_mode(0o555)).expect("it is ours");
+    if fs::write(locked.join("probe"), "").is_err() {
+        check_refused(&locked.join("aof"), &["Permission denied"]);
+    }
+}
+
+#[test]
+fn a_rewritten_file_says_the_same_in_fewer_bytes_and_keeps_mode_and_link() {
+    let folder = Folder::new();
+    let (path, link) = (folder.file("real"), folder.file("aof"));
+    symlink(&path, &link).expect("a link can be made");
+    let memory = Memory::open(&link, NOW);
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).expect("it is ours");
+    for n in 0..1000 {
+        memory.check(format!("set k 0 0 4\r\n{n:04}\r\n"), "STORED\r\n");
+    }
+    let before = content(&path).len();
+    memory.rewrite();
+    let after = content(&path).len();
+    assert!(after < before / 100, "{before} bytes became {after}");
+    memory.check("append k 0 0 1\r\n!\r\n", "STORED\r\n");
+    assert!(content(&path).len() > after, "it goes on in the new file");
+
+    let mode = fs::metadata(&path)
+        .expect("it is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o640);
+    assert_eq!(fs::read_link(&link).expect("it is still a link"), path);
+    assert_eq!(folder.names(), ["aof", "real"]);
+    memory.restart(0).check("mg k v\r\n", "VA 5\r\n0999!\r\n");
+}
+
+#[test]
+fn what_a_crash_left_of_a_rewrite_is_removed() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let memory = Memory::open(&path, NOW);
+    memory.check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    drop(memory);
+    fs::write(folder.file("aof.rewrite"), "ms other 1").expect("a file can be written");
+    let memory = Memory::open(&path, NOW);
+    assert_eq!(folder.names(), ["aof"]);
+    memory.rewrite();
+    memory
+        .restart(0)
+        .check("get k other\r\n", "VALUE k 0 1\r\n1\r\nEND\r\n");
+}
+
+#[test]
+fn a_rewrite_that_cannot_be_made_is_counted_and_told_and_the_file_goes_on() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    fs::create_dir(folder.file("aof.rewrite")).expect("a folder can be made");
+    let server = start(&path, "--aof-rewrite-size 1");
+    server.client().check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    eventually("it tells that the rewrite failed", || {
+        server.stderr().contains("cannot rewrite")
+    });
+    assert_eq!(server.count("aof_rewrites"), 0);
+    server
+        .client()
+        .check("append k 0 0 1\r\n2\r\n", "STORED\r\n");
+    assert_eq!(server.count("aof_errors"), 1);
+    drop(server);
+    Memory::open(&path, NOW).check("mg k v\r\n", "VA 2\r\n12\r\n");
+}
+
+/// The shell's words for a disk that is full when a file has 64 blocks.
+const SMALL_DISK: &str = "trap '' XFSZ; ulimit -f 64;";
+
+/// Sets a value of 1,000 bytes, and gives the answer.
+fn set(client: &mut Client, key: &str, letter: &str) -> String {
+    let value = letter.repeat(1000);
+    client
+        .send(format!("set {key} 0 0 1000\r\n{value}\r\n"))
+        .line()
+}
+
+const REFUSED: &str = "SERVER_ERROR cannot write to the append-only file";
+
+#[test]
+fn on_a_full_disk_changes_are_refused_and_what_is_there_is_served() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let flags = format!("-c 8 --aof {}", path.display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    let mut client = server.client();
+    let stored = (0..1000)
+        .take_while(|n| match set(&mut client, &format!("k{n}"), "a").as_str() {
+            "STORED" => true,
+            answer => {
+                assert_eq!(answer, REFUSED);
+                false
+            }
+        })
+        .count();
+    assert!((10..1000).contains(&stored), "{stored} were stored");
+    let full = content(&path);
+
+    // What was refused has not happened, in no part.
+    assert_eq!(set(&mut client, "k0", "b"), REFUSED);
+    let has = format!("VALUE k0 0 1000\r\n{}\r\nEND\r\n", "a".repeat(1000));
+    client
+        .check(format!("get k{stored}\r\n"), "END\r\n")
+        .check("get k0\r\n", &has)
+        .check("set k0 0 0 1000 noreply\r\n", "")
+        .check(format!("{}\r\n", "b".repeat(1000)), "")
+        .check("get k0\r\n", &has);
+    assert!(content(&path) == full, "no part of a record is left behind");
+    assert!(server.count("aof_errors") >= 3);
+    eventually("it tells", || server.stderr().contains("cannot write"));
+
+    // Small records still fit, for a while; each counts or it does not.
+    let mut deleted = Vec::new();
+    for n in 0..stored {
+        match client.send(format!("delete k{n}\r\n")).line().as_str() {
+            "DELETED" => deleted.push(n),
+            answer => assert_eq!(answer, REFUSED),
+        }
+    }
+    let there = |client: &mut Client| -> Vec<usize> {
+        let there = |n: &usize| client.send(format!("mg k{n}\r\n")).line() == "HD";
+        (0..1000).filter(there).collect()
+    };
+    let left = there(&mut client);
+    assert_eq!(left.len(), stored - deleted.len());
+    drop(server);
+
+    // With room again it goes on, and nothing is damaged or cut short.
+    let server = start(&path, "");
+    assert!(!server.stderr().contains("cut"), "{}", server.stderr());
+    let mut client = server.client();
+    assert_eq!(there(&mut client), left);
+    assert_eq!(set(&mut client, "k0", "c"), "STORED");
+}
+
+#[test]
+fn on_a_full_disk_a_rewrite_makes_room() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let flags = format!("-c 8 --aof {}", path.display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    let mut client = server.client();
+    let full = (0..1000).any(|_| set(&mut client, "k", "a") == REFUSED);
+    assert!(full, "the file is full of one key's old values");
+    drop(server);
+
+    let size = content(&path).len();
+    let server = process::spawn_after(SMALL_DISK, &format!("{flags} --aof-rewrite-size {size}"));
+    eventually("it is rewritten", || server.count("aof_rewrites") == 1);
+    assert_eq!(set(&mut server.client(), "k", "b"), "STORED");
+    assert!(content(&path).len() < size / 5);
+}
+
+#[test]
+fn a_disk_that_is_full_from_the_beginning_is_a_reason_not_to_start() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let flags = format!("-p 0 -c 8 --aof {}", path.display());
+    let outcome = process::launch("trap '' XFSZ; ulimit -f 0;", &flags).outcome();
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--no-aof"), "{}", outcome.stderr);
+    // Nor is it a reason not to start later.
+    start(&path, "")
+        .client()
+        .check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+}

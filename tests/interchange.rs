@@ -1,0 +1,190 @@
+//! The append-only file is memcached's protocol: sent to a real memcached, it makes that hold what this
+//! server held. That is the way back for whoever wants to leave, and it keeps the format honest.
+//!
+//! The real server is the program that MEMCACHED names, or else `memcached` on the PATH.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use common::Client;
+use common::folder::{Folder, content};
+use common::memcached::Memcached;
+use common::memory::Memory;
+use common::process;
+
+/// What clients do in a run: a bit of everything that leaves something behind.
+const RUN: &[&str] = &[
+    "set text 1 0 5\r\nhello\r\n",
+    "set text 4294967295 0 5\r\nworld\r\n",
+    "append text 0 0 1\r\n!\r\n",
+    "set lines 0 86400 14\r\nEND\r\nmd text\r\n\r\n",
+    "add added 7 0 0\r\n\r\n",
+    "set number 0 0 2\r\n98\r\n",
+    "incr number 5\r\n",
+    "set short 0 0 3\r\n100\r\n",
+    "decr short 95\r\n",
+    "set touched 0 100 1\r\n1\r\n",
+    "touch touched 5000\r\n",
+    "set ever 0 100 1\r\n1\r\n",
+    "gat 0 ever\r\n",
+    "set deleted 0 0 1\r\n1\r\n",
+    "delete deleted\r\n",
+    "set negative 0 0 1\r\n1\r\n",
+    "set negative 0 -1 1\r\n2\r\n",
+    "ms YSBi 3 b F9 T600\r\na b\r\n",
+    "ms AAH/ 3 b\r\nbin\r\n",
+    "mg AAH/ b T700\r\n",
+    "set h\u{e9}llo 0 0 1\r\n1\r\n",
+    "ms chosen 1 E1000000 F3\r\nc\r\n",
+    "ms stale 3 F2 T900\r\nold\r\n",
+    "md stale I T300\r\n",
+    "ms emptied 3 F2\r\nold\r\n",
+    "md emptied x T800\r\n",
+    "mg vivified N500 v\r\n",
+    "ma counted N400 J41\r\n",
+    "ma counted\r\n",
+];
+
+const KEYS: &[&str] = &[
+    "text",
+    "lines",
+    "added",
+    "number",
+    "short",
+    "touched",
+    "ever",
+    "deleted",
+    "negative",
+    "YSBi b",
+    "AAH/ b",
+    "h\u{e9}llo",
+    "chosen",
+    "stale",
+    "emptied",
+    "vivified",
+    "counted",
+    "flushed",
+];
+
+/// Plays commands and gives all that is answered.
+fn said(client: &mut Client, commands: &[u8]) -> String {
+    // `mn` is answered after everything else.
+    client.send(commands).send("mn O-the-end\r\nversion\r\n");
+    let mut answers = String::new();
+    loop {
+        let line = client.line();
+        if line.starts_with("VERSION") {
+            return answers;
+        }
+        answers.push_str(&line);
+        answers.push('\n');
+    }
+}
+
+/// What a server tells of every key: the line of `mg`, without the time, the time, and the value.
+fn held(client: &mut Client) -> Vec<(String, Option<i64>, String)> {
+    let ask = |key: &&str| {
+        let line = client.send(format!("mg {key} k f c s v t\r\n")).line();
+        let value = match line.strip_prefix("VA ") {
+            Some(rest) => {
+                let length = rest.split(' ').next().and_then(|word| word.parse().ok());
+                read(client, length.expect("a length"))
+            }
+            None => String::new(),
+        };
+        let (mut time, mut words) = (None, Vec::new());
+        for word in line.split(' ') {
+            match word.strip_prefix('t').and_then(|time| time.parse().ok()) {
+                Some(seconds) => time = Some(seconds),
+                // Who has won a vivified item is not in the file.
+                None if word == "Z" => {}
+                None => words.push(word),
+            }
+        }
+        (format!("{key}: {}", words.join(" ")), time, value)
+    };
+    KEYS.iter().map(ask).collect()
+}
+
+/// A value and its `\r\n`.
+fn read(client: &mut Client, length: usize) -> String {
+    let mut value = vec![0; length + 2];
+    std::io::Read::read_exact(&mut client.stream, &mut value).expect("the value comes");
+    value.escape_ascii().to_string()
+}
+
+/// Lets clients do all that, and sends the file to a real memcached, after `prepare` has had a hand at it:
+/// both then tell the same.
+fn compare(before: &str, prepare: impl Fn(&Path)) {
+    let program = match Memcached::find() {
+        Ok(program) => program,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let server = process::spawn(&format!("-c 8 --aof {}", path.display()));
+    let mut ours = server.client();
+    for command in [before].iter().chain(RUN) {
+        let answers = said(&mut ours, command.as_bytes());
+        assert!(!answers.contains("ERROR"), "{command}: {answers}");
+    }
+    let copy = folder.file("copy");
+    fs::copy(&path, &copy).expect("the file can be copied");
+    prepare(&copy);
+    let file = content(&copy);
+
+    let theirs = Memcached::start(&program);
+    let mut theirs = Client::connect(theirs.address);
+    let answers = said(&mut theirs, &file);
+    let surprise = answers
+        .lines()
+        .find(|line| !["MN", "HD", "OK"].contains(&line.split(' ').next().expect("a word")));
+    assert_eq!(surprise, None, "every record is understood: {answers}");
+
+    for (ours, theirs) in held(&mut ours).into_iter().zip(held(&mut theirs)) {
+        assert_eq!((&ours.0, &ours.2), (&theirs.0, &theirs.2));
+        // Their clocks need not tick together.
+        let differ = ours
+            .1
+            .zip(theirs.1)
+            .map(|(ours, theirs)| ours.abs_diff(theirs));
+        assert!(
+            ours.1.is_some() == theirs.1.is_some() && differ.is_none_or(|seconds| seconds <= 2),
+            "{}: {:?} and {:?} seconds",
+            ours.0,
+            ours.1,
+            theirs.1
+        );
+    }
+}
+
+#[test]
+fn the_file_of_a_real_run_makes_a_real_memcached_hold_the_same() {
+    compare("", |_| ());
+}
+
+#[test]
+fn so_does_one_with_a_flush_in_it() {
+    let flushed = "set flushed 0 0 1\r\n1\r\nset text 0 0 1\r\n1\r\nflush_all\r\n";
+    compare(flushed, |_| ());
+}
+
+#[test]
+fn so_does_one_that_was_rewritten() {
+    compare("", |file| {
+        let before = content(file).len();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.expect("it is after 1970").as_secs();
+        Memory::open(file, now as u32).rewrite();
+        assert!(content(file).len() < before);
+    });
+}

@@ -1,0 +1,618 @@
+//! It remembers: whatever changed the store is there after a restart, down to the cas unique and the second
+//! in which an item ends; and what was gone stays gone.
+//!
+//! A restart here is a store that goes out of scope without a word, as after `kill -9`, and another one
+//! that replays its file. (`crashes.rs` does that to real processes.)
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use common::folder::Folder;
+use common::memory::{Memory, NOW, assert_same};
+
+/// Lets `before` change a store, restarts it, and lets `after` look at what is there. Beside what that looks
+/// for, everything else must be as it was, too: every value, flags, unique and time. All this again with
+/// a file that is rewritten before the restart.
+#[track_caller]
+fn check(before: impl Fn(&Memory), after: impl Fn(&Memory)) {
+    check_later(0, before, after);
+}
+
+/// The same with so many seconds between stop and start.
+#[track_caller]
+fn check_later(seconds: u32, before: impl Fn(&Memory), after: impl Fn(&Memory)) {
+    for rewritten in [false, true] {
+        let folder = Folder::new();
+        let memory = Memory::open(&folder.file("aof"), NOW);
+        before(&memory);
+        if rewritten {
+            memory.rewrite();
+        }
+        let restarted = memory.successor(seconds);
+        let when = format!("after a restart (rewritten: {rewritten})");
+        assert_same(&restarted.state(), &memory.pass(seconds).state(), &when);
+        after(&restarted);
+    }
+}
+
+#[test]
+fn what_the_storage_commands_made_is_there() {
+    let long = "0123456789".repeat(50_000);
+    let set_long = format!("set long 0 0 500000\r\n{long}\r\n");
+    let has_long = format!("VALUE long 0 500000\r\n{long}\r\nEND\r\n");
+    check(
+        |memory| {
+            memory
+                .check("set a 4294967295 0 3\r\nold\r\n", "STORED\r\n")
+                .check("set a 1 0 3\r\nnew\r\n", "STORED\r\n")
+                .check("add b 2 0 3\r\nadd\r\n", "STORED\r\n")
+                .check("add b 3 0 2\r\nno\r\n", "NOT_STORED\r\n")
+                .check("replace b 4 0 7\r\nreplace\r\n", "STORED\r\n")
+                .check("set c 5 0 3\r\nmid\r\n", "STORED\r\n")
+                .check("append c 0 0 4\r\n-end\r\n", "STORED\r\n")
+                .check("prepend c 0 0 6\r\nstart-\r\n", "STORED\r\n")
+                .check("set d 6 0 0\r\n\r\n", "STORED\r\n");
+            let cas = format!("cas d 7 0 8 {}\r\ncompared\r\n", memory.cas("d"));
+            memory
+                .check(&cas, "STORED\r\n")
+                .check(&cas, "EXISTS\r\n")
+                .check(&set_long, "STORED\r\n")
+                .check("set quiet 0 0 1 noreply\r\nq\r\n", "");
+        },
+        |memory| {
+            memory
+                .check(
+                    "get a b\r\n",
+                    "VALUE a 1 3\r\nnew\r\nVALUE b 4 7\r\nreplace\r\nEND\r\n",
+                )
+                .check(
+                    "get c d\r\n",
+                    "VALUE c 5 13\r\nstart-mid-end\r\nVALUE d 7 8\r\ncompared\r\nEND\r\n",
+                )
+                .check("get long\r\n", &has_long)
+                .check("get quiet\r\n", "VALUE quiet 0 1\r\nq\r\nEND\r\n");
+        },
+    );
+}
+
+#[test]
+fn a_value_may_be_any_bytes_also_those_of_the_file_itself() {
+    let anything: Vec<u8> = (0..=255).collect();
+    let set = [&b"set any 0 0 256\r\n"[..], &anything, b"\r\n"].concat();
+    let has = [&b"VALUE any 0 256\r\n"[..], &anything, b"\r\nEND\r\n"].concat();
+    check(
+        |memory| {
+            memory
+                .check(&set, "STORED\r\n")
+                .check("set empty 9 0 0\r\n\r\n", "STORED\r\n")
+                .check("set ends 0 0 4\r\n\r\n\r\n\r\n", "STORED\r\n")
+                .check("set like 0 0 13\r\nflush_all 0\r\n\r\n", "STORED\r\n");
+        },
+        |memory| {
+            memory
+                .check("get any\r\n", &has)
+                .check("get empty\r\n", "VALUE empty 9 0\r\n\r\nEND\r\n")
+                .check("get ends\r\n", "VALUE ends 0 4\r\n\r\n\r\n\r\nEND\r\n")
+                .check(
+                    "get like\r\n",
+                    "VALUE like 0 13\r\nflush_all 0\r\n\r\nEND\r\n",
+                );
+        },
+    );
+}
+
+#[test]
+fn what_was_counted_is_there_as_a_sum() {
+    check(
+        |memory| {
+            memory
+                .check("set n 3 0 2\r\n98\r\n", "STORED\r\n")
+                .check("incr n 1\r\n", "99\r\n")
+                .check("incr n 1\r\n", "100\r\n")
+                .check("decr n 95\r\n", "5\r\n")
+                .check("ma new N0 J7 v\r\n", "VA 1\r\n7\r\n")
+                .check("ma new D5 MD v\r\n", "VA 1\r\n2\r\n")
+                .check("ma unique N0 J1 E1000 c\r\n", "HD c1000\r\n");
+        },
+        |memory| {
+            memory
+                // memcached writes over the old text: so two spaces are part of the value.
+                .check("mg n v f\r\n", "VA 3 f3\r\n5  \r\n")
+                .check("incr n 1\r\n", "6\r\n")
+                .check("get new\r\n", "VALUE new 0 1\r\n2\r\nEND\r\n")
+                .check("mg unique v c\r\n", "VA 1 c1000\r\n1\r\n");
+        },
+    );
+}
+
+#[test]
+fn an_item_has_as_long_to_live_as_if_nothing_had_happened() {
+    let set = |memory: &Memory| {
+        memory
+            .check("set soon 0 20 1\r\ns\r\n", "STORED\r\n")
+            .check("set day 0 86400 1\r\nd\r\n", "STORED\r\n")
+            .check("set dated 0 1900000500 1\r\nd\r\n", "STORED\r\n")
+            .check("set forever 0 0 1\r\nf\r\n", "STORED\r\n")
+            .check("mg vivified N20\r\n", "HD W\r\n")
+            .check("ma counted N20 T500\r\n", "HD\r\n");
+    };
+    check_later(10, set, |memory| {
+        memory
+            .check("mg soon t\r\n", "HD t10\r\n")
+            .check("mg day t\r\n", "HD t86390\r\n")
+            .check("mg dated t\r\n", "HD t490\r\n")
+            .check("mg forever t\r\n", "HD t-1\r\n")
+            .check("mg counted t\r\n", "HD t490\r\n");
+        assert_eq!(memory.state()["vivified"].ends, Some(NOW + 20));
+    });
+    check_later(20, set, |memory| {
+        memory.check("mg soon t\r\n", "EN\r\n");
+        memory.check("mg vivified t\r\n", "EN\r\n");
+    });
+}
+
+#[test]
+fn a_touch_counts_also_for_an_item_that_would_have_ended_before_the_restart() {
+    check_later(
+        100,
+        |memory| {
+            for key in ["touch", "gat", "gats", "mg", "ma", "md", "ever"] {
+                memory.check(format!("set {key} 0 20 1\r\n1\r\n"), "STORED\r\n");
+            }
+            memory.pass(10);
+            let cas = memory.cas("gats");
+            memory
+                .check("touch touch 1000\r\n", "TOUCHED\r\n")
+                .check("gat 1000 gat\r\n", "VALUE gat 0 1\r\n1\r\nEND\r\n")
+                .check(
+                    "gats 1000 gats\r\n",
+                    format!("VALUE gats 0 1 {cas}\r\n1\r\nEND\r\n"),
+                )
+                .check("mg mg T1000\r\n", "HD\r\n")
+                .check("ma ma T1000\r\n", "HD\r\n")
+                .check("md md I T1000\r\n", "HD\r\n")
+                .check("touch ever 0\r\n", "TOUCHED\r\n");
+            memory.pass(20);
+        },
+        |memory| {
+            for key in ["touch", "gat", "gats", "mg", "ma"] {
+                memory.check(format!("mg {key} t\r\n"), "HD t880\r\n");
+            }
+            memory
+                .check("mg md t\r\n", "HD t880 X W\r\n")
+                .check("mg ever t\r\n", "HD t-1\r\n");
+        },
+    );
+}
+
+#[test]
+fn an_earlier_end_counts_as_well() {
+    check_later(
+        10,
+        |memory| {
+            for key in ["shorter", "now", "gat", "mg", "negative"] {
+                memory.check(format!("set {key} 0 0 1\r\n1\r\n"), "STORED\r\n");
+            }
+            memory
+                .check("touch shorter 15\r\n", "TOUCHED\r\n")
+                .check("touch now -1\r\n", "TOUCHED\r\n")
+                .check("gat -1 gat\r\n", "VALUE gat 0 1\r\n1\r\nEND\r\n")
+                .check("mg mg T-1\r\n", "HD\r\n")
+                .check("set negative 0 -1 1\r\n2\r\n", "STORED\r\n");
+        },
+        |memory| {
+            memory
+                .check("mg shorter t\r\n", "HD t5\r\n")
+                .check("get now gat mg negative\r\n", "END\r\n");
+        },
+    );
+}
+
+#[test]
+fn what_is_gone_stays_gone() {
+    check(
+        |memory| {
+            for key in ["delete", "md", "quiet", "large", "again", "kept"] {
+                memory.check(format!("set {key} 0 0 3\r\nold\r\n"), "STORED\r\n");
+            }
+            let too_large = format!("set large 0 0 9000000\r\n{}\r\n", "x".repeat(9_000_000));
+            memory
+                .check("delete delete\r\n", "DELETED\r\n")
+                .check("md md\r\n", "HD\r\n")
+                .check("md quiet q\r\n", "")
+                .check("delete again\r\n", "DELETED\r\n")
+                .check("set again 0 0 3\r\nnew\r\n", "STORED\r\n")
+                // Who wanted to replace a value must not go on reading it.
+                .check(too_large, "SERVER_ERROR object too large for cache\r\n");
+        },
+        |memory| {
+            memory
+                .check("get delete md quiet large\r\n", "END\r\n")
+                .check(
+                    "get again kept\r\n",
+                    "VALUE again 0 3\r\nnew\r\nVALUE kept 0 3\r\nold\r\nEND\r\n",
+                );
+        },
+    );
+}
+
+#[test]
+fn what_the_meta_commands_stored_is_there() {
+    check(
+        |memory| {
+            memory
+                .check("ms set 1 F7 T600\r\ns\r\n", "HD\r\n")
+                .check("ms add 1 ME\r\na\r\n", "HD\r\n")
+                .check("ms add 1 ME\r\nb\r\n", "NS\r\n")
+                .check("ms set 2 MA\r\n-a\r\n", "HD\r\n")
+                .check("ms set 2 MP\r\np-\r\n", "HD\r\n")
+                .check("ms set-2 1 MR\r\nr\r\n", "NS\r\n")
+                .check("ms add 1 MR F1\r\nr\r\n", "HD\r\n")
+                .check("ms vivified 1 MA N300\r\nv\r\n", "HD\r\n")
+                .check("ms chosen 1 E77\r\nc\r\n", "HD\r\n")
+                .check("ms chosen 2 C77 E78\r\ncc\r\n", "HD\r\n")
+                .check("ms chosen 3 C77 E79\r\nccc\r\n", "EX\r\n")
+                .check("ms emptied 4 F5 E80\r\nfull\r\n", "HD\r\n")
+                .check("md emptied x F6 T90 E81\r\n", "HD\r\n");
+        },
+        |memory| {
+            memory
+                .check("mg set v f t\r\n", "VA 5 f7 t600\r\np-s-a\r\n")
+                .check("mg add v f\r\n", "VA 1 f1\r\nr\r\n")
+                .check("mg set-2\r\n", "EN\r\n")
+                .check("mg vivified v t\r\n", "VA 1 t300\r\nv\r\n")
+                .check("mg chosen v c\r\n", "VA 2 c78\r\ncc\r\n")
+                .check("mg emptied v f t c\r\n", "VA 0 f6 t90 c81\r\n\r\n");
+        },
+    );
+}
+
+#[test]
+fn a_unique_of_0_is_one_like_any_other() {
+    check(
+        |memory| {
+            memory
+                .check("mg vivified N0 E0\r\n", "HD W\r\n")
+                .check("ma counted N0 E0\r\n", "HD\r\n")
+                .check("ms emptied 1\r\n1\r\n", "HD\r\n")
+                .check("md emptied x E0\r\n", "HD\r\n")
+                .check("ms stale 1\r\n1\r\n", "HD\r\n")
+                .check("md stale I E0\r\n", "HD\r\n");
+        },
+        |memory| {
+            memory.check("mg counted v\r\n", "VA 1\r\n0\r\n");
+        },
+    );
+}
+
+#[test]
+fn a_stale_item_is_still_stale_and_can_be_won_again() {
+    check(
+        |memory| {
+            memory
+                .check("ms stale 3 T600\r\nold\r\n", "HD\r\n")
+                .check("md stale I T30\r\n", "HD\r\n")
+                .check("mg stale v\r\n", "VA 3 X W\r\nold\r\n")
+                .check("mg stale v\r\n", "VA 3 Z X\r\nold\r\n")
+                // It comes too late, and is better than nothing.
+                .check("ms late 3 E100\r\nold\r\n", "HD\r\n")
+                .check("ms late 4 C99 I E101\r\nlate\r\n", "HD\r\n")
+                .check("ms fresh 3\r\nold\r\n", "HD\r\n")
+                .check("md fresh I\r\n", "HD\r\n")
+                .check("ms fresh 3\r\nnew\r\n", "HD\r\n")
+                .check("ms touched 3\r\nold\r\n", "HD\r\n")
+                .check("md touched I\r\n", "HD\r\n")
+                .check("touch touched 40\r\n", "TOUCHED\r\n");
+        },
+        |memory| {
+            memory
+                .check("mg stale v t\r\n", "VA 3 t30 X W\r\nold\r\n")
+                .check("mg stale v\r\n", "VA 3 Z X\r\nold\r\n")
+                .check("mg late v c\r\n", "VA 4 c101 X W\r\nlate\r\n")
+                .check("mg fresh v\r\n", "VA 3\r\nnew\r\n")
+                .check("mg touched v t\r\n", "VA 3 t40 X W\r\nold\r\n");
+        },
+    );
+}
+
+#[test]
+fn any_key_is_found_again() {
+    let longest = "k".repeat(250);
+    check(
+        |memory| {
+            memory
+                .check("set h\u{e9}llo\u{20ac} 0 0 1\r\n1\r\n", "STORED\r\n")
+                .check(b"set \x80\xff 0 0 1\r\n2\r\n", "STORED\r\n")
+                .check(format!("set {longest} 0 0 1\r\n3\r\n"), "STORED\r\n")
+                // "a b", "a\r\nb", "flush_all", and four bytes that are no text
+                .check("ms YSBi 1 b\r\n4\r\n", "HD\r\n")
+                .check("ms YQ0KYg== 1 b\r\n5\r\n", "HD\r\n")
+                .check("ms Zmx1c2hfYWxs 1 b\r\n6\r\n", "HD\r\n")
+                .check("ms AAF/gA== 1 b\r\n7\r\n", "HD\r\n")
+                // Every other kind of record about such a key.
+                .check("ms AA== 1 b\r\n8\r\n", "HD\r\n")
+                .check("md AA== b\r\n", "HD\r\n")
+                .check("ms AQ== 1 b\r\n9\r\n", "HD\r\n")
+                .check("mg AQ== b T50\r\n", "HD\r\n")
+                .check("ms Ag== 1 b\r\n9\r\n", "HD\r\n")
+                .check("md Ag== b I\r\n", "HD\r\n");
+        },
+        |memory| {
+            memory
+                .check("mg h\u{e9}llo\u{20ac} v\r\n", "VA 1\r\n1\r\n")
+                .check(b"mg \x80\xff v\r\n", "VA 1\r\n2\r\n")
+                .check(format!("mg {longest} v\r\n"), "VA 1\r\n3\r\n")
+                .check("mg YSBi b v k\r\n", "VA 1 kYSBi b\r\n4\r\n")
+                .check("mg YQ0KYg== b v k\r\n", "VA 1 kYQ0KYg== b\r\n5\r\n")
+                .check("mg flush_all v k\r\n", "VA 1 kZmx1c2hfYWxs b\r\n6\r\n")
+                .check("mg AAF/gA== b v\r\n", "VA 1\r\n7\r\n")
+                .check("mg AA== b v\r\n", "EN\r\n")
+                .check("mg AQ== b v t\r\n", "VA 1 t50\r\n9\r\n")
+                .check("mg Ag== b v\r\n", "VA 1 X W\r\n9\r\n");
+        },
+    );
+}
+
+#[test]
+fn a_key_with_a_control_character_is_still_spelled_as_it_was() {
+    check(
+        |memory| {
+            memory.check("set with\ttab 0 0 1\r\n1\r\n", "STORED\r\n");
+        },
+        |memory| {
+            memory.check("mg with\ttab v k\r\n", "VA 1 kwith\ttab\r\n1\r\n");
+        },
+    );
+}
+
+#[test]
+fn a_long_key_with_a_control_character_does_not_make_the_file_unreadable() {
+    // In base64 it would be longer than a key may be.
+    let key = format!("{}\t{}", "k".repeat(124), "k".repeat(125));
+    check(
+        |memory| {
+            memory.check(format!("set {key} 0 0 1\r\n1\r\n"), "STORED\r\n");
+        },
+        |memory| {
+            memory.check(format!("mg {key} v\r\n"), "VA 1\r\n1\r\n");
+        },
+    );
+}
+
+#[test]
+fn a_flush_is_remembered() {
+    check(
+        |memory| {
+            memory
+                .check("set before 0 0 1\r\n1\r\n", "STORED\r\n")
+                .check("flush_all\r\n", "OK\r\n")
+                .check("set after 0 0 1\r\n2\r\n", "STORED\r\n");
+        },
+        |memory| {
+            memory.check("get before after\r\n", "VALUE after 0 1\r\n2\r\nEND\r\n");
+        },
+    );
+}
+
+#[test]
+fn a_delayed_flush_still_comes_after_a_restart() {
+    let ask = |memory: &Memory| {
+        memory
+            .check("set k 0 0 1\r\n1\r\n", "STORED\r\n")
+            .check("flush_all 100\r\n", "OK\r\n");
+    };
+    check_later(50, ask, |memory| {
+        memory
+            .check("set since 0 0 1\r\n2\r\n", "STORED\r\n")
+            .check("mg k\r\n", "HD\r\n")
+            .pass(50)
+            .check("get k since\r\n", "END\r\n")
+            // It happens once.
+            .check("set k 0 0 1\r\n3\r\n", "STORED\r\n")
+            .pass(100)
+            .check("mg k\r\n", "HD\r\n");
+    });
+}
+
+#[test]
+fn a_flush_that_came_due_while_nobody_was_there_takes_everything() {
+    let folder = Folder::new();
+    let memory = Memory::open(&folder.file("aof"), NOW);
+    memory
+        .check("set k 0 0 1\r\n1\r\n", "STORED\r\n")
+        .check("flush_all 100\r\n", "OK\r\n")
+        .check("set since 0 0 1\r\n1\r\n", "STORED\r\n");
+    let memory = memory.restart(1000);
+    memory
+        .check("get k since\r\n", "END\r\n")
+        .check("set k 0 0 1\r\n2\r\n", "STORED\r\n");
+    // And it does not come again.
+    memory.restart(1000).check("mg k v\r\n", "VA 1\r\n2\r\n");
+}
+
+#[test]
+fn a_delayed_flush_that_was_called_off_does_not_come() {
+    for other in [
+        "flush_all\r\n",
+        "flush_all 2592001\r\n",
+        "flush_all 500\r\n",
+    ] {
+        check_later(
+            200,
+            |memory| {
+                memory
+                    .check("flush_all 100\r\n", "OK\r\n")
+                    .check(other, "OK\r\n")
+                    .check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+            },
+            |memory| {
+                memory.check("mg k v\r\n", "VA 1\r\n1\r\n");
+            },
+        );
+    }
+}
+
+#[test]
+fn a_unique_read_before_the_restart_is_good_after_it() {
+    check(
+        |memory| {
+            memory
+                .check("ms k 3 E41\r\nold\r\n", "HD\r\n")
+                .check("set other 0 0 1\r\n1\r\n", "STORED\r\n");
+        },
+        |memory| {
+            memory
+                .check("cas k 0 0 3 41\r\nnew\r\n", "STORED\r\n")
+                .check("cas k 0 0 3 41\r\nbad\r\n", "EXISTS\r\n")
+                .check("mg k v\r\n", "VA 3\r\nnew\r\n");
+        },
+    );
+}
+
+/// Says something that gives out a unique, restarts, and looks at the next one: it must be a greater one,
+/// or a client could store over what it has never seen.
+#[track_caller]
+fn check_next_unique(last: impl Fn(&Memory) -> u64) {
+    for rewritten in [false, true] {
+        let folder = Folder::new();
+        let memory = Memory::open(&folder.file("aof"), NOW);
+        let last = last(&memory);
+        if rewritten {
+            memory.rewrite();
+        }
+        // Twice: what one restart knows must not be lost in the next one.
+        let memory = memory.restart(1).restart(1);
+        memory.check("set next 0 0 1\r\n1\r\n", "STORED\r\n");
+        let next = memory.cas("next");
+        assert!(next > last, "{next} after {last} (rewritten: {rewritten})");
+    }
+}
+
+#[test]
+fn uniques_go_on_where_they_were() {
+    check_next_unique(|memory| {
+        for _ in 0..10 {
+            memory.check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+        }
+        memory.cas("k")
+    });
+}
+
+#[test]
+fn uniques_go_on_where_they_were_also_if_the_last_is_of_an_item_that_is_gone() {
+    for gone in [
+        "delete k\r\n",
+        "flush_all\r\n",
+        "touch k -1\r\n",
+        "set k 0 0 9000000\r\n",
+    ] {
+        check_next_unique(|memory| {
+            memory
+                .check("set first 0 0 1\r\n1\r\n", "STORED\r\n")
+                .check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+            let last = memory.cas("k");
+            match gone.starts_with("set") {
+                true => memory.say(format!("{gone}{}\r\n", "x".repeat(9_000_000))),
+                false => memory.say(gone),
+            };
+            assert_eq!(memory.say("get k\r\n"), b"END\r\n");
+            last
+        });
+    }
+}
+
+#[test]
+fn uniques_go_on_where_they_were_also_if_the_last_is_of_a_stale_item() {
+    check_next_unique(|memory| {
+        memory
+            .check("set k 0 0 1\r\n1\r\n", "STORED\r\n")
+            .check("md k I\r\n", "HD\r\n");
+        memory.cas("k")
+    });
+}
+
+#[test]
+fn uniques_go_on_where_they_were_also_if_the_last_is_of_an_item_that_ended_at_once() {
+    check_next_unique(|memory| {
+        let answer = memory.say("ms k 1 T-1 c\r\n1\r\n");
+        let answer = String::from_utf8(answer).expect("plain text");
+        let unique = answer.trim_end().strip_prefix("HD c");
+        unique
+            .and_then(|unique| unique.parse().ok())
+            .expect("it shows the unique")
+    });
+}
+
+#[test]
+fn what_was_evicted_does_not_come_back_even_if_it_was_deleted_since() {
+    const ROOM: usize = 16 << 10;
+    let folder = Folder::new();
+    let memory = Memory::open_within(&folder.file("aof"), NOW, ROOM);
+    let value = "v".repeat(200);
+    let keys: Vec<String> = (0..200).map(|n| format!("k{n}")).collect();
+    for key in &keys {
+        memory.check(format!("set {key} 0 0 200\r\n{value}\r\n"), "STORED\r\n");
+    }
+    let state = memory.state();
+    assert!(
+        (10..150).contains(&state.len()),
+        "evictions: {} left",
+        state.len()
+    );
+    for key in keys.iter().filter(|key| !state.contains_key(*key)) {
+        memory.check(format!("delete {key}\r\n"), "NOT_FOUND\r\n");
+    }
+    let (time, path) = (memory.now(), folder.file("aof"));
+    drop(memory);
+    let same_room = Memory::open_within(&path, time, ROOM).state();
+    assert_same(&same_room, &state, "after a restart");
+    let more_room = Memory::open(&path, time).state();
+    assert_same(&more_room, &state, "where there is more room");
+}
+
+#[test]
+fn with_less_room_some_of_it_is_kept_and_the_rest_does_not_come_back_later() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let memory = Memory::open(&path, NOW);
+    for n in 0..200 {
+        memory.check(
+            format!("set k{n} 0 0 200\r\n{}\r\n", "v".repeat(200)),
+            "STORED\r\n",
+        );
+    }
+    drop(memory);
+    let memory = Memory::open_within(&path, NOW, 16 << 10);
+    let state = memory.state();
+    assert!((10..150).contains(&state.len()), "{} are kept", state.len());
+    for n in 0..200 {
+        memory.say(format!("delete k{n}\r\n"));
+    }
+    drop(memory);
+    assert_eq!(Memory::open(&path, NOW).state().len(), 0);
+}
+
+#[test]
+fn what_expired_long_ago_takes_no_room_from_what_is_there() {
+    const ROOM: usize = 64 << 10;
+    let folder = Folder::new();
+    let memory = Memory::open_within(&folder.file("aof"), NOW, ROOM);
+    for n in 0..40 {
+        memory.check(format!("set keep{n} 0 0 3\r\nold\r\n"), "STORED\r\n");
+    }
+    let value = "v".repeat(200);
+    for n in 0..1000 {
+        memory.check(format!("set short{n} 0 1 200\r\n{value}\r\n"), "STORED\r\n");
+        if n % 50 == 49 {
+            memory.pass(1);
+        }
+    }
+    let state = memory.state();
+    assert_eq!(state.len(), 40, "only the short-lived are gone");
+    assert_same(&memory.restart(0).state(), &state, "after a restart");
+}
