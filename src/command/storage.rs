@@ -65,7 +65,10 @@ pub fn store(
     counts[Counter::CmdSet] += 1;
     let new = draft.item;
     let mut slot = store.slot(&request.key.bytes);
-    let item = match (request.mode, slot.item()) {
+    // The commonest command does not look at what is there.
+    let unconditional = request.mode == StoreMode::Set && request.compare.is_none();
+    let old = if unconditional { None } else { slot.item() };
+    let item = match (request.mode, old) {
         (StoreMode::Add, Some(_)) => return Ok(Outcome::NotStored(Unmet::KeyIsTaken)),
         (StoreMode::Add, None) => new,
         (StoreMode::Set | StoreMode::Replace, old) => match (request.compare, old) {

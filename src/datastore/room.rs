@@ -54,7 +54,13 @@ impl Datastore {
             return Err(ProtocolError::TooLarge);
         }
         let reservation = self.reserve(Item::charge_of(key, bytes))?;
-        let expiry = Expiry::new(exptime, self.tick());
+        // Only a span of time needs to know when it begins: most items have none.
+        let now = if let Exptime::After(_) = exptime {
+            self.clock.now()
+        } else {
+            0
+        };
+        let expiry = Expiry::new(exptime, now);
         Ok(Draft {
             item: Item::blank(key, flags, expiry, bytes),
             _reservation: reservation,
