@@ -312,7 +312,8 @@ impl Log {
 
 /// Records as they stand in the file.
 fn encoded(records: &[Record<'_>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    // Room for an ordinary record: growing into it bit by bit would cost as much as the rest.
+    let mut bytes = Vec::with_capacity(256);
     for record in records {
         record.write(&mut bytes);
     }
