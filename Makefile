@@ -11,7 +11,7 @@ help: ## list the targets (this is the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build for speed and serve on 127.0.0.1:11211; ARGS="-vv -m 256" passes flags
-	cargo run --release --quiet -- -l 127.0.0.1 -p 11211 $(ARGS)
+	cargo run --release --quiet -- $(ARGS)
 
 test: ## run every test
 	cargo test --quiet

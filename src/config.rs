@@ -31,7 +31,7 @@ pub struct Config {
     pub disable_flush_all: bool,
     /// After how long without a word a client is hung up on.
     pub idle_timeout: Option<Duration>,
-    /// How much is told on standard error.
+    /// How much is told on standard error: 0 nothing, 1 connections, 2 the conversation.
     pub verbosity: u32,
     /// Whether `debugtime` exists.
     pub debug: bool,
@@ -90,7 +90,7 @@ struct Flags {
     #[argh(option, arg_name = "seconds")]
     idle_timeout: Vec<u64>,
 
-    /// tell connections and errors on standard error; twice (-vv): the whole conversation, explained
+    /// tell connections on standard error; twice (-vv): the whole conversation, explained
     #[argh(switch, short = 'v')]
     verbose: u32,
 

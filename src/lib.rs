@@ -19,8 +19,8 @@
 //! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
 //! (`-v` and `-vv`: the conversation on standard error, explained).
 //!
-//! Imports run one way: `connection` -> `command` -> `datastore` -> `aof`. `protocol` and `serialization`
-//! know nothing of sockets, threads or the store, and `aof` knows of the store only what an
+//! Calls run one way: `connection` -> `command` -> `datastore` -> `aof`. `protocol` knows nothing of
+//! sockets, threads or the store; `serialization` and `aof` know of the store only what an
 //! [`Item`](datastore::Item) is.
 //!
 //! # The way of one `set`
@@ -37,7 +37,7 @@
 //! 3. [`command::draft`] makes an [`Item`](datastore::Item) with room for just so much, after looking
 //!    whether it may be so large and whether there is memory; the data is read straight into it.
 //! 4. [`command::execute`] takes the key's [`Slot`](datastore::Slot), which is the write lock of the
-//!    shard that the key belongs to, looks at what is there, decides, and stores: the slot first appends
+//!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and stores: the slot first appends
 //!    a [`Record`](aof::record::Record) to the append-only file, then changes the table.
 //! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
 //!    buffer.
@@ -48,7 +48,8 @@
 //!
 //! A variant of [`Request`](protocol::Request); its verb in `protocol/mod.rs` and its grammar in a
 //! function of `protocol/classic.rs` or `meta.rs`; what it does in a file of `command/` and a line in the `match` of
-//! [`command::execute`]; an answer, if there is none like it, in `serialization`; and a section in
+//! [`command::execute`] (and of [`command::draft`], if it brings data); an answer, if there is none like
+//! it, in `serialization`; a counter, if it is to be counted, in [`stats`]; and a section in
 //! `tests/conversations`.
 //!
 //! # Invariants
@@ -67,13 +68,15 @@
 //!    the store: a value leaves the lock as a cheap clone ([`datastore`]).
 //! 5. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
 //!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::draft`]).
-//! 6. **A broken request costs its own answer and nothing else.** The next command on that connection
-//!    is understood ([`protocol::Parsed::data_block`]).
-//! 7. **A panic in one worker is that client's problem alone.** No lock that it poisons reaches another
+//! 6. **Memory stays within `-m`**: room is reserved before it is taken ([`datastore`], `room.rs`).
+//! 7. **A broken request costs its own answer and nothing else.** The next command on that connection
+//!    is understood ([`protocol::Parsed::data_block`]); only a line without end and a browser's are hung up
+//!    on, and data whose length cannot be read is read as commands.
+//! 8. **A panic in one worker is that client's problem alone.** No lock that it poisons reaches another
 //!    ([`datastore`], [`clients`]), its worker survives (`connection/server.rs`), and there is none to
 //!    see: nothing that a client, a file or the system can influence is unwrapped.
-//! 8. **Nobody waits for an answer that lies in a buffer** (`connection/wire.rs`).
-//! 9. **Who has a place has a worker** ([`clients`]).
+//! 9. **Nobody waits for an answer that lies in a buffer** (`connection/wire.rs`).
+//! 10. **Who has a place has a worker** ([`clients`]).
 
 #![cfg_attr(
     test,

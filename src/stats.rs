@@ -1,7 +1,8 @@
 //! Counters: what `stats` tells, under the names that memcached gives them.
 //!
 //! A worker counts in its own [`Counts`], plain numbers that cost next to nothing, and adds them to the
-//! server's [`Stats`] just before its answers leave: whoever has read an answer finds it counted.
+//! server's [`Stats`] just before the answers of a batch leave: whoever has read the last of them finds
+//! them all counted.
 
 use std::ops::{Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -37,7 +38,7 @@ counters! {
     CmdFlush => "cmd_flush",
     /// Keys asked for with `touch`, `gat` or `gats`.
     CmdTouch => "cmd_touch",
-    /// Meta commands that are counted nowhere else.
+    /// `me`, which is counted nowhere else.
     CmdMeta => "cmd_meta",
     /// Keys that were found.
     GetHits => "get_hits",
@@ -139,7 +140,7 @@ impl Stats {
         }
     }
 
-    /// Counts something that happens too seldom for a [`Counts`].
+    /// Counts something that happens seldom, or only once for many commands.
     #[allow(clippy::indexing_slicing)] // As above.
     pub fn add(&self, counter: Counter, n: u64) {
         self.0[counter as usize].fetch_add(n, Relaxed);

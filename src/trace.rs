@@ -1,7 +1,7 @@
 //! `-v` and `-vv`: what happens, told on standard error.
 //!
-//! `-v` tells connections and what goes wrong with them. `-vv` tells the whole conversation in
-//! memcached's way (`<28 get a`, `>28 END`; 28 is the connection's file descriptor), and why an answer
+//! `-v` tells connections and what goes wrong with them. `-vv` tells the conversation (all but the data
+//! that clients send) in memcached's way (`<28 get a`, `>28 END`; 28 is the connection's file descriptor), and why an answer
 //! is what it is where that does not go without saying. This is what a learner keeps open beside the
 //! client.
 
@@ -55,7 +55,14 @@ impl<'a> Trace<'a> {
 
     /// An answer, and the reason for it.
     pub fn sent(&self, response: &Response<'_>) {
-        self.answer(response, "");
+        self.answer(
+            response,
+            if response.is_hidden() {
+                "not sent, because of q: "
+            } else {
+                ""
+            },
+        );
     }
 
     /// An answer that `noreply` keeps from being sent.
@@ -79,7 +86,7 @@ impl<'a> Trace<'a> {
             self.connection,
             shown(line.trim_ascii_end())
         ));
-        if let Response::Value(item, _) = response {
+        if let Some(item) = response.item() {
             tell(format_args!(">{} {}", self.connection, shown(item.value())));
         }
     }

@@ -1,5 +1,5 @@
 //! The commands about the server itself: `flush_all`, `verbosity`, `cache_memlimit`, `shutdown`,
-//! `debugtime`, `stats`.
+//! `debugtime`, `stats`, `lru_crawler metadump`.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;

@@ -90,7 +90,7 @@ pub fn execute(
             return admin::stats(topic, service, counts, answer).map(|()| Then::GoOn);
         }
         (Request::Metadump, _) => return admin::metadump(service, answer).map(|()| Then::GoOn),
-        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(Then::GoOn), // Its data never came.
+        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(Then::GoOn), // Cannot be: `draft` makes one for each.
         (Request::Quit | Request::Http, _) => return Ok(Then::HangUp),
         (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
             Ok(()) => return Ok(Then::HangUp),

@@ -8,7 +8,7 @@ use crate::protocol::{Exptime, ProtocolError, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
-/// A value for each key that holds one, then `END`. Each is sent before the next is looked up: a line
+/// A value for each key that holds one, then `END`. Each is written before the next is looked up: a line
 /// of ten thousand keys never holds more than one value in memory for a client that reads slowly.
 pub fn get(
     request: &Retrieval<'_>,

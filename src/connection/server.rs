@@ -101,7 +101,7 @@ impl Server {
     /// everybody, and returns within two seconds.
     ///
     /// # Errors
-    /// One line for the user: the system gives no thread to accept with.
+    /// One line for the user: the system gives no thread to accept clients or to keep the file with.
     pub fn run(self) -> Result<(), String> {
         let addresses = self.addresses();
         let Server {

@@ -2,8 +2,8 @@
 //!
 //! Expired items go first, all of them. If there are none, it is FIFO with a second chance (CLOCK): items
 //! are considered in the order in which they were stored; one that was read since then is spared once,
-//! and takes a place at the end as if it were new. A hit costs no more than setting a flag, and only the
-//! first one does.
+//! and takes a place at the end as if it were new. A hit costs no more than a flag, which only the
+//! first one sets.
 //!
 //! There is no queue to keep: every item knows its place, and an eighth of the shard goes at a time, so
 //! that the cost of looking through the shard is spread over many writes.

@@ -74,11 +74,11 @@ pub struct Datastore {
     clock: Clock,
     stats: Arc<Stats>,
     limits: Limits,
-    /// `limits.memory`, which `cache_memlimit` changes.
+    /// `limits.memory` in bytes, which `cache_memlimit` changes.
     memory_limit: AtomicUsize,
-    /// What all items are charged.
+    /// What all items are charged, in bytes.
     used: AtomicUsize,
-    /// What all [reservations](room::Reservation) are.
+    /// What all [reservations](room::Reservation) are, in bytes.
     reserved: AtomicUsize,
     /// The last cas unique that was given out.
     last_cas: AtomicU64,

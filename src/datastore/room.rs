@@ -1,8 +1,9 @@
 //! Memory: what is spoken for, what is used, and how room is made.
 //!
-//! Invariant: items and reservations together stay within `-m`. Room is reserved before anything is
-//! allocated, by evicting if need be, and while no lock is held; what is already there only ever grows
-//! into room that was reserved for it.
+//! Invariant: items and reservations together stay within `-m`, but for a few bytes by which a number
+//! grows. Room is reserved before anything is allocated, by evicting if need be, and while no lock is
+//! held. (Where the limit is lowered while running, or `-M` meets a log that holds more, what is there
+//! stays until it is evicted or removed.)
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,6 +1,6 @@
-//! A key, held for writing: the only way to change what the store holds.
+//! A key, held for writing: how a command changes what the store holds.
 //!
-//! Invariant: every change is recorded before it is made, and both happen while the shard is locked. So
+//! Invariant: every change but who has won or read an item is recorded before it is made, and both happen while the shard is locked. So
 //! the order of the log is the order of the store, key by key, and what could not be recorded has not
 //! happened.
 
@@ -24,7 +24,8 @@ pub struct Slot<'s> {
 }
 
 impl Datastore {
-    /// Takes hold of a key, to look at its item and change it.
+    /// Takes hold of a key, to look at its item and change it. Its shard is locked until the slot is dropped:
+    /// meanwhile this thread must not look into the store in any other way.
     pub fn slot<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
         let now = self.tick();
         self.slot_at(key, now)
@@ -62,7 +63,7 @@ impl Slot<'_> {
     /// one, which is returned.
     ///
     /// # Errors
-    /// Here and below, [`ProtocolError::LogFailed`]: then nothing has changed.
+    /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> Result<u64, ProtocolError> {
         debug_assert_eq!(item.key(), self.key);
         let cas = cas.unwrap_or_else(|| self.store.new_cas());
@@ -80,6 +81,9 @@ impl Slot<'_> {
     }
 
     /// Gives the item, if there is one, another expiry. Its cas unique stays: its content does.
+    ///
+    /// # Errors
+    /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn touch(&mut self, expiry: Expiry) -> Result<(), ProtocolError> {
         let Some(Item { cas, marks, .. }) = self.item() else {
             return Ok(());
@@ -106,6 +110,9 @@ impl Slot<'_> {
 
     /// Marks the item, if there is one, as stale: the next reader wins. Its cas unique becomes the given
     /// one, or else a new one, so that who read it before cannot store over what comes after.
+    ///
+    /// # Errors
+    /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) -> Result<(), ProtocolError> {
         let Some(Item { marks, .. }) = self.item() else {
             return Ok(());
@@ -140,6 +147,9 @@ impl Slot<'_> {
     }
 
     /// Removes the item, if there is one.
+    ///
+    /// # Errors
+    /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn remove(&mut self) -> Result<(), ProtocolError> {
         if self.item().is_some() {
             self.store.record(|| Record::Remove {
@@ -151,7 +161,7 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Every change goes through here, so that the store's account of its memory stays right.
+    /// Every change of what the shard takes goes through here, so that the store's account stays right.
     fn change(&mut self, change: impl FnOnce(&mut Shard, &[u8])) {
         let before = self.shard.charge();
         change(&mut self.shard, self.key);

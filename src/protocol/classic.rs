@@ -1,7 +1,7 @@
 //! The classic text protocol: one parsing function a command, its grammar above it.
 //!
 //! `args` is always what stands behind the verb. Words beyond the grammar are ignored, as memcached
-//! ignores them; too few are a [`Flaw`].
+//! ignores them (but for `shutdown` and `lru_crawler`, which count theirs); too few are a [`Flaw`].
 
 use super::request::{
     Arithmetic, DebugTime, Direction, Flush, Keys, OnFailure, Request, Retrieval, ShutdownMode,
@@ -12,7 +12,7 @@ use super::{Exptime, Flaw, Parsed, ProtocolError, answer_wanted, first_word, key
 /// `get <key>*` and `gets <key>*`
 pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
     if words(args).next().is_none() {
-        return Parsed::flawed(Flaw::TooFewWords("get <key>*"));
+        return Parsed::flawed(Flaw::TooFewWords("get|gets <key>*"));
     }
     Parsed::plain(retrieval(args, with_cas, None))
 }
@@ -21,7 +21,7 @@ pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
 pub(super) fn gat(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
     let (exptime, keys) = first_word(args);
     if words(keys).next().is_none() {
-        return Parsed::flawed(Flaw::TooFewWords("gat <exptime> <key>*"));
+        return Parsed::flawed(Flaw::TooFewWords("gat|gats <exptime> <key>*"));
     }
     Parsed::plain(
         strict_exptime(exptime).and_then(|exptime| retrieval(keys, with_cas, Some(exptime))),
@@ -127,7 +127,7 @@ pub(super) fn delete(args: &[u8]) -> Parsed<'_> {
 pub(super) fn arithmetic(args: &[u8], direction: Direction) -> Parsed<'_> {
     let mut rest = words(args);
     let (Some(name), Some(delta)) = (rest.next(), rest.next()) else {
-        return Parsed::flawed(Flaw::TooFewWords("incr <key> <delta> [noreply]"));
+        return Parsed::flawed(Flaw::TooFewWords("incr|decr <key> <delta> [noreply]"));
     };
     let request = || {
         let key = key(name).map_err(ProtocolError::BadLine)?;
@@ -181,7 +181,7 @@ pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
     Parsed::silenceable(Ok(Request::FlushAll(flush)), args)
 }
 
-/// `lru_crawler metadump all|hash|<class>,… [noreply]`
+/// `lru_crawler metadump all|hash|1`
 pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
     let mut words = words(args);
     let request = match (words.next(), words.next(), words.next()) {
@@ -205,7 +205,7 @@ pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
     Parsed::silenceable(request, args)
 }
 
-/// `stats [settings|items|slabs|sizes|conns|reset]` and `stats cachedump <class> <limit>`
+/// `stats [settings|items|slabs|sizes|conns|reset|detail …]` and `stats cachedump <class> <limit>`
 pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
     let (topic, rest) = first_word(args);
     // memcached compares as many letters as it is given, so `stats s` is `stats settings`; not so for
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(refusal("get\n"), refusal("get   \n"));
         assert_eq!(
             refusal("gat 10 \n"),
-            ProtocolError::BadLine(Flaw::TooFewWords("gat <exptime> <key>*"))
+            ProtocolError::BadLine(Flaw::TooFewWords("gat|gats <exptime> <key>*"))
         );
         assert_eq!(refusal("gat x a\n"), ProtocolError::InvalidExptime);
     }

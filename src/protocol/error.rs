@@ -213,9 +213,7 @@ impl ProtocolError {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Flaw::LineTooShort => {
-                f.write_str("the shortest command has two letters and a line end")
-            }
+            Flaw::LineTooShort => f.write_str("a line has at least four bytes, its end included"),
             Flaw::TooFewWords(form) => write!(f, "too few words for {form}"),
             Flaw::KeyTooLong(bytes) => {
                 write!(f, "key is {bytes} bytes long, at most {}", super::MAX_KEY)

@@ -37,8 +37,11 @@ pub(super) fn mg(args: &[u8]) -> Parsed<'_> {
 pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
     let (name, rest) = first_word(args);
     let (bytes, flags) = first_word(rest);
-    if bytes.is_empty() || bad_first_letter(flags) {
+    if bytes.is_empty() {
         return Parsed::flawed(Flaw::TooFewWords("ms <key> <bytes> <flags>*"));
+    }
+    if bad_first_letter(flags) {
+        return Parsed::flawed(Flaw::FlagLetter);
     }
     let Some(bytes) = number::data_length(bytes) else {
         return Parsed::flawed(Flaw::Bytes);

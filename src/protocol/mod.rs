@@ -1,6 +1,6 @@
 //! The protocol: bytes of one command line -> [`Request`]. (The Go program's `protocol_handler`.)
 //!
-//! A parser borrows everything from the line, allocates nothing, and knows nothing of sockets,
+//! A parser borrows everything from the line but a key in base64, and knows nothing of sockets,
 //! threads or the store. [`classic`] and [`meta`] hold the grammar of each command above the function that
 //! parses it; this file holds what they share: the shape of the outcome, the verbs, and the words of a line.
 //!
@@ -76,7 +76,7 @@ impl<'a> Parsed<'a> {
 /// `line` is the line as it came, with its end (`\n` or `\r\n`). Never fails: a line that makes no
 /// sense parses to the error that answers it.
 pub fn parse(line: &[u8]) -> Parsed<'_> {
-    // The shortest command has two letters: what cannot be one is not even looked up.
+    // Two letters and `\r\n` are the least: what is shorter is not even looked up, be it `mn\n`.
     if line.len() < 4 {
         return Parsed::flawed(Flaw::LineTooShort);
     }
@@ -139,7 +139,7 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
     })
 }
 
-/// `cache_memlimit` is the longest.
+/// `cache_memlimit` is the longest. A verb that were longer would be known as written only.
 const LONGEST_VERB: usize = 14;
 
 /// The verb in lower case, in the caller's buffer; `None` when it cannot be a verb in other letters.
@@ -191,7 +191,7 @@ fn is_http(args: &[u8]) -> bool {
     last_word(args).starts_with(b"HTTP/")
 }
 
-/// A key as it may be used: 1 to 250 bytes. (That it has no space is the splitting's work.)
+/// A key as it may be used: at most 250 bytes. (That it has one, and no space, is the splitting's work.)
 fn key(word: &[u8]) -> Result<&[u8], Flaw> {
     if word.len() > MAX_KEY {
         Err(Flaw::KeyTooLong(word.len()))

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Exptime, words};
 
-/// One command, understood. Everything is borrowed from the line.
+/// One command, understood. All but a key in base64 is borrowed from the line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// `get`, `gets`, `gat`, `gats`.

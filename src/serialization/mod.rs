@@ -132,29 +132,44 @@ pub enum Unmet {
 }
 
 impl Response<'_> {
+    /// Whether the client has asked not to hear of it (`q`).
+    pub fn is_hidden(&self) -> bool {
+        matches!(self, Response::Meta(Meta { hidden: true, .. }))
+    }
+
+    /// The item whose data block follows the line.
+    pub fn item(&self) -> Option<&Item> {
+        match self {
+            Response::Value(item, _)
+            | Response::Meta(Meta {
+                code: Code::Value(Value::Of(item)),
+                ..
+            }) => Some(item),
+            _ => None,
+        }
+    }
+
     /// Writes the answer as it goes over the wire.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        match self {
-            Response::Meta(Meta { hidden: true, .. }) => Ok(()),
-            Response::Value(item, _)
-            | Response::Meta(Meta {
-                code: Code::Value(Value::Of(item)),
-                ..
-            }) => {
-                self.write_line(out)?;
-                out.write_all(item.data_block())
-            }
-            Response::Meta(Meta {
-                code: Code::Value(Value::Number(number)),
-                ..
-            }) => {
-                self.write_line(out)?;
+        if self.is_hidden() {
+            return Ok(());
+        }
+        self.write_line(out)?;
+        match (self.item(), self) {
+            (Some(item), _) => out.write_all(item.data_block()),
+            (
+                None,
+                Response::Meta(Meta {
+                    code: Code::Value(Value::Number(number)),
+                    ..
+                }),
+            ) => {
                 write!(out, "{number}\r\n")
             }
-            _ => self.write_line(out),
+            _ => Ok(()),
         }
     }
 
