@@ -98,6 +98,9 @@ struct Log {
     length: u64,
     /// What is behind `length` (part of a record that could not be written) must be cut off first.
     torn: bool,
+    /// A sync has failed, and what it was to save may be lost though a later sync succeeds. Only a new file
+    /// has it for sure: nothing is appended until there is one.
+    unsure: bool,
     /// The server has stopped; the file may be another's now.
     closed: bool,
     /// The length after the last rewrite.
@@ -176,7 +179,7 @@ impl Aof {
         // Others who are about to append get the chance to, and so share this sync: with 50 clients
         // that was measured to double what is acknowledged.
         let mut appended = wanted;
-        loop {
+        for _ in 0..10 {
             thread::yield_now();
             let now = self.appended.load(Relaxed);
             if now == appended {
@@ -193,14 +196,25 @@ impl Aof {
     fn sync_now(&self) -> io::Result<()> {
         // The file to sync, and how far its content goes, belong together.
         let log = self.lock();
+        if log.unsure {
+            return Err(io::Error::other("a sync has failed"));
+        }
         let (file, up_to) = (
             Arc::clone(log.writer.get_ref()),
             self.appended.load(Relaxed),
         );
         drop(log);
-        file.sync_data().inspect_err(|_| {
+        if let Err(error) = file.sync_data() {
+            let mut log = self.lock();
+            // Unless a rewrite has put another file in its place meanwhile.
+            log.unsure |= Arc::ptr_eq(&file, log.writer.get_ref());
+            drop(log);
             self.errors.fetch_add(1, Relaxed);
-        })?;
+            self.tell(format_args!(
+                "cannot sync ({error}); changes are refused until it is rewritten"
+            ));
+            return Err(error);
+        }
         self.synced.fetch_max(up_to, Relaxed);
         self.last_sync.store(unix_time(), Relaxed);
         Ok(())
@@ -209,17 +223,17 @@ impl Aof {
     /// To be called about every second: syncs if that is how the file is kept. Tells whether it has grown
     /// so much that it should be rewritten.
     pub fn tend(&self) -> bool {
-        if self.options.fsync != Fsync::Never
-            && let Err(error) = self.sync()
-        {
-            self.tell(format_args!("cannot sync: {error}"));
+        if self.options.fsync != Fsync::Never {
+            // What goes wrong is told where it does.
+            let _ = self.sync();
         }
         let log = self.lock();
         let enough = self
             .options
             .rewrite_size
             .max(log.base.saturating_mul(self.options.rewrite_growth));
-        log.copy.is_none() && log.length >= enough && Instant::now() >= log.not_before
+        let is_time = log.length >= enough || log.unsure;
+        log.copy.is_none() && is_time && Instant::now() >= log.not_before
     }
 
     /// Syncs for the last time and gives the file free. Whoever appends after this is refused.
@@ -227,10 +241,9 @@ impl Aof {
         if self.lock().copy.is_some() {
             self.abandon_rewrite();
         }
-        if self.options.fsync != Fsync::Never
-            && let Err(error) = self.sync()
-        {
-            self.tell(format_args!("cannot sync: {error}"));
+        if self.options.fsync != Fsync::Never {
+            // What goes wrong is told where it does.
+            let _ = self.sync();
         }
         let mut log = self.lock();
         log.closed = true;
@@ -277,6 +290,9 @@ impl Log {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.closed {
             return Err(io::Error::other("the server has stopped"));
+        }
+        if self.unsure {
+            return Err(io::Error::other("a sync has failed"));
         }
         self.mend()?;
         match write(&mut self.writer, bytes) {

@@ -169,6 +169,7 @@ impl Aof {
             writer,
             length,
             torn: false,
+            unsure: false,
             closed: false,
             base: 0,
             copy: None,

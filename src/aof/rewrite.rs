@@ -96,6 +96,8 @@ impl Aof {
         file.ok_or_else(|| io::Error::other("no rewrite has begun"))?
             .sync_data()?;
 
+        // Opened while that can still fail without harm.
+        let folder = open_folder(&self.path)?;
         let mut log = self.lock();
         let Some(mut copy) = log.copy.take() else {
             return Ok(());
@@ -111,10 +113,14 @@ impl Aof {
         log.writer = copy.writer;
         log.length = copy.length;
         log.base = copy.length;
-        log.torn = false;
+        (log.torn, log.unsure) = (false, false);
         self.rewrites.fetch_add(1, Relaxed);
         // The new name is on disk before anything is that only the new file has.
-        sync_folder(&self.path)?;
+        if let Err(error) = folder.sync_all() {
+            // The next rewrite tries again.
+            log.unsure = true;
+            return Err(error);
+        }
         self.synced.fetch_max(self.appended.load(Relaxed), Relaxed);
         self.last_sync.store(unix_time(), Relaxed);
         Ok(())
@@ -139,9 +145,44 @@ pub fn rewrite_path(path: &Path) -> PathBuf {
 
 /// Makes a file's being there under its name last.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
+    open_folder(path)?.sync_all()
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
     let folder = path
         .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Fsync, Options};
+    use super::*;
+
+    #[test]
+    fn after_a_failed_sync_nothing_is_appended_until_there_is_a_new_file() {
+        let folder = std::env::temp_dir().join(format!("rustmemc-unsure-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder can be made");
+        let options = Options {
+            path: folder.join("aof"),
+            fsync: Fsync::Always,
+            rewrite_size: u64::MAX,
+            rewrite_growth: 2,
+            repair: false,
+        };
+        let (aof, _) = Aof::open(options, |_| {}, || false).expect("a new file can be opened");
+        // As a sync that fails leaves it.
+        aof.lock().unsure = true;
+        assert!(aof.append(&Record::Flush).is_err() && aof.before_answers().is_err());
+        assert!(aof.tend(), "it is time for a rewrite, whatever the size");
+        aof.begin_rewrite(|| 7)
+            .and_then(|()| aof.finish_rewrite())
+            .expect("a new file can be made");
+        assert!(aof.append(&Record::Flush).is_ok() && aof.before_answers().is_ok());
+        let text = fs::read_to_string(folder.join("aof")).expect("it can be read");
+        assert!(text.starts_with("mn rustmemc 1 E7 O"), "{text}");
+        drop(aof);
+        fs::remove_dir_all(folder).expect("the folder can be removed");
+    }
 }

@@ -143,12 +143,13 @@ impl Server {
             let _ = TcpStream::connect_timeout(&reachable(address), Duration::from_millis(100));
         }
         let left = service.clients.hang_up(PATIENCE);
+        // Before anything is told: nobody may be reading.
+        service.store.close_log();
         if left > 0 {
             trace::tell(format_args!(
                 "rustmemc: {left} clients did not take their answers in time"
             ));
         }
-        service.store.close_log();
         // Those that could not be woken end with the process.
         acceptors
             .into_iter()

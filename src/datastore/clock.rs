@@ -63,6 +63,10 @@ fn clamp(time: i64) -> UnixTime {
     UnixTime::try_from(time.max(1)).unwrap_or(UnixTime::MAX)
 }
 
+/// The last date that the protocol can say (19 January 2038): its exptime has 31 bits, and so has the time
+/// in a log.
+const LAST: UnixTime = i32::MAX as UnixTime;
+
 /// The moment from which an item is no longer there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry(Option<NonZeroU32>);
@@ -75,10 +79,17 @@ impl Expiry {
     pub fn new(exptime: Exptime, now: UnixTime) -> Self {
         match exptime {
             Exptime::Never => Expiry::NEVER,
-            Exptime::After(seconds) => Expiry(NonZeroU32::new(now.saturating_add(seconds))),
-            Exptime::At(date) => Expiry(NonZeroU32::new(date.try_into().unwrap_or(UnixTime::MAX))),
+            Exptime::After(seconds) => Expiry::at(u64::from(now) + u64::from(seconds)),
+            Exptime::At(date) => Expiry::at(date),
             Exptime::AtOnce => Expiry(Some(NonZeroU32::MIN)),
         }
+    }
+
+    fn at(date: u64) -> Self {
+        Expiry(NonZeroU32::new(
+            date.try_into()
+                .map_or(LAST, |date: UnixTime| date.min(LAST)),
+        ))
     }
 
     /// Whether the moment has come.
@@ -107,14 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn dates_beyond_what_32_bits_hold_are_the_last_one_that_they_hold() {
-        assert_eq!(
-            Expiry::new(Exptime::At(u64::MAX), 1000).time(),
-            Some(UnixTime::MAX)
-        );
+    fn dates_beyond_what_the_protocol_can_say_are_the_last_one_that_it_can() {
+        assert_eq!(Expiry::new(Exptime::At(u64::MAX), 1000).time(), Some(LAST));
         assert_eq!(
             Expiry::new(Exptime::After(10), UnixTime::MAX).time(),
-            Some(UnixTime::MAX)
+            Some(LAST)
         );
     }
 

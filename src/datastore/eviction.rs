@@ -77,6 +77,7 @@ pub fn evict(shard: &mut Shard, victims: &[Text]) -> Removed {
         }
         shard.remove(text.key());
     }
+    shard.shrink();
     removed
 }
 

@@ -145,7 +145,7 @@ impl Datastore {
     pub fn flush_later(&self, when: Exptime) -> Result<(), ProtocolError> {
         let now = self.tick();
         let time = Expiry::new(when, now).time().filter(|&time| time > now);
-        if time == Some(now + 1) {
+        if time == Some(now.saturating_add(1)) {
             return self.flush();
         }
         let due = time.map(|time| time - 1);

@@ -14,7 +14,7 @@ use crate::trace;
 
 /// A cas unique that a client chose itself (`E`) may be anything; one from here on is not taken for one
 /// that was given out, so that there is always a next one.
-const CHOSEN: u64 = 1 << 63;
+const CHOSEN: u64 = 1 << 62;
 
 impl Datastore {
     /// Replays an append-only file into this store, which must be empty, and records every change in it
@@ -70,14 +70,15 @@ impl Datastore {
         };
         let _: Result<_, ProtocolError> = match record {
             Record::Heading { cas } => {
-                given_out(cas);
+                self.last_cas.fetch_max(cas, Relaxed);
                 Ok(())
             }
             Record::Put(item) => {
                 given_out(item.cas);
                 let (text, cas) = (item.text.clone(), Some(item.cas));
                 let stored = self.slot_in_replay(text.key()).put(item, cas).map(drop);
-                if self.used.load(Relaxed) > 2 * self.memory_limit() {
+                let evicts = self.limits.when_full == WhenFull::Evict;
+                if evicts && self.used.load(Relaxed) > 2 * self.memory_limit() {
                     self.fit(self.memory_limit());
                 }
                 stored

@@ -163,7 +163,11 @@ impl Shard {
             true
         });
         self.next_expiry = next_expiry;
-        // A table that has emptied gives its memory back, but not so eagerly that it grows again at once.
+        self.shrink();
+    }
+
+    /// Lets a table that has emptied give its memory back, but not so eagerly that it grows again at once.
+    pub fn shrink(&mut self) {
         if self.items.capacity() > 8 * self.items.len().max(16) {
             self.items.shrink_to(2 * self.items.len());
         }

@@ -27,22 +27,28 @@ impl Datastore {
     /// Takes hold of a key, to look at its item and change it. Its shard is locked until the slot is dropped:
     /// meanwhile this thread must not look into the store in any other way.
     pub fn slot<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
-        let now = self.tick();
-        self.slot_at(key, now)
-    }
-
-    /// The same while a log is replayed: nothing has expired.
-    pub(super) fn slot_in_replay<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
-        self.slot_at(key, 0)
-    }
-
-    fn slot_at<'s>(&'s self, key: &'s [u8], now: UnixTime) -> Slot<'s> {
+        // A flush that is due comes first, while no lock is held.
+        self.tick();
         let shard = write(self.shard(key));
+        // The time is that of holding the lock, not of waiting for it: what has expired for one must not be
+        // alive for the next.
+        let now = self.clock.now();
         Slot {
             store: self,
             shard,
             key,
             now,
+        }
+    }
+
+    /// The same while a log is replayed: nothing has expired.
+    pub(super) fn slot_in_replay<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
+        let shard = write(self.shard(key));
+        Slot {
+            store: self,
+            shard,
+            key,
+            now: 0,
         }
     }
 }
