@@ -31,7 +31,8 @@ pub struct Config {
     pub disable_flush_all: bool,
     /// After how long without a word a client is hung up on.
     pub idle_timeout: Option<Duration>,
-    /// How much is told on standard error: 0 nothing, 1 connections, 2 the conversation.
+    /// How much is told on standard error: 0 nothing, 1 connections and errors, 2 the
+    /// conversation.
     pub verbosity: u32,
     /// Whether `debugtime` exists.
     pub debug: bool,
@@ -90,7 +91,7 @@ struct Flags {
     #[argh(option, arg_name = "seconds")]
     idle_timeout: Vec<u64>,
 
-    /// tell connections on standard error; twice (-vv): the whole conversation, explained
+    /// tell connections and errors on standard error; twice (-vv): the whole conversation, explained
     #[argh(switch, short = 'v')]
     verbose: u32,
 
@@ -104,7 +105,7 @@ struct Flags {
 
     /// when the file is safe from a power cut: always (before each answer), everysec or never
     /// (default: everysec)
-    #[argh(option, from_str_fn(fsync), arg_name = "when")]
+    #[argh(option, arg_name = "when")]
     fsync: Vec<Fsync>,
 
     /// size under which the file is not rewritten, in bytes or with k or m (default: 64m)
@@ -334,15 +335,6 @@ fn size(text: &str) -> Result<usize, String> {
     number
         .and_then(|number| number.checked_mul(unit))
         .ok_or_else(|| "a size is a number of bytes, or with k or m".into())
-}
-
-fn fsync(text: &str) -> Result<Fsync, String> {
-    match text {
-        "always" => Ok(Fsync::Always),
-        "everysec" => Ok(Fsync::EverySecond),
-        "never" => Ok(Fsync::Never),
-        _ => Err("it is always, everysec or never".into()),
-    }
 }
 
 /// Writes getopt's short cuts out: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as

@@ -1,6 +1,6 @@
 //! `-v` and `-vv`: what happens, told on standard error.
 //!
-//! `-v` tells connections and what goes wrong with them. `-vv` tells the conversation (all but the data
+//! `-v` tells connections, and the errors that clients get, with the reason. `-vv` tells the conversation (all but the data
 //! that clients send) in memcached's way (`<28 get a`, `>28 END`; 28 is the connection's file descriptor), and why an answer
 //! is what it is where that does not go without saying. This is what a learner keeps open beside the
 //! client.
@@ -71,7 +71,8 @@ impl<'a> Trace<'a> {
     }
 
     fn answer(&self, response: &Response<'_>, remark: &str) {
-        if self.verbosity.load(Relaxed) < 2 {
+        let is_error = matches!(response, Response::Error(_));
+        if self.verbosity.load(Relaxed) < if is_error { 1 } else { 2 } {
             return;
         }
         let mut line = Vec::new();

@@ -195,7 +195,7 @@ fn with_vv_the_conversation_is_told_with_reasons() {
 }
 
 #[test]
-fn with_v_connections_are_told_and_without_it_nothing() {
+fn with_v_connections_and_errors_are_told_and_without_it_nothing() {
     let (quiet, one) = (process::spawn(""), process::spawn("-v"));
     for server in [&quiet, &one] {
         let mut client = server.client();
@@ -205,7 +205,8 @@ fn with_v_connections_are_told_and_without_it_nothing() {
             .expect_end();
     }
     let told = told(&one, "connection closed");
-    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[1].starts_with("> ERROR"), "{told:?}");
     // The connection has closed, and there was nothing to say about it.
     assert_eq!(quiet.stderr(), "");
 }

@@ -33,6 +33,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -52,6 +53,33 @@ pub enum Fsync {
     EverySecond,
     /// When the operating system likes.
     Never,
+}
+
+impl Fsync {
+    /// Each with the word for it on the command line and in `stats`.
+    const WORDS: [(Fsync, &'static str); 3] = [
+        (Fsync::Always, "always"),
+        (Fsync::EverySecond, "everysec"),
+        (Fsync::Never, "never"),
+    ];
+}
+
+impl fmt::Display for Fsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Fsync::WORDS.iter().find(|(fsync, _)| fsync == self);
+        f.write_str(word.map_or("", |(_, word)| word))
+    }
+}
+
+impl FromStr for Fsync {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Fsync::WORDS.iter().find(|(_, word)| *word == text);
+        known
+            .map(|(fsync, _)| *fsync)
+            .ok_or("it is always, everysec or never")
+    }
 }
 
 /// How the file is kept.
@@ -258,14 +286,9 @@ impl Aof {
     /// `stats`: names and values.
     pub fn describe(&self) -> Vec<(String, String)> {
         let log = self.lock();
-        let fsync = match self.options.fsync {
-            Fsync::Always => "always",
-            Fsync::EverySecond => "everysec",
-            Fsync::Never => "never",
-        };
         [
             ("aof_file", self.path.display().to_string()),
-            ("aof_fsync", fsync.into()),
+            ("aof_fsync", self.options.fsync.to_string()),
             ("aof_size", log.length.to_string()),
             ("aof_base_size", log.base.to_string()),
             ("aof_records", self.records.load(Relaxed).to_string()),

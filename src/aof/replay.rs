@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::crc::crc32;
 use super::record::{self, HEADING, Parsed, Record};
-use super::rewrite::{rewrite_path, sync_folder};
+use super::rewrite::{beside, rewrite_path, sync_folder};
 use super::{Aof, Log, Options, encoded, open_and_lock, unix_time, write};
 use crate::trace;
 
@@ -309,9 +309,7 @@ impl<'f> Reader<'f> {
 
 /// Saves what is from `offset` on in a file of its own, and cuts it off.
 fn save_rest(mut file: &File, path: &Path, offset: u64, what: &str) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".damaged-{}", unix_time()));
-    let saved = PathBuf::from(name);
+    let saved = beside(path, &format!(".damaged-{}", unix_time()));
     let mut rest = File::create_new(&saved)?;
     file.seek(SeekFrom::Start(offset))?;
     let bytes = io::copy(&mut file, &mut rest)?;

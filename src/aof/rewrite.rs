@@ -138,8 +138,13 @@ impl Aof {
 
 /// Where the new file is made: beside the old one, since only within a file system can it be renamed.
 pub fn rewrite_path(path: &Path) -> PathBuf {
+    beside(path, ".rewrite")
+}
+
+/// The path of a file that belongs to another: its name and more.
+pub fn beside(path: &Path, more: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".rewrite");
+    name.push(more);
     name.into()
 }
 

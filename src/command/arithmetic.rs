@@ -2,7 +2,7 @@
 
 use crate::datastore::clock::{Expiry, UnixTime};
 use crate::datastore::{Datastore, Draft, Item};
-use crate::protocol::{Arithmetic, Direction, ProtocolError, counter};
+use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
@@ -79,7 +79,7 @@ pub fn apply(
     if request.compare.is_some_and(|unique| unique != old.cas) {
         return Ok(Outcome::Exists(old.cas));
     }
-    let number = counter(old.value()).ok_or(ProtocolError::NotNumeric)?;
+    let number = number_in(old.value()).ok_or(ProtocolError::NotNumeric)?;
     let number = match request.direction {
         Direction::Up => number.wrapping_add(request.delta),
         Direction::Down => number.saturating_sub(request.delta),

@@ -196,10 +196,7 @@ pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
 /// `verbosity <level> [noreply]`
 pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
     let (level, _) = first_word(args);
-    let level = Some(level)
-        .filter(|level| !level.is_empty())
-        .and_then(number::u32);
-    let request = level
+    let request = number::u32(level)
         .map(Request::Verbosity)
         .ok_or(ProtocolError::BadLine(Flaw::Level));
     Parsed::silenceable(request, args)
@@ -243,10 +240,7 @@ fn cachedump(args: &[u8]) -> Result<StatsTopic, ProtocolError> {
 /// `cache_memlimit <megabytes> [noreply]`
 pub(super) fn cache_memlimit(args: &[u8]) -> Parsed<'_> {
     let (megabytes, _) = first_word(args);
-    let megabytes = Some(megabytes)
-        .filter(|word| !word.is_empty())
-        .and_then(number::u32);
-    let request = megabytes
+    let request = number::u32(megabytes)
         .map(Request::CacheMemlimit)
         .ok_or(ProtocolError::MemlimitNotANumber);
     Parsed::silenceable(request, args)

@@ -257,9 +257,7 @@ fn parse<'a>(
         seen |= 1 << letter;
         let mut bad = |what| error = Some(what);
         let mut exptime = || {
-            let exptime = some(value)
-                .and_then(number::i32)
-                .map(|number| i64::from(number).into());
+            let exptime = number::i32(value).map(|number| i64::from(number).into());
             exptime.or_else(|| {
                 bad(ProtocolError::BadToken);
                 None
@@ -269,21 +267,21 @@ fn parse<'a>(
             b'N' => found.vivify = exptime(),
             b'T' => found.touch = exptime(),
             b'R' => found.recache = exptime(),
-            b'C' | b'E' => match some(value).and_then(number::u64) {
+            b'C' | b'E' => match number::u64(value) {
                 Some(unique) if letter == b'C' => found.compare = Some(unique),
                 Some(unique) => found.cas = Some(unique),
                 None => bad(ProtocolError::BadToken),
             },
-            b'F' => match some(value).and_then(number::u32) {
+            b'F' => match number::u32(value) {
                 Some(flags) => found.client_flags = flags,
                 // The one that keeps the error of another flag, if there is one.
                 None => error = error.or(Some(ProtocolError::BadLine(Flaw::Flags))),
             },
-            b'D' => match some(value).and_then(number::u64) {
+            b'D' => match number::u64(value) {
                 Some(delta) => found.delta = delta,
                 None => bad(ProtocolError::BadDelta),
             },
-            b'J' => match some(value).and_then(number::u64) {
+            b'J' => match number::u64(value) {
                 Some(initial) => found.initial = initial,
                 None => bad(ProtocolError::BadInitial),
             },
@@ -312,8 +310,4 @@ fn parse<'a>(
         Some(error) => Err(error),
         None => Ok((key, found)),
     }
-}
-
-fn some(value: &[u8]) -> Option<&[u8]> {
-    (!value.is_empty()).then_some(value)
 }

@@ -16,7 +16,7 @@ pub mod request;
 
 pub use error::{Flaw, ProtocolError};
 pub use expiry::Exptime;
-pub use number::counter;
+pub use number::number_in;
 pub use request::{
     Arithmetic, DebugTime, Direction, Flush, Key, Keys, MetaDelete, MetaGet, OnFailure, Request,
     Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, Vivify, WithCas,

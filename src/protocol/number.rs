@@ -1,6 +1,6 @@
 //! The numbers of the protocol. Most are strict (digits only, a minus where the type has one, no more
 //! digits than memcached reads); only flags and exptime of the storage commands go back to C's
-//! `strtol`, which also takes a sign.
+//! `strtoll`, which also takes a sign.
 
 /// memcached reads at most so many bytes of a number of 32 bits, leading zeros included.
 const MAX_DIGITS_32: usize = 11;
@@ -8,30 +8,36 @@ const MAX_DIGITS_32: usize = 11;
 const MAX_DIGITS_64: usize = 22;
 
 pub(super) fn u32(word: &[u8]) -> Option<u32> {
-    digits(word, MAX_DIGITS_32).and_then(|number| number.try_into().ok())
+    u64_of(word, MAX_DIGITS_32)?.try_into().ok()
 }
 
 pub(super) fn u64(word: &[u8]) -> Option<u64> {
-    digits(word, MAX_DIGITS_64)
+    u64_of(word, MAX_DIGITS_64)
 }
 
 pub(super) fn i32(word: &[u8]) -> Option<i32> {
-    if word.len() > MAX_DIGITS_32 {
-        return None;
-    }
-    let number: i128 = match word.strip_prefix(b"-") {
-        Some(word) => -i128::from(digits(word, MAX_DIGITS_32)?),
-        None => digits(word, MAX_DIGITS_32)?.into(),
-    };
-    number.try_into().ok()
+    i128_of(word, MAX_DIGITS_32)?.try_into().ok()
 }
 
 pub(super) fn i64(word: &[u8]) -> Option<i64> {
-    let number: i128 = match word.strip_prefix(b"-") {
-        Some(word) => -i128::from(digits(word, MAX_DIGITS_64)?),
-        None => digits(word, MAX_DIGITS_64)?.into(),
-    };
-    number.try_into().ok()
+    i128_of(word, MAX_DIGITS_64)?.try_into().ok()
+}
+
+fn u64_of(word: &[u8], at_most: usize) -> Option<u64> {
+    if word.is_empty() || word.len() > at_most {
+        None
+    } else {
+        digits(word)
+    }
+}
+
+/// A minus alone is 0, as it is for memcached.
+fn i128_of(word: &[u8], at_most: usize) -> Option<i128> {
+    match word.strip_prefix(b"-") {
+        Some(rest) if word.len() <= at_most => digits(rest).map(|number| -i128::from(number)),
+        Some(_) => None,
+        None => u64_of(word, at_most).map(i128::from),
+    }
 }
 
 /// `<bytes>`: the length of a data block. With the closing `\r\n` it still fits an `int` of C.
@@ -52,14 +58,14 @@ pub(super) fn signed_loosely(word: &[u8]) -> Option<i64> {
     if word.is_empty() {
         return None;
     }
-    let number = i64::try_from(digits(word, usize::MAX)?).ok()?;
+    let number = i64::try_from(digits(word)?).ok()?;
     Some(if negative { -number } else { number })
 }
 
 /// The number that a stored value spells, for `incr` and `decr`: leading white space, a sign, digits,
 /// and then the end or white space (a result that became shorter was padded with spaces). A negative
 /// one is no number here; `-0` is, as it is for memcached.
-pub fn counter(value: &[u8]) -> Option<u64> {
+pub fn number_in(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii_start();
     let (negative, value) = match value {
         [b'-', rest @ ..] => (true, rest),
@@ -77,14 +83,11 @@ pub fn counter(value: &[u8]) -> Option<u64> {
     if spelled.is_empty() || !ends_well {
         return None;
     }
-    digits(spelled, usize::MAX).filter(|&number| !negative || number == 0)
+    digits(spelled).filter(|&number| !negative || number == 0)
 }
 
-/// No digits at all are 0: `-` is a number to memcached, and nothing else can be empty here.
-fn digits(word: &[u8], at_most: usize) -> Option<u64> {
-    if word.len() > at_most {
-        return None;
-    }
+/// The value of digits, as many as there are; of none at all it is 0.
+fn digits(word: &[u8]) -> Option<u64> {
     word.iter().try_fold(0u64, |sum, byte| {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
@@ -111,7 +114,9 @@ mod tests {
         assert_eq!(i32(b"-2147483648"), Some(i32::MIN));
         assert_eq!(i32(b"2147483648"), None);
         assert_eq!(i32(b"+5"), None);
+        assert_eq!(i32(b"-"), Some(0));
         assert_eq!(i64(b"-86400"), Some(-86400));
+        assert_eq!((u32(b""), u64(b""), i32(b"")), (None, None, None));
     }
 
     #[test]
@@ -136,11 +141,11 @@ mod tests {
             ("-0", 0),
             ("007", 7),
         ] {
-            assert_eq!(counter(value.as_bytes()), Some(number), "{value:?}");
+            assert_eq!(number_in(value.as_bytes()), Some(number), "{value:?}");
         }
-        assert_eq!(counter(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(number_in(b"18446744073709551615"), Some(u64::MAX));
         for value in ["", " ", "x", "5x", "-5", "1.5", "18446744073709551616"] {
-            assert_eq!(counter(value.as_bytes()), None, "{value:?}");
+            assert_eq!(number_in(value.as_bytes()), None, "{value:?}");
         }
     }
 }

@@ -211,10 +211,7 @@ impl Response<'_> {
             Response::Described(item, now) => {
                 out.write_all(b"ME ")?;
                 out.write_all(&spelled(item.key(), item.marks.binary_key))?;
-                match item.expiry.time() {
-                    Some(end) => write!(out, " exp={}", end.saturating_sub(*now))?,
-                    None => out.write_all(b" exp=-1")?,
-                }
+                write_exp(item.expiry.time().map(|end| end.saturating_sub(*now)), out)?;
                 let la = now.saturating_sub(item.last_access);
                 write!(
                     out,
@@ -227,10 +224,7 @@ impl Response<'_> {
             Response::Dumped(item) => {
                 out.write_all(b"key=")?;
                 write_url_encoded(item.key(), out)?;
-                match item.expiry.time() {
-                    Some(end) => write!(out, " exp={end}")?,
-                    None => out.write_all(b" exp=-1")?,
-                }
+                write_exp(item.expiry.time(), out)?;
                 write!(
                     out,
                     " la={} cas={} fetch={} ",
@@ -321,6 +315,14 @@ fn spelled(key: &[u8], binary: bool) -> Cow<'_, [u8]> {
         base64::encode(key).into()
     } else {
         key.into()
+    }
+}
+
+/// When an item ends; `None`: never.
+fn write_exp(exp: Option<UnixTime>, out: &mut impl Write) -> io::Result<()> {
+    match exp {
+        Some(exp) => write!(out, " exp={exp}"),
+        None => out.write_all(b" exp=-1"),
     }
 }
 
