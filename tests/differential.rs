@@ -17,15 +17,18 @@ mod common;
 use std::collections::{HashMap, VecDeque};
 use std::env;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
-use common::{Client, process::eventually, shortened};
+use common::{Client, memcached::Memcached, shortened};
+
+/// Its modern defaults have a thread that now and then holds an item, and while it does, a number is not
+/// changed in place but replaced: without spaces behind it, and without its marks.
+const OPTIONS: &str = "-o no_modern -m 1024";
 
 #[test]
 fn random_commands_get_the_same_answers_as_from_a_real_memcached() {
-    let program = match memcached() {
+    let program = match Memcached::find((1, 6, 45)) {
         Ok(program) => program,
         Err(why) => return println!("skipped: {why}"),
     };
@@ -46,7 +49,10 @@ const WARM_UP: u64 = 200;
 
 /// Sends both servers so many commands, and fails at the first that they answer differently.
 fn compare(program: &PathBuf, seed: u64, commands: u64) {
-    let (ours, theirs) = (common::server("-m 1024"), Memcached::start(program));
+    let (ours, theirs) = (
+        common::server("-m 1024"),
+        Memcached::start(program, OPTIONS),
+    );
     let mut ours = Side::new(ours.address, ours);
     let mut theirs = Side::new(theirs.address, theirs);
     // The cas uniques that the generator chooses by itself (flag E) are smaller or larger than all that
@@ -510,81 +516,4 @@ impl Generator {
         };
         value.to_owned()
     }
-}
-
-/// The real one, in a process of its own, as long as it is in scope.
-struct Memcached {
-    address: SocketAddr,
-    process: Child,
-}
-
-impl Memcached {
-    fn start(program: &PathBuf) -> Self {
-        // It does not tell which port it got, so it is given one that was free a moment ago. When somebody
-        // else was faster, it ends, and another port is tried.
-        for _ in 0..5 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-            let address = free.local_addr().expect("it has an address");
-            drop(free);
-            let mut command = Command::new(program);
-            // Its modern defaults have a thread that now and then holds an item, and while it does, a number
-            // is not changed in place but replaced: without spaces behind it, and without its marks.
-            command.args("-o no_modern -l 127.0.0.1 -U 0 -m 1024 -p".split(' '));
-            command.arg(address.port().to_string());
-            if is_root() {
-                command.args(["-u", "root"]);
-            }
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-            let process = command.stderr(Stdio::null()).spawn();
-            let process = process.expect("memcached starts");
-            let mut server = Memcached { address, process };
-            let mut ended = false;
-            eventually("memcached listens, or ends", || {
-                let status = server.process.try_wait().expect("it is our child");
-                ended = status.is_some();
-                ended || TcpStream::connect(address).is_ok()
-            });
-            if !ended {
-                return server;
-            }
-        }
-        panic!("memcached ends as soon as it has started");
-    }
-}
-
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// memcached does not run as root unless it is told to.
-fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
-}
-
-/// The program to compare with, or why there is none.
-fn memcached() -> Result<PathBuf, String> {
-    let program = match env::var_os("MEMCACHED").filter(|name| !name.is_empty()) {
-        Some(name) => PathBuf::from(name),
-        None => PathBuf::from("memcached"),
-    };
-    let said = Command::new(&program).arg("-V").output();
-    let said = said.map_err(|error| format!("no memcached: {} ({error})", program.display()))?;
-    let said = String::from_utf8_lossy(&said.stdout).trim().to_owned();
-    let mut numbers = said
-        .trim_start_matches("memcached ")
-        .split('.')
-        .map(|part| part.parse().unwrap_or(0));
-    let mut next = || numbers.next().unwrap_or(0);
-    if (next(), next(), next()) < (1, 6, 45) {
-        return Err(format!(
-            "{} is {said}, and before 1.6.45 it read numbers otherwise",
-            program.display()
-        ));
-    }
-    Ok(program)
 }

@@ -125,7 +125,7 @@ fn read(client: &mut Client, length: usize) -> String {
 /// Lets clients do all that, and sends the file to a real memcached, after `prepare` has had a hand at it:
 /// both then tell the same.
 fn compare(before: &str, prepare: impl Fn(&Path)) {
-    let program = match Memcached::find() {
+    let program = match Memcached::find((1, 6, 40)) {
         Ok(program) => program,
         Err(why) => return println!("skipped: {why}"),
     };
@@ -142,7 +142,7 @@ fn compare(before: &str, prepare: impl Fn(&Path)) {
     prepare(&copy);
     let file = content(&copy);
 
-    let theirs = Memcached::start(&program);
+    let theirs = Memcached::start(&program, "");
     let mut theirs = Client::connect(theirs.address);
     let answers = said(&mut theirs, &file);
     let surprise = answers

@@ -24,13 +24,14 @@
 //! - What had expired when the file was replayed, or was flushed later.
 
 mod crc;
+mod log;
 pub mod record;
 pub mod replay;
 mod rewrite;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -40,8 +41,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::trace;
+use log::Log;
 use record::Record;
-use rewrite::Copy;
 
 /// When the file is synced, which means: when its records are safe from a power cut, and not only from
 /// a crash of this process.
@@ -116,27 +117,6 @@ pub struct Aof {
     records: AtomicU64,
     rewrites: AtomicU64,
     errors: AtomicU64,
-}
-
-/// What the log's lock guards.
-#[derive(Debug)]
-struct Log {
-    writer: BufWriter<Arc<File>>,
-    /// The length of the file, in bytes, up to its last whole record.
-    length: u64,
-    /// What is behind `length` (part of a record that could not be written) must be cut off first.
-    torn: bool,
-    /// A sync has failed, and what it was to save may be lost though a later sync succeeds. Only a new file
-    /// has it for sure: nothing is appended until there is one.
-    unsure: bool,
-    /// The server has stopped; the file may be another's now.
-    closed: bool,
-    /// The length after the last rewrite.
-    base: u64,
-    /// The new file, while the old one is being rewritten.
-    copy: Option<Copy>,
-    /// When a rewrite that failed may be tried again.
-    not_before: Instant,
 }
 
 /// After a rewrite has failed, the next one waits so long: most likely the disk is full.
@@ -309,46 +289,6 @@ impl Aof {
     }
 }
 
-impl Log {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.closed {
-            return Err(io::Error::other("the server has stopped"));
-        }
-        if self.unsure {
-            return Err(io::Error::other("a sync has failed"));
-        }
-        self.mend()?;
-        match write(&mut self.writer, bytes) {
-            Ok(()) => {
-                self.length += bytes.len() as u64;
-                // The copy gets what the file gets. If it cannot, it is given up, and the file goes on.
-                if let Some(copy) = &mut self.copy {
-                    copy.append(bytes);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.torn = true;
-                // What is left in the buffer must not be written later, by the buffer itself.
-                let file = Arc::clone(self.writer.get_ref());
-                let _ = std::mem::replace(&mut self.writer, BufWriter::new(file)).into_parts();
-                // If not now, then before the next record.
-                let _ = self.mend();
-                Err(error)
-            }
-        }
-    }
-
-    /// Cuts part of a record off that a write which failed has left.
-    fn mend(&mut self) -> io::Result<()> {
-        if self.torn {
-            self.writer.get_ref().set_len(self.length)?;
-            self.torn = false;
-        }
-        Ok(())
-    }
-}
-
 /// Records as they stand in the file.
 fn encoded(records: &[Record<'_>]) -> Vec<u8> {
     // Room for an ordinary record: growing into it bit by bit would cost as much as the rest.
@@ -357,12 +297,6 @@ fn encoded(records: &[Record<'_>]) -> Vec<u8> {
         record.write(&mut bytes);
     }
     bytes
-}
-
-/// Writes bytes and hands them to the operating system.
-fn write(writer: &mut BufWriter<Arc<File>>, bytes: &[u8]) -> io::Result<()> {
-    writer.write_all(bytes)?;
-    writer.flush()
 }
 
 /// Opens a file for appending, and locks it as long as it is open.

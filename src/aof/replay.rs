@@ -15,9 +15,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::crc::crc32;
+use super::log::{Log, write};
 use super::record::{self, HEADING, Parsed, Record};
 use super::rewrite::{beside, rewrite_path, sync_folder};
-use super::{Aof, Log, Options, encoded, open_and_lock, unix_time, write};
+use super::{Aof, Options, encoded, open_and_lock, unix_time};
 use crate::trace;
 
 /// No record's line is longer, in bytes: a key, a few numbers, two checksums.

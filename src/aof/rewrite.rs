@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use super::log::write;
 use super::record::Record;
-use super::{Aof, RETRY, encoded, unix_time, write};
+use super::{Aof, RETRY, encoded, unix_time};
 
 /// The new file while it is made.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ pub struct Memcached {
 }
 
 impl Memcached {
-    /// The program, or why there is none.
-    pub fn find() -> Result<PathBuf, String> {
+    /// The program, if it is of this release or a later one, or why there is none.
+    pub fn find(release: (u32, u32, u32)) -> Result<PathBuf, String> {
         let named = std::env::var_os("MEMCACHED").filter(|name| !name.is_empty());
         let program = PathBuf::from(named.unwrap_or_else(|| "memcached".into()));
         let said = Command::new(&program).arg("-V").output();
@@ -26,16 +26,14 @@ impl Memcached {
             .split('.')
             .map(|part| part.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
-        match (next(), next(), next()) < (1, 6, 40) {
-            true => Err(format!(
-                "{} is {said}, older than 1.6.40",
-                program.display()
-            )),
+        match (next(), next(), next()) < release {
+            true => Err(format!("{} is {said}, which is too old", program.display())),
             false => Ok(program),
         }
     }
 
-    pub fn start(program: &PathBuf) -> Self {
+    /// Starts it with these flags, beside those that it needs to be found and to harm nobody.
+    pub fn start(program: &PathBuf, flags: &str) -> Self {
         // It does not tell which port it got, so it is given one that was free a moment ago. When somebody
         // else was faster, it ends, and another port is tried.
         for _ in 0..5 {
@@ -45,6 +43,7 @@ impl Memcached {
             let mut command = Command::new(program);
             command.args(["-l", "127.0.0.1", "-U", "0", "-p"]);
             command.arg(address.port().to_string());
+            command.args(flags.split_whitespace());
             if is_root() {
                 command.args(["-u", "root"]);
             }
