@@ -37,8 +37,9 @@
 //! 3. [`command::draft`] makes an [`Item`](datastore::Item) with room for just so much, after looking
 //!    whether it may be so large and whether there is memory; the data is read straight into it.
 //! 4. [`command::execute`] takes the key's [`Slot`](datastore::Slot), which is the write lock of the
-//!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and stores: the slot first appends
-//!    a [`Record`](aof::record::Record) to the append-only file, then changes the table.
+//!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and
+//!    stores: the slot first appends a [`Record`](aof::record::Record) to the append-only file, then
+//!    changes the table.
 //! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
 //!    buffer.
 //! 6. When the client has sent nothing more, the answers leave in one write
@@ -47,9 +48,9 @@
 //! # Adding a command
 //!
 //! A variant of [`Request`](protocol::Request); its verb in `protocol/mod.rs` and its grammar in a
-//! function of `protocol/classic.rs` or `meta.rs`; what it does in a file of `command/` and a line in the `match` of
-//! [`command::execute`] (and of [`command::draft`], if it brings data); an answer, if there is none like
-//! it, in `serialization`; a counter, if it is to be counted, in [`stats`]; and a section in
+//! function of `protocol/classic.rs` or `meta.rs`; what it does in a file of `command/` and a line in the
+//! `match` of [`command::execute`] (and of [`command::draft`], if it brings data); an answer, if there is
+//! none like it, in `serialization`; a counter, if it is to be counted, in [`stats`]; and a section in
 //! `tests/conversations`.
 //!
 //! # Invariants
