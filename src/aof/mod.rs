@@ -185,7 +185,7 @@ impl Aof {
         *syncing = true;
         drop(syncing);
         // Others who are about to append get the chance to, and so share this sync: with 50 clients
-        // that was measured to double what is acknowledged.
+        // that was measured to acknowledge a fifth to a third more.
         let mut appended = wanted;
         for _ in 0..10 {
             thread::yield_now();
@@ -231,10 +231,7 @@ impl Aof {
     /// To be called about every second: syncs if that is how the file is kept. Tells whether it has grown
     /// so much that it should be rewritten.
     pub fn tend(&self) -> bool {
-        if self.options.fsync != Fsync::Never {
-            // What goes wrong is told where it does.
-            let _ = self.sync();
-        }
+        self.sync_in_passing();
         let log = self.lock();
         let enough = self
             .options
@@ -249,14 +246,18 @@ impl Aof {
         if self.lock().copy.is_some() {
             self.abandon_rewrite();
         }
-        if self.options.fsync != Fsync::Never {
-            // What goes wrong is told where it does.
-            let _ = self.sync();
-        }
+        self.sync_in_passing();
         let mut log = self.lock();
         log.closed = true;
         // If this fails, the end of the process does it.
         let _ = log.writer.get_ref().unlock();
+    }
+
+    /// Syncs, unless that is left to the operating system. What goes wrong is told where it does.
+    fn sync_in_passing(&self) {
+        if self.options.fsync != Fsync::Never {
+            let _ = self.sync();
+        }
     }
 
     fn tell(&self, what: impl fmt::Display) {
@@ -291,7 +292,7 @@ impl Aof {
 
 /// Records as they stand in the file.
 fn encoded(records: &[Record<'_>]) -> Vec<u8> {
-    // Room for an ordinary record: growing into it bit by bit would cost as much as the rest.
+    // Room for an ordinary record: growing into it bit by bit was measured at 100 ns of the 810 of a set.
     let mut bytes = Vec::with_capacity(256);
     for record in records {
         record.write(&mut bytes);

@@ -8,6 +8,8 @@
 //! There is no queue to keep: every item knows its place, and an eighth of the shard goes at a time, so
 //! that the cost of looking through the shard is spread over many writes.
 
+use std::cmp::Reverse;
+
 use super::clock::UnixTime;
 use super::item::Text;
 use super::shard::Shard;
@@ -43,23 +45,23 @@ pub fn remove_expired(shard: &mut Shard, now: UnixTime) -> Removed {
 /// their new places.
 pub fn victims(shard: &mut Shard) -> Vec<Text> {
     let quota = shard.len().div_ceil(8);
-    let mut queue: Vec<(u32, bool, Text)> = shard
-        .entries()
-        .map(|(text, entry)| (shard.age(entry), entry.visited(), text.clone()))
-        .collect();
-    queue.sort_unstable_by_key(|&(age, ..)| std::cmp::Reverse(age));
+    let mut queue: Vec<_> = shard.entries().collect();
+    queue.sort_unstable_by_key(|(_, entry)| Reverse(shard.age(entry)));
     let mut victims = Vec::with_capacity(quota);
     let mut spared = Vec::new();
-    for (_, visited, text) in queue {
+    for (text, entry) in queue {
         if victims.len() == quota {
             break;
         }
-        if visited {
-            shard.requeue(text.key());
-            spared.push(text);
+        if entry.visited() {
+            &mut spared
         } else {
-            victims.push(text);
+            &mut victims
         }
+        .push(text.clone());
+    }
+    for text in &spared {
+        shard.requeue(text.key());
     }
     // Where all have been spared, it is the turn of the first of them again.
     let missing = quota - victims.len();

@@ -113,7 +113,8 @@ impl Datastore {
 
     /// The item under a key, as it was before this reading of it, which is noted if `bump` says so.
     pub fn get(&self, key: &[u8], bump: Bump) -> Option<Item> {
-        let now = self.tick();
+        self.flush_if_due();
+        let now = self.clock.now();
         let shard = read(self.shard(key));
         let (text, entry) = shard.get(key)?;
         if entry.expiry().is_over(now) {
@@ -143,7 +144,8 @@ impl Datastore {
     /// # Errors
     /// [`ProtocolError::LogFailed`]: then it is not pending.
     pub fn flush_later(&self, when: Exptime) -> Result<(), ProtocolError> {
-        let now = self.tick();
+        self.flush_if_due();
+        let now = self.clock.now();
         let time = Expiry::new(when, now).time().filter(|&time| time > now);
         if time == Some(now.saturating_add(1)) {
             return self.flush();
@@ -182,7 +184,8 @@ impl Datastore {
 
     /// Every item, a shard at a time: each shard as it is when its turn comes.
     pub fn snapshot(&self) -> impl Iterator<Item = Vec<Item>> {
-        let now = self.tick();
+        self.flush_if_due();
+        let now = self.clock.now();
         self.shards.iter().map(move |shard| read(shard).live(now))
     }
 
@@ -196,16 +199,14 @@ impl Datastore {
         self.memory_limit.store(bytes, Relaxed);
     }
 
-    /// The time now. A delayed flush that is due happens here, before anyone sees an item. It takes all
-    /// locks: nobody who holds one may call this.
-    fn tick(&self) -> UnixTime {
-        let now = self.clock.now();
+    /// A delayed flush that is due happens here, before anyone sees an item. It takes all locks: nobody
+    /// who holds one may call this.
+    fn flush_if_due(&self) {
         let due = self.flush_at.load(Relaxed);
-        if due != 0 && due <= now {
-            // If it cannot be recorded now, it is tried again with the next look at the clock.
+        if due != 0 && due <= self.clock.now() {
+            // If it cannot be recorded now, it is tried again with the next look.
             let _ = self.remove_everything(Some(due));
         }
-        now
     }
 
     /// Removes every item; with a time, only if a flush is still pending for just this time.

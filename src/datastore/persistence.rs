@@ -54,7 +54,7 @@ impl Datastore {
                 .map_err(|error| OpenError::Io(path, error))?;
         }
         // A flush that came due while nobody was there takes everything, and is recorded.
-        self.tick();
+        self.flush_if_due();
         Ok(replayed)
     }
 

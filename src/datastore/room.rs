@@ -91,7 +91,8 @@ impl Datastore {
 
     /// Frees the memory of what has expired; unread items would keep it for ever.
     pub fn sweep(&self) {
-        let now = self.tick();
+        self.flush_if_due();
+        let now = self.clock.now();
         for shard in &self.shards {
             if read(shard).has_expired(now) {
                 self.removing(&mut write(shard), |shard| {

@@ -28,7 +28,7 @@ impl Datastore {
     /// meanwhile this thread must not look into the store in any other way.
     pub fn slot<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
         // A flush that is due comes first, while no lock is held.
-        self.tick();
+        self.flush_if_due();
         let shard = write(self.shard(key));
         // The time is that of holding the lock, not of waiting for it: what has expired for one must not be
         // alive for the next.
