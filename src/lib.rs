@@ -38,12 +38,12 @@
 //!    whether it may be so large and whether there is memory; the data is read straight into it.
 //! 4. [`command::execute`] takes the key's [`Slot`](datastore::Slot), which is the write lock of the
 //!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and
-//!    stores: the slot first appends a [`Record`](aof::record::Record) to the append-only file, then
-//!    changes the table.
+//!    stores: the slot first appends a [`Record`](aof::record::Record) to those that are on their way to
+//!    the append-only file, then changes the table.
 //! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
 //!    buffer.
-//! 6. When the client has sent nothing more, the answers leave in one write
-//!    (`connection/wire.rs`).
+//! 6. When the client has sent nothing more, the records are written to the file, and then the answers
+//!    leave in one write (`connection/wire.rs`).
 //!
 //! # Adding a command
 //!
@@ -57,12 +57,11 @@
 //!
 //! Each stands beside the code that keeps it:
 //!
-//! 1. **No answer before its record.** A change is with the operating system before it is made, and with
-//!    `--fsync always` on disk before a byte of any answer leaves ([`datastore::Slot`],
-//!    `connection/wire.rs`).
+//! 1. **No answer before its record.** A change's record is with the operating system before a byte of its
+//!    answer leaves, and with `--fsync always` on disk ([`aof`], `connection/wire.rs`).
 //! 2. **The order of the log is the order of the store, key by key.** A record is appended while its
-//!    key's shard is locked; lock order: shard, then log; never two shards except all in ascending order
-//!    ([`aof`], [`datastore`]).
+//!    key's shard is locked; lock order: shard, then file, then pending records; never two shards except all
+//!    in ascending order ([`datastore::Slot`], [`aof`], [`datastore`]).
 //! 3. **The log replays to the very state that memory held.** Records say what holds afterwards, evictions
 //!    and flushes included ([`aof::record`]).
 //! 4. **No lock across the network.** Nothing reads from or writes to a socket while it holds a lock of

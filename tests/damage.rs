@@ -11,6 +11,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -424,41 +425,125 @@ fn on_a_full_disk_changes_are_refused_and_what_is_there_is_served() {
     assert!((10..1000).contains(&stored), "{stored} were stored");
     let full = content(&path);
 
-    // What was refused has not happened, in no part.
-    assert_eq!(set(&mut client, "k0", "b"), REFUSED);
-    let has = format!("VALUE k0 0 1000\r\n{}\r\nEND\r\n", "a".repeat(1000));
+    // The change at which it showed waits for room. What is refused from then on does not happen, in no part.
+    let has = |key: &str, letter: &str| {
+        let value = letter.repeat(1000);
+        format!("VALUE {key} 0 1000\r\n{value}\r\nEND\r\n")
+    };
+    let last = format!("k{stored}");
+    for key in ["k0", &last, "new"] {
+        assert_eq!(set(&mut client, key, "b"), REFUSED);
+        assert_eq!(client.send(format!("delete {key}\r\n")).line(), REFUSED);
+    }
     client
-        .check(format!("get k{stored}\r\n"), "END\r\n")
-        .check("get k0\r\n", &has)
+        .check("get k0\r\n", has("k0", "a"))
+        .check(format!("get {last}\r\n"), has(&last, "a"))
+        .check("get new\r\n", "END\r\n")
         .check("set k0 0 0 1000 noreply\r\n", "")
         .check(format!("{}\r\n", "b".repeat(1000)), "")
-        .check("get k0\r\n", &has);
+        .check("get k0\r\n", has("k0", "a"));
     assert!(content(&path) == full, "no part of a record is left behind");
     assert!(server.count("aof_errors") >= 3);
     eventually("it tells", || server.stderr().contains("cannot write"));
-
-    // Small records still fit, for a while; each counts or it does not.
-    let mut deleted = Vec::new();
-    for n in 0..stored {
-        match client.send(format!("delete k{n}\r\n")).line().as_str() {
-            "DELETED" => deleted.push(n),
-            answer => assert_eq!(answer, REFUSED),
-        }
-    }
-    let there = |client: &mut Client| -> Vec<usize> {
-        let there = |n: &usize| client.send(format!("mg k{n}\r\n")).line() == "HD";
-        (0..1000).filter(there).collect()
-    };
-    let left = there(&mut client);
-    assert_eq!(left.len(), stored - deleted.len());
     drop(server);
 
-    // With room again it goes on, and nothing is damaged or cut short.
+    // With room again it goes on, and nothing is damaged or cut short. All that was acknowledged is there.
     let server = start(&path, "");
     assert!(!server.stderr().contains("cut"), "{}", server.stderr());
     let mut client = server.client();
-    assert_eq!(there(&mut client), left);
+    let there = |n: &usize| client.send(format!("mg k{n}\r\n")).line() == "HD";
+    assert_eq!((0..1000).filter(there).count(), stored);
     assert_eq!(set(&mut client, "k0", "c"), "STORED");
+}
+
+#[test]
+fn in_a_pipeline_each_change_gets_its_own_error_and_all_else_its_own_answer() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let flags = format!("-c 8 --aof {}", path.display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    let mut client = server.client();
+    let (value, mut commands) = ("a".repeat(1000), String::new());
+    for n in 0..100 {
+        commands += &format!("set s{n} 0 0 1000\r\n{value}\r\n");
+        commands += &format!("mg nothing\r\nms q{n} 1 q\r\n1\r\n");
+        commands += &format!("set n{n} 0 0 1 noreply\r\n1\r\nmn\r\n");
+    }
+    client.send(commands);
+    let mut stored = Vec::new();
+    for n in 0..100 {
+        let set = client.line();
+        assert!(set == "STORED" || set == REFUSED, "{set}");
+        stored.push(set == "STORED");
+        assert_eq!(client.line(), "EN");
+        // One that is quiet tells only of an error. It may be the first that fails.
+        let mut answer = client.line();
+        if answer == REFUSED {
+            answer = client.line();
+        } else {
+            assert!(stored[n], "after the first error there are only errors");
+        }
+        assert_eq!(answer, "MN");
+    }
+    assert!(stored.is_sorted_by(|before, after| before >= after));
+    assert!(stored[0] && !stored[99]);
+    drop(server);
+
+    let server = start(&path, "");
+    for (n, stored) in stored.iter().enumerate() {
+        let there = server.client().send(format!("mg s{n}\r\n")).line() == "HD";
+        assert!(there || !stored, "s{n} was acknowledged");
+    }
+}
+
+#[test]
+fn an_answer_too_long_to_be_taken_back_ends_the_connection_before_it_begins() {
+    let folder = Folder::new();
+    let flags = format!("-c 8 --aof {}", folder.file("aof").display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    let mut client = server.client();
+    let value = "v".repeat(20_000);
+    client.check(format!("set long 0 0 20000\r\n{value}\r\n"), "STORED\r\n");
+    let answer = format!("VALUE long 0 20000\r\n{value}\r\nEND\r\n");
+    let ended = (0..10_000).any(|_| {
+        client.send("gat 0 long\r\n");
+        let mut first = [0];
+        let ended = client
+            .stream
+            .read(&mut first)
+            .expect("an answer or the end")
+            == 0;
+        if !ended {
+            client.expect(&answer[1..]);
+        }
+        ended
+    });
+    assert!(ended, "it was hung up on");
+    // Others only hear of it.
+    server.client().check("get long\r\n", &answer);
+    assert_eq!(server.client().send("touch long 0\r\n").line(), REFUSED);
+}
+
+#[test]
+fn a_rewrite_makes_room_for_what_could_not_be_written() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let flags = format!("-c 8 --aof {} --aof-rewrite-size 16000", path.display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    let mut client = server.client();
+    eventually("the file is full", || set(&mut client, "k", "a") == REFUSED);
+    // Which is what a restart would find if it were not for the rewrite.
+    assert_eq!(client.send("ms k 1\r\n2\r\n").line(), REFUSED);
+    eventually("it is rewritten", || {
+        client.send("ms new 1\r\n1\r\n").line() == "HD"
+    });
+    let held = format!("VA 1000\r\n{}\r\n", "a".repeat(1000));
+    client.check("mg k v\r\n", &held);
+    drop(server);
+    start(&path, "")
+        .client()
+        .check("mg k v\r\n", &held)
+        .check("mg new v\r\n", "VA 1\r\n1\r\n");
 }
 
 #[test]

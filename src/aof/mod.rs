@@ -1,12 +1,29 @@
 //! The append-only file: every change to the store, in order, so that it can be made again.
 //!
 //! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to
-//! any memcached with `nc`. Records are appended while the changed key's shard is locked, so the order
-//! of the file is the order of the store, key by key; and they are with the operating system before the
-//! change is made, so nothing is acknowledged that a crash of this process could take back. At boot the
-//! file is [replayed](replay); when it has grown well past what it says, it is [rewritten](rewrite).
+//! any memcached with `nc`. At boot the file is [replayed](replay); when it has grown well past what it
+//! says, it is [rewritten](rewrite). A record goes there in two steps:
 //!
-//! Lock order: a shard of the store, then the log.
+//! 1. It is **appended** to those that are pending, in memory, while the changed key's shard is locked.
+//!    So the order of the file is the order of the store, key by key.
+//! 2. All that is pending is **handed over** to the operating system: written to the file's `BufWriter`,
+//!    and flushed. That happens before any byte of an answer to the change leaves
+//!    ([`Aof::before_answers`]), so nothing is acknowledged that a crash of this process could take back.
+//!
+//! Between the two no lock of the store is held. Whoever comes to hand over takes everybody's records along,
+//! and who waited meanwhile mostly finds that theirs are written: with 50 clients that send 16 commands at a
+//! time it was measured at twice the speed of writing each record by itself while its shard is locked.
+//!
+//! Lock order: a shard of the store, then the file, then the pending records.
+//!
+//! # When it cannot be written
+//!
+//! The file is cut back to its last whole record. What could not be written stays pending, because memory has
+//! these changes already; who asked for them gets an error in place of the answer (`connection/wire.rs`).
+//! From then on each change first tries again to write what is pending, and is refused before it is made
+//! as long as that fails. So nothing that was acknowledged is lost, and as soon as there is room the file
+//! says what memory holds. Only a crash before that takes back the changes of that first moment, which nobody
+//! was told of; until then they can be read.
 //!
 //! # What is assumed of the medium
 //!
@@ -28,6 +45,7 @@ mod log;
 pub mod record;
 pub mod replay;
 mod rewrite;
+mod sync;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -36,12 +54,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::trace;
-use log::Log;
+use log::{Log, MOST_PENDING, Pending, lock};
 use record::Record;
 
 /// When the file is synced, which means: when its records are safe from a power cut, and not only from
@@ -105,8 +123,11 @@ pub struct Aof {
     /// The file itself, where symbolic links lead.
     path: PathBuf,
     log: Mutex<Log>,
+    pending: Mutex<Pending>,
     /// Bytes ever appended, through all rewrites: a point in the log's history.
     appended: AtomicU64,
+    /// The point up to which the history is with the operating system.
+    written: AtomicU64,
     /// The point up to which the history has been synced.
     synced: AtomicU64,
     /// Whether somebody syncs at this moment.
@@ -119,14 +140,19 @@ pub struct Aof {
     errors: AtomicU64,
 }
 
+/// Who waits for another's write or sync lets so many others go first before it sleeps. Those make answers
+/// and append, and mostly it need not sleep at all: its record was taken along. To sleep and be woken costs
+/// more than a write; with 50 clients this was measured at a third to a half more commands a second.
+const TURNS: u32 = 30;
+
 /// After a rewrite has failed, the next one waits so long: most likely the disk is full.
 const RETRY: Duration = Duration::from_secs(60);
 
 impl Aof {
-    /// Appends one change. When this returns, it is with the operating system.
+    /// Appends one change, which is to be made once this has returned. The changed key's shard is locked.
     ///
     /// # Errors
-    /// The file could not be written; it has none of the record then, and the change must not be made.
+    /// The file cannot be written, and the change must not be made.
     pub fn append(&self, record: &Record<'_>) -> io::Result<()> {
         self.append_all(std::slice::from_ref(record))
     }
@@ -136,100 +162,78 @@ impl Aof {
     /// # Errors
     /// As [`Aof::append`].
     pub fn append_all(&self, records: &[Record<'_>]) -> io::Result<()> {
-        // Encoded before the log is locked: others wait for no more than the writing.
+        // Encoded before anything is locked here: others wait for no more than the copying.
         let bytes = encoded(records);
-        let mut log = self.lock();
-        log.append(&bytes).inspect_err(|error| {
-            if self.errors.fetch_add(1, Relaxed) == 0 {
-                self.tell(format_args!(
-                    "cannot write ({error}); changes are refused until it can be"
-                ));
-            }
-        })?;
+        let mut pending = lock(&self.pending);
+        while pending.stuck || pending.bytes.len() > MOST_PENDING {
+            drop(pending);
+            self.write(&mut self.lock())?;
+            pending = lock(&self.pending);
+        }
+        pending.bytes.extend_from_slice(&bytes);
         self.appended.fetch_add(bytes.len() as u64, Relaxed);
         self.records.fetch_add(records.len() as u64, Relaxed);
         Ok(())
     }
 
-    /// What `--fsync always` promises: to be called before answers leave. All that was appended up to now
-    /// is on disk when it returns.
+    /// To be called before answers leave that tell of changes. All that was appended up to now is with the
+    /// operating system when it returns, and with `--fsync always` on disk.
     ///
     /// # Errors
-    /// The sync has failed; nothing may be acknowledged.
+    /// Nothing may be acknowledged.
     pub fn before_answers(&self) -> io::Result<()> {
         match self.options.fsync {
             Fsync::Always => self.sync(),
-            Fsync::EverySecond | Fsync::Never => Ok(()),
+            Fsync::EverySecond | Fsync::Never => self.hand_over(),
         }
     }
 
-    /// Syncs what has been appended up to now, unless it is. Appending goes on meanwhile, and those who
-    /// want to sync in the meantime wait, to share the next sync.
-    ///
-    /// # Errors
-    /// Those of the file.
-    pub fn sync(&self) -> io::Result<()> {
+    /// Hands to the operating system what has been appended up to now, unless somebody has done it.
+    fn hand_over(&self) -> io::Result<()> {
         let wanted = self.appended.load(Relaxed);
-        let is_done = || self.synced.load(Relaxed) >= wanted;
-        if is_done() {
-            return Ok(());
-        }
-        let syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut syncing = self
-            .has_synced
-            .wait_while(syncing, |syncing| *syncing && !is_done())
-            .unwrap_or_else(PoisonError::into_inner);
-        if is_done() {
-            return Ok(());
-        }
-        *syncing = true;
-        drop(syncing);
-        // Others who are about to append get the chance to, and so share this sync: with 50 clients
-        // that was measured to acknowledge a fifth to a third more.
-        let mut appended = wanted;
-        for _ in 0..10 {
-            thread::yield_now();
-            let now = self.appended.load(Relaxed);
-            if now == appended {
-                break;
+        let is_done = || self.written.load(Relaxed) >= wanted;
+        let mut turns = 0..TURNS;
+        let mut log = loop {
+            if is_done() {
+                return Ok(());
             }
-            appended = now;
+            match self.log.try_lock() {
+                Ok(log) => break log,
+                Err(_) if turns.next().is_some() => thread::yield_now(),
+                Err(_) => break self.lock(),
+            }
+        };
+        if is_done() {
+            return Ok(());
         }
-        let outcome = self.sync_now();
-        *self.syncing.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.has_synced.notify_all();
-        outcome
+        self.write(&mut log)
     }
 
-    fn sync_now(&self) -> io::Result<()> {
-        // The file to sync, and how far its content goes, belong together.
-        let log = self.lock();
-        if log.unsure {
-            return Err(io::Error::other("a sync has failed"));
+    /// Hands over everything.
+    fn write(&self, log: &mut Log) -> io::Result<()> {
+        let was_stuck = log.take(&self.pending);
+        let outcome = log.write();
+        match &outcome {
+            Ok(bytes) => {
+                self.written.fetch_add(*bytes, Relaxed);
+            }
+            Err(error) => {
+                self.errors.fetch_add(1, Relaxed);
+                if !was_stuck {
+                    self.tell(format_args!(
+                        "cannot write ({error}); changes are refused until it can be"
+                    ));
+                }
+            }
         }
-        let (file, up_to) = (
-            Arc::clone(log.writer.get_ref()),
-            self.appended.load(Relaxed),
-        );
-        drop(log);
-        if let Err(error) = file.sync_data() {
-            let mut log = self.lock();
-            // Unless a rewrite has put another file in its place meanwhile.
-            log.unsure |= Arc::ptr_eq(&file, log.writer.get_ref());
-            drop(log);
-            self.errors.fetch_add(1, Relaxed);
-            self.tell(format_args!(
-                "cannot sync ({error}); changes are refused until it is rewritten"
-            ));
-            return Err(error);
+        if was_stuck != outcome.is_err() {
+            lock(&self.pending).stuck = outcome.is_err();
         }
-        self.synced.fetch_max(up_to, Relaxed);
-        self.last_sync.store(unix_time(), Relaxed);
-        Ok(())
+        outcome.map(drop)
     }
 
-    /// To be called about every second: syncs if that is how the file is kept. Tells whether it has grown
-    /// so much that it should be rewritten.
+    /// To be called about every second: hands over what nobody waits for, and syncs if that is how the file
+    /// is kept. Tells whether it has grown so much that it should be rewritten.
     pub fn tend(&self) -> bool {
         self.sync_in_passing();
         let log = self.lock();
@@ -248,16 +252,21 @@ impl Aof {
         }
         self.sync_in_passing();
         let mut log = self.lock();
+        // What has come since. It stays behind only if the file cannot be written, which has been told.
+        let _ = self.write(&mut log);
         log.closed = true;
+        lock(&self.pending).stuck = true;
         // If this fails, the end of the process does it.
         let _ = log.writer.get_ref().unlock();
     }
 
-    /// Syncs, unless that is left to the operating system. What goes wrong is told where it does.
+    /// Syncs, or only hands over where syncing is left to the operating system. What goes wrong is told where
+    /// it does.
     fn sync_in_passing(&self) {
-        if self.options.fsync != Fsync::Never {
-            let _ = self.sync();
-        }
+        let _ = match self.options.fsync {
+            Fsync::Always | Fsync::EverySecond => self.sync(),
+            Fsync::Never => self.hand_over(),
+        };
     }
 
     fn tell(&self, what: impl fmt::Display) {
@@ -286,7 +295,7 @@ impl Aof {
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.log)
     }
 }
 
@@ -326,3 +335,6 @@ fn unix_time() -> u64 {
         .unwrap_or_default()
         .as_secs()
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,6 +168,7 @@ impl Aof {
         }
         let log = Log {
             writer,
+            unwritten: Vec::new(),
             length,
             torn: false,
             unsure: false,
@@ -180,8 +181,10 @@ impl Aof {
             options,
             path,
             log: Mutex::new(log),
+            pending: Mutex::default(),
             // One byte ahead of what is synced: how much of what was found is on disk, nobody knows.
             appended: AtomicU64::new(1),
+            written: AtomicU64::new(1),
             synced: AtomicU64::new(0),
             syncing: Mutex::default(),
             has_synced: Condvar::new(),

@@ -1,8 +1,8 @@
 //! Rewriting: a new file that says what the store holds, in place of one that says how it came to that.
 //!
-//! The store goes on working. From the beginning of a rewrite every record is appended to both files;
-//! then the store's shards are copied one by one, each while it is locked, so that what comes before and
-//! after a shard's copy is in order, key by key. At the end the new file is synced and renamed over the
+//! The store goes on working. From the beginning of a rewrite every record is written to both files;
+//! then the store's shards are copied one by one, each while it is locked and behind all that is pending by
+//! then, so that what comes before and after a shard's copy is in order, key by key. At the end the new file is synced and renamed over the
 //! old one. A crash at any moment leaves one good file: the old one up to the rename, the new one after it.
 
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::log::write;
+use super::log::{lock, write};
 use super::record::Record;
 use super::{Aof, RETRY, encoded, unix_time};
 
@@ -65,6 +65,8 @@ impl Aof {
             copy.check()?;
             Ok(copy)
         };
+        // What memory has already will be copied: the new file gets the records that come from now on.
+        log.take(&self.pending);
         log.copy = Some(begin()?);
         Ok(())
     }
@@ -76,6 +78,7 @@ impl Aof {
     pub fn copy(&self, records: &[Record<'_>]) -> io::Result<()> {
         let bytes = encoded(records);
         let mut log = self.lock();
+        log.take(&self.pending);
         let Some(copy) = &mut log.copy else {
             return Err(io::Error::other("no rewrite has begun"));
         };
@@ -100,6 +103,7 @@ impl Aof {
         // Opened while that can still fail without harm.
         let folder = open_folder(&self.path)?;
         let mut log = self.lock();
+        log.take(&self.pending);
         let Some(mut copy) = log.copy.take() else {
             return Ok(());
         };
@@ -115,16 +119,21 @@ impl Aof {
         log.length = copy.length;
         log.base = copy.length;
         (log.torn, log.unsure) = (false, false);
+        // What the old file could not take is in the new one, with everything else.
+        let written = log.unwritten.len() as u64;
+        self.written.fetch_add(written, Relaxed);
+        log.unwritten.clear();
         self.rewrites.fetch_add(1, Relaxed);
         // The new name is on disk before anything is that only the new file has.
-        if let Err(error) = folder.sync_all() {
-            // The next rewrite tries again.
-            log.unsure = true;
-            return Err(error);
+        let outcome = folder.sync_all();
+        // If it is not, the next rewrite tries again.
+        log.unsure = outcome.is_err();
+        lock(&self.pending).stuck = log.unsure;
+        if outcome.is_ok() {
+            self.synced.fetch_max(self.written.load(Relaxed), Relaxed);
+            self.last_sync.store(unix_time(), Relaxed);
         }
-        self.synced.fetch_max(self.appended.load(Relaxed), Relaxed);
-        self.last_sync.store(unix_time(), Relaxed);
-        Ok(())
+        outcome
     }
 
     /// Gives a rewrite up. The next is not tried at once.
@@ -159,36 +168,4 @@ fn open_folder(path: &Path) -> io::Result<File> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{Fsync, Options};
-    use super::*;
-
-    #[test]
-    fn after_a_failed_sync_nothing_is_appended_until_there_is_a_new_file() {
-        let folder = std::env::temp_dir().join(format!("rustmemc-unsure-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder can be made");
-        let options = Options {
-            path: folder.join("aof"),
-            fsync: Fsync::Always,
-            rewrite_size: u64::MAX,
-            rewrite_growth: 2,
-            repair: false,
-        };
-        let (aof, _) = Aof::open(options, |_| {}, || false).expect("a new file can be opened");
-        // As a sync that fails leaves it.
-        aof.lock().unsure = true;
-        assert!(aof.append(&Record::Flush).is_err() && aof.before_answers().is_err());
-        assert!(aof.tend(), "it is time for a rewrite, whatever the size");
-        aof.begin_rewrite(|| 7)
-            .and_then(|()| aof.finish_rewrite())
-            .expect("a new file can be made");
-        assert!(aof.append(&Record::Flush).is_ok() && aof.before_answers().is_ok());
-        let text = fs::read_to_string(folder.join("aof")).expect("it can be read");
-        assert!(text.starts_with("mn rustmemc 1 E7 O"), "{text}");
-        drop(aof);
-        fs::remove_dir_all(folder).expect("the folder can be removed");
-    }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use super::wire::{Line, Wire};
 use crate::clients::Client;
 use crate::command::{self, Service, Then};
-use crate::protocol::{self, Answer, ProtocolError};
+use crate::protocol::{self, Answer, ProtocolError, Request};
 use crate::serialization::Response;
 use crate::stats::Counter;
 use crate::trace::Trace;
@@ -18,7 +18,7 @@ pub fn serve(client: &Client, service: &Service) {
         "new client connection from {}",
         client.address
     ));
-    let mut wire = Wire::new(client, service);
+    let mut wire = Wire::new(client, service, trace);
     match converse(&mut wire, client, service, trace) {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
         // The two names that the time-out of a socket has.
@@ -73,6 +73,7 @@ fn one_command(
 ) -> io::Result<Then> {
     trace.received(line);
     let parsed = protocol::parse(line);
+    let may_change = parsed.request.as_ref().is_ok_and(Request::may_change);
     let outcome = match parsed
         .request
         .and_then(|request| Ok((command::draft(&request, service)?, request)))
@@ -95,6 +96,7 @@ fn one_command(
         }
     };
 
+    let change = may_change.then(|| wire.begin_change());
     // Counted apart while the wire is lent to the answers.
     let mut counts = std::mem::take(&mut wire.counts);
     let mut answer = |response: Response<'_>| match parsed.answer {
@@ -112,5 +114,8 @@ fn one_command(
         Err(error) => answer(Response::Error(error)).map(|()| Then::GoOn),
     };
     wire.counts = counts;
+    if let (Some(start), Answer::Wanted) = (change, parsed.answer) {
+        wire.end_change(start);
+    }
     then
 }

@@ -3,18 +3,24 @@
 //! Invariants:
 //! - What is answered leaves before the next read can block: nobody waits for an answer that lies in a
 //!   buffer. As long as a client's next bytes are here already, its answers gather, and leave together.
-//! - No answer before its record: a change is with the operating system before it is made, and with
-//!   `--fsync always` on disk before a byte of any answer leaves.
+//! - No answer before its record: before a byte of an answer to a change leaves, the change's record is
+//!   with the operating system, and with `--fsync always` on disk. If that fails, the client is told so in
+//!   place of the answer, and its stream of answers stays in step. Answers to who only reads wait for
+//!   nothing.
 //! - What a client sends never sizes an allocation by itself: a line is bounded, a block is read into
 //!   room that somebody else has made, and what is refused is swallowed in pieces.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::clients::Client;
 use crate::command::Service;
+use crate::protocol::ProtocolError;
+use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
+use crate::trace::Trace;
 
 /// Bytes that are read and written at a time: 16 KB, as in memcached. They are in memory only as far as
 /// they were ever used.
@@ -29,10 +35,13 @@ const MAX_GET_LINE: usize = 1 << 20;
 /// A connection's two directions.
 #[derive(Debug)]
 pub struct Wire<'c> {
-    reader: BufReader<Counted<'c>>,
-    writer: BufWriter<Counted<'c>>,
+    reader: BufReader<Incoming<'c>>,
+    writer: BufWriter<Outgoing<'c>>,
+    /// Which of the answers that have not left are answers to changes: bytes of all that was ever answered.
+    changes: Vec<Range<u64>>,
     client: &'c Client,
     service: &'c Service,
+    trace: Trace<'c>,
     /// What this connection's commands have counted since answers last left.
     pub counts: Counts,
 }
@@ -50,17 +59,21 @@ pub enum Line {
 
 impl<'c> Wire<'c> {
     /// A wire to this client.
-    pub fn new(client: &'c Client, service: &'c Service) -> Self {
-        let counted = |counter| Counted {
-            stream: &client.stream,
+    pub fn new(client: &'c Client, service: &'c Service, trace: Trace<'c>) -> Self {
+        let stream = &client.stream;
+        let outgoing = Outgoing {
+            stream,
             service,
-            counter,
+            sent: 0,
+            unrecorded: false,
         };
         Wire {
-            reader: BufReader::with_capacity(BUFFER, counted(Counter::BytesRead)),
-            writer: BufWriter::with_capacity(BUFFER, counted(Counter::BytesWritten)),
+            reader: BufReader::with_capacity(BUFFER, Incoming { stream, service }),
+            writer: BufWriter::with_capacity(BUFFER, outgoing),
+            changes: Vec::new(),
             client,
             service,
+            trace,
             counts: Counts::default(),
         }
     }
@@ -125,13 +138,77 @@ impl<'c> Wire<'c> {
         &mut self.writer
     }
 
-    /// Sends what is answered, after it has been counted.
+    /// To be called before a command is executed that may change something: from now on no answer leaves
+    /// before what was recorded is safe. Gives the place at which its answer begins.
+    pub fn begin_change(&mut self) -> u64 {
+        self.writer.get_mut().unrecorded = true;
+        self.answered()
+    }
+
+    /// Notes that the answer to a change has been written.
+    pub fn end_change(&mut self, start: u64) {
+        self.changes.push(start..self.answered());
+    }
+
+    /// How many bytes have been answered in all, whether they have left or not.
+    fn answered(&self) -> u64 {
+        self.writer.get_ref().sent + self.writer.buffer().len() as u64
+    }
+
+    /// Sends what is answered, after it has been counted and recorded.
     ///
     /// # Errors
     /// Those of the socket.
     pub fn flush(&mut self) -> io::Result<()> {
         self.service.stats.take(&mut self.counts);
+        // Also where nothing is to be sent: `noreply` is recorded before the client is waited for.
+        if self.writer.get_ref().unrecorded {
+            if self.service.store.before_answers().is_err() {
+                self.take_back()?;
+            }
+            self.changes.clear();
+            self.writer.get_mut().unrecorded = false;
+        }
         self.writer.flush()
+    }
+
+    /// Puts an error in the place of each answer to a change that could not be recorded. (How it stands with
+    /// the changes themselves: see [`crate::aof`].)
+    fn take_back(&mut self) -> io::Result<()> {
+        let Outgoing {
+            stream,
+            service,
+            sent,
+            ..
+        } = *self.writer.get_ref();
+        let outgoing = Outgoing {
+            stream,
+            service,
+            sent,
+            unrecorded: false,
+        };
+        let writer = BufWriter::with_capacity(BUFFER, outgoing);
+        let (_, answers) = std::mem::replace(&mut self.writer, writer).into_parts();
+        let answers = answers.map_err(io::Error::other)?;
+        let mut rest = &answers[..];
+        let mut place = sent;
+        // What has left was recorded before.
+        for change in self.changes.drain(..) {
+            if change.start < sent && change.end > sent {
+                return Err(io::Error::other("half an answer cannot be taken back"));
+            }
+            if change.start < sent {
+                continue;
+            }
+            let (kept, behind) = rest.split_at((change.start - place) as usize);
+            let (_, behind) = behind.split_at((change.end - change.start) as usize);
+            (rest, place) = (behind, change.end);
+            self.writer.write_all(kept)?;
+            let error = Response::Error(ProtocolError::LogFailed);
+            self.trace.sent(&error);
+            error.write(&mut self.writer)?;
+        }
+        self.writer.write_all(rest)
     }
 
     /// Gives up what could not be sent. Dropping the buffer would try again, and wait again.
@@ -158,37 +235,44 @@ impl<'c> Wire<'c> {
     }
 }
 
-/// A socket that counts its bytes. `&TcpStream` reads and writes as it is: both directions share one
-/// file descriptor.
+/// A socket's direction from the client, with its bytes counted. `&TcpStream` reads and writes as it is: both
+/// directions share one file descriptor.
 #[derive(Debug)]
-struct Counted<'c> {
+struct Incoming<'c> {
     stream: &'c TcpStream,
     service: &'c Service,
-    counter: Counter,
 }
 
-impl Counted<'_> {
-    fn count(&self, outcome: io::Result<usize>) -> io::Result<usize> {
-        if let Ok(bytes) = outcome {
-            self.service.stats.add(self.counter, bytes as u64);
-        }
-        outcome
-    }
-}
-
-impl Read for Counted<'_> {
+impl Read for Incoming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let outcome = self.stream.read(buffer);
-        self.count(outcome)
+        let bytes = self.stream.read(buffer)?;
+        self.service.stats.add(Counter::BytesRead, bytes as u64);
+        Ok(bytes)
     }
 }
 
-impl Write for Counted<'_> {
+/// The direction to the client.
+#[derive(Debug)]
+struct Outgoing<'c> {
+    stream: &'c TcpStream,
+    service: &'c Service,
+    /// How many bytes have left.
+    sent: u64,
+    /// Some of what has not left may tell of changes whose records are not safe.
+    unrecorded: bool,
+}
+
+impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Every byte that leaves comes through here, also when a full buffer spills by itself.
-        self.service.store.before_answers()?;
-        let outcome = self.stream.write(bytes);
-        self.count(outcome)
+        // Every byte that leaves comes through here, also when a full buffer spills by itself. Then it is too
+        // late for another answer: if this fails, the connection ends.
+        if self.unrecorded {
+            self.service.store.before_answers()?;
+        }
+        let bytes = self.stream.write(bytes)?;
+        self.sent += bytes as u64;
+        self.service.stats.add(Counter::BytesWritten, bytes as u64);
+        Ok(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

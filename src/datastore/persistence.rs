@@ -144,7 +144,7 @@ impl Datastore {
         }
     }
 
-    /// To be called before answers leave: see [`Aof::before_answers`].
+    /// To be called before answers to changes leave: see [`Aof::before_answers`].
     ///
     /// # Errors
     /// Nothing may be acknowledged.

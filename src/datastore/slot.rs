@@ -1,8 +1,7 @@
 //! A key, held for writing: how a command changes what the store holds.
 //!
 //! Invariant: every change but who has won or read an item is recorded before it is made, and both happen while the shard is locked. So
-//! the order of the log is the order of the store, key by key, and what could not be recorded has not
-//! happened.
+//! the order of the log is the order of the store, key by key, and what the log refuses has not happened.
 
 use std::sync::RwLockWriteGuard;
 use std::sync::atomic::Ordering::Relaxed;

@@ -50,7 +50,8 @@ pub enum ProtocolError {
     InvalidMode(&'static str),
     /// `lru_crawler metadump` of a class that does not exist.
     BadClass,
-    /// The append-only file could not be written, so nothing was changed.
+    /// The append-only file cannot be written. Nothing was changed, unless it was this change at which that
+    /// showed: see [`crate::aof`].
     LogFailed,
     /// `shutdown` without `-A`.
     ShutdownNotEnabled,
@@ -186,7 +187,9 @@ impl ProtocolError {
             }
             ProtocolError::InvalidMode("ms") => "ms knows MS, ME, MA, MP and MR".into(),
             ProtocolError::InvalidMode(_) => "ma knows MI, M+, MD and M-".into(),
-            ProtocolError::LogFailed => "nothing was changed; stats has aof_errors".into(),
+            ProtocolError::LogFailed => {
+                "changes are refused until it can; stats has aof_errors".into()
+            }
             ProtocolError::BadClass => {
                 "here there is one class, number 1; all is everything".into()
             }

@@ -62,6 +62,38 @@ pub enum Request<'a> {
     Http,
 }
 
+impl Request<'_> {
+    /// Whether it may change what is stored, or finds it as another's change has left it that need not be
+    /// recorded yet. Only those that merely look are named here; they are answered whatever becomes of the
+    /// append-only file.
+    pub fn may_change(&self) -> bool {
+        match self {
+            Request::Get(request) => request.touch.is_some(),
+            // What `R` decides, who wins, is not recorded.
+            Request::MetaGet(request) => request.touch.is_some() || request.vivify.is_some(),
+            Request::Version
+            | Request::Verbosity(_)
+            | Request::Stats(_)
+            | Request::CacheMemlimit(_)
+            | Request::Shutdown(_)
+            | Request::DebugTime(_)
+            | Request::MetaNoop
+            | Request::MetaDebug { .. }
+            | Request::Metadump
+            | Request::Quit
+            | Request::Http => false,
+            Request::Store(_)
+            | Request::Delete { .. }
+            | Request::Arithmetic(_)
+            | Request::Touch { .. }
+            | Request::FlushAll(_)
+            | Request::MetaSet(..)
+            | Request::MetaDelete(_)
+            | Request::MetaArithmetic(..) => true,
+        }
+    }
+}
+
 /// A key: a word of the line, or what a word in base64 stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Key<'a> {

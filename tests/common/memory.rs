@@ -136,7 +136,16 @@ impl Memory {
     pub fn pass(&self, seconds: u32) -> &Self {
         move_clock(&self.service.store, self.now() + seconds);
         self.service.store.sweep();
+        self.hand_over();
         self
+    }
+
+    /// What a connection does before answers leave.
+    fn hand_over(&self) {
+        self.service
+            .store
+            .before_answers()
+            .expect("the file can be written");
     }
 
     /// Rewrites the file.
@@ -202,6 +211,7 @@ impl Memory {
             .expect("a Vec takes everything");
         }
         assert!(rest.is_empty(), "\"{}\" is cut short", shortened(rest));
+        self.hand_over();
         answers
     }
 
