@@ -1,24 +1,33 @@
-//! What the benchmarks of memory share: the two servers, a client, a generator of numbers.
+//! What the benchmarks share: the servers, a client, a generator of numbers.
 //!
 //! - `rustmemc`: the binary that cargo built, or the one that the variable RUSTMEMC names, with the options in
-//!   RUSTMEMC_OPTIONS (`--no-aof` if there is no such variable).
-//! - `memcached`: from the variable MEMCACHED or from PATH, with four threads; left out where there is none.
+//!   RUSTMEMC_OPTIONS.
+//! - `memcached` (with four threads) and `redis-server`: from the variables MEMCACHED and REDIS or from PATH; left
+//!   out where there is none.
+//!
+//! Each server runs in a folder of its own under TMPDIR that is removed afterwards.
 
 // Each benchmark uses its part of this.
 #![allow(dead_code)]
+// What is indexed here are lists that were just made.
+#![allow(clippy::indexing_slicing)]
 
 use std::env;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than any server needs for an answer, so that one that hangs ends in a sentence.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The requests of a pipeline are written in pieces of about this size.
 pub const PIECE: usize = 64 * 1024;
@@ -29,41 +38,172 @@ pub const PIECE: usize = 64 * 1024;
 pub struct Program {
     pub name: &'static str,
     path: PathBuf,
+    /// What it is always started with.
+    arguments: Vec<String>,
+    port: Port,
 }
 
-/// Both of them, or those that are there; says which.
-pub fn programs() -> io::Result<Vec<Program>> {
-    let named = |variable| {
-        env::var_os(variable)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+/// How it is known where a program listens.
+enum Port {
+    /// It takes any port, and says which.
+    Said,
+    /// It is given one that was free a moment ago, behind this flag.
+    Given(&'static str),
+}
+
+/// Ours, with these options unless RUSTMEMC_OPTIONS says otherwise.
+pub fn rustmemc(options: &str) -> io::Result<Option<Program>> {
+    let options = env::var("RUSTMEMC_OPTIONS").unwrap_or(options.into());
+    let arguments = format!("-l 127.0.0.1 -p 0 {options}");
     let built = option_env!("CARGO_BIN_EXE_rustmemc").map(PathBuf::from);
-    let folders = env::var_os("PATH").unwrap_or_default();
-    let mut installed = env::split_paths(&folders).map(|folder| folder.join("memcached"));
-    let found = [
-        ("rustmemc", named("RUSTMEMC").or(built)),
-        (
-            "memcached",
-            named("MEMCACHED").or_else(|| installed.find(|file| file.is_file())),
-        ),
-    ];
-    let mut programs = Vec::new();
-    for (name, path) in found {
-        match path {
-            Some(path) => {
-                say(format_args!("{name}: {}", path.display()))?;
-                // Absolute, because the servers do not run in our folder.
-                let path = std::path::absolute(path)?;
-                programs.push(Program { name, path });
-            }
-            None => say(format_args!(
-                "{name}: left out, there is none (a variable can name one: {})",
-                name.to_uppercase()
-            ))?,
-        }
+    found("rustmemc", "RUSTMEMC", built, &arguments, Port::Said)
+}
+
+pub fn memcached() -> io::Result<Option<Program>> {
+    // It refuses to run as root unless told so.
+    let user = if we_are_root()? { "-u root" } else { "" };
+    let arguments = format!("-l 127.0.0.1 -t 4 -U 0 {user}");
+    let installed = installed("memcached");
+    let port = Port::Given("-p");
+    found("memcached", "MEMCACHED", installed, &arguments, port)
+}
+
+pub fn redis() -> io::Result<Option<Program>> {
+    let installed = installed("redis-server");
+    let port = Port::Given("--port");
+    found("redis", "REDIS", installed, "--bind 127.0.0.1", port)
+}
+
+/// Both memcacheds, or those that are there.
+pub fn programs() -> io::Result<Vec<Program>> {
+    let both = [rustmemc("--no-aof")?, memcached()?];
+    Ok(both.into_iter().flatten().collect())
+}
+
+fn installed(name: &str) -> Option<PathBuf> {
+    let folders = env::var_os("PATH")?;
+    let mut files = env::split_paths(&folders).map(|folder| folder.join(name));
+    files.find(|file| file.is_file())
+}
+
+/// Says which program it will be.
+fn found(
+    name: &'static str,
+    variable: &str,
+    otherwise: Option<PathBuf>,
+    arguments: &str,
+    port: Port,
+) -> io::Result<Option<Program>> {
+    let named = env::var_os(variable).filter(|value| !value.is_empty());
+    let Some(path) = named.map(PathBuf::from).or(otherwise) else {
+        say(format_args!(
+            "{name}: left out, there is none (a variable can name one: {variable})"
+        ))?;
+        return Ok(None);
+    };
+    say(format_args!("{name}: {} {arguments}", path.display()))?;
+    Ok(Some(Program {
+        name,
+        // Absolute, because the servers do not run in our folder.
+        path: std::path::absolute(path)?,
+        arguments: arguments.split_whitespace().map(str::to_owned).collect(),
+        port,
+    }))
+}
+
+/// This very program, started with such arguments, under this name.
+pub fn ourselves(name: &'static str, arguments: &[&str]) -> io::Result<Program> {
+    Ok(Program {
+        name,
+        path: env::current_exe()?,
+        arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
+        port: Port::Said,
+    })
+}
+
+impl Program {
+    /// Starts it with these arguments too, in a new folder, and waits until it takes clients.
+    pub fn start(&self, arguments: &[&str]) -> io::Result<Server> {
+        self.start_in(Arc::new(Folder::new()?), arguments)
     }
-    Ok(programs)
+
+    /// The same in a folder that has been used before.
+    pub fn start_in(&self, folder: Arc<Folder>, arguments: &[&str]) -> io::Result<Server> {
+        let mut command = Command::new(&self.path);
+        command
+            .current_dir(&folder.0)
+            .args(&self.arguments)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let port = match self.port {
+            Port::Said => None,
+            Port::Given(flag) => {
+                let port = free_port()?;
+                command.args([flag, &port.to_string()]);
+                Some(port)
+            }
+        };
+        let child = command
+            .spawn()
+            .map_err(|error| io::Error::other(format!("{}: {error}", self.path.display())))?;
+        let mut server = Server {
+            name: self.name,
+            address: String::new(),
+            child,
+            folder,
+        };
+        let lines = server.lines();
+        let mut said = String::new();
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let line = match lines.recv_timeout(Duration::from_millis(5)) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => match port {
+                    Some(port) if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() => {
+                        server.address = format!("127.0.0.1:{port}");
+                        return Ok(server);
+                    }
+                    _ => continue,
+                },
+            };
+            let address = line.rsplit_once("listening on ");
+            let address = address.map_or("", |(_, address)| address.trim());
+            if address.parse::<SocketAddr>().is_ok() {
+                server.address = address.into();
+                return Ok(server);
+            }
+            said = said + &line + "\n";
+        }
+        Err(io::Error::other(format!(
+            "{} did not come to listen; it said: {:?}",
+            self.name,
+            said.trim()
+        )))
+    }
+}
+
+/// A folder for servers, removed when nobody uses it any more: no file is left in the project or found there
+/// from the last time.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    fn new() -> io::Result<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!("rustmemc-bench-{}-{number}", std::process::id());
+        let path = env::temp_dir().join(name);
+        fs::create_dir_all(&path)?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A server of our own, killed when it goes out of scope.
@@ -71,75 +211,23 @@ pub struct Server {
     pub name: &'static str,
     pub address: String,
     child: Child,
-    folder: PathBuf,
-}
-
-impl Program {
-    /// Starts it afresh with so much memory (`-m`), and waits until it takes clients.
-    pub fn start(&self, megabytes: usize) -> io::Result<Server> {
-        // A folder of its own: no file is left in the project or found there from the last time.
-        let folder = env::temp_dir().join(format!(
-            "rustmemc-bench-{}-{}",
-            std::process::id(),
-            self.name
-        ));
-        fs::create_dir_all(&folder)?;
-        let mut command = Command::new(&self.path);
-        command
-            .current_dir(&folder)
-            .args(["-l", "127.0.0.1", "-m", &megabytes.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let ours = self.name == "rustmemc";
-        // memcached does not tell which port it got, so it is given one that was free a moment ago.
-        let port = if ours { 0 } else { free_port()? };
-        command.args(["-p", &port.to_string()]);
-        if ours {
-            let options = env::var("RUSTMEMC_OPTIONS").unwrap_or("--no-aof".into());
-            command.args(options.split_whitespace());
-        } else {
-            command.args(["-t", "4", "-U", "0"]);
-            if we_are_root()? {
-                // It refuses to run as root unless told so.
-                command.args(["-u", "root"]);
-            }
-        }
-        let child = command.spawn().map_err(|error| {
-            let _ = fs::remove_dir_all(&folder);
-            io::Error::other(format!("{}: {error}", self.path.display()))
-        })?;
-        let mut server = Server {
-            name: self.name,
-            address: format!("127.0.0.1:{port}"),
-            child,
-            folder,
-        };
-        if ours {
-            server.address = server.said_address()?;
-        }
-        let start = Instant::now();
-        while let Err(error) = Client::connect(&server.address) {
-            if start.elapsed() > Duration::from_secs(10) {
-                return Err(error);
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(server)
-    }
+    pub folder: Arc<Folder>,
 }
 
 impl Server {
-    fn said_address(&mut self) -> io::Result<String> {
-        let stdout = self.child.stdout.take();
-        for line in stdout
-            .into_iter()
-            .flat_map(|out| BufReader::new(out).lines())
-        {
-            if let Some((_, address)) = line?.rsplit_once("listening on ") {
-                return Ok(address.trim().into());
-            }
+    /// What it says on both streams.
+    fn lines(&mut self) -> Receiver<String> {
+        let (sender, lines) = mpsc::channel();
+        let stdout = self.child.stdout.take().map(|stream| Box::new(stream) as _);
+        let stderr = self.child.stderr.take().map(|stream| Box::new(stream) as _);
+        let streams: [Option<Box<dyn Read + Send>>; 2] = [stdout, stderr];
+        for stream in streams.into_iter().flatten() {
+            let sender = sender.clone();
+            let lines = BufReader::new(stream).lines().map_while(Result::ok);
+            // Goes on to the end even when nobody listens any more: a full pipe would stall the server.
+            thread::spawn(move || lines.for_each(|line| _ = sender.send(line)));
         }
-        Err(io::Error::other(format!("{} does not listen", self.name)))
+        lines
     }
 
     /// How much memory is resident, in bytes, once it has settled: memcached moves items behind the scenes.
@@ -179,7 +267,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -306,6 +393,30 @@ pub fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)
+}
+
+/// The smallest, the median and the largest, of at least one value.
+pub fn spread(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    let (last, middle) = (values.len() - 1, values.len() / 2);
+    // Of an even number the two in the middle are averaged; of an odd number they are the same one.
+    let median = (values[last - middle] + values[middle]) / 2.0;
+    [values[0], median, values[last]]
+}
+
+/// How many times as much these are as those, measured pair by pair: median (smallest–largest).
+pub fn ratio(these: &[f64], those: &[f64]) -> String {
+    let ratios = these.iter().zip(those).map(|(this, that)| this / that);
+    let [min, median, max] = spread(ratios.collect());
+    format!("{median:.2} ({min:.2}–{max:.2})")
+}
+
+/// A number on the command line.
+pub fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> io::Result<T> {
+    let number = text.parse().ok();
+    let number = number.filter(|number| (&least..=&most).contains(&number));
+    number
+        .ok_or_else(|| io::Error::other(format!("{text:?} is not a number from {least} to {most}")))
 }
 
 /// `println!` panics when nobody reads (`... | head`); this says so in words.

@@ -99,7 +99,7 @@ struct Outcome {
 }
 
 fn measure(program: &Program, trace: &Trace) -> io::Result<Outcome> {
-    let server = program.start(MEGABYTES)?;
+    let server = program.start(&["-m", &MEGABYTES.to_string()])?;
     let mut client = Client::connect(&server.address)?;
     let (start, mut hits) = (Instant::now(), 0);
     let (mut keys, mut again, mut missing) = (Vec::new(), Vec::new(), Vec::new());

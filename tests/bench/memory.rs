@@ -93,7 +93,7 @@ fn items(programs: &[Program], _rounds: usize) -> io::Result<()> {
         for connections in [1, 50] {
             let mut cells = Vec::new();
             for program in programs {
-                let server = program.start(1024)?;
+                let server = program.start(&["-m", "1024"])?;
                 let mut clients = connect(&server, connections)?;
                 let before = server.resident()?;
                 let share = count / connections;
@@ -188,7 +188,7 @@ fn churn(programs: &[Program], _rounds: usize) -> io::Result<()> {
     row("", &units)?;
     let mut runs = Vec::new();
     for program in programs {
-        let server = program.start(LIMIT)?;
+        let server = program.start(&["-m", &LIMIT.to_string()])?;
         let clients = connect(&server, CHURNERS)?.into_iter().zip(0..);
         let churners: Vec<_> = clients
             .map(|(client, seed)| Churner {
@@ -290,7 +290,7 @@ fn watch(address: &str, work: impl FnOnce() -> io::Result<()>) -> io::Result<Wai
 }
 
 fn one_round(program: &Program) -> io::Result<[Waited; PHASES.len()]> {
-    let server = program.start(1024)?;
+    let server = program.start(&["-m", "1024"])?;
     let mut clients = connect(&server, LOADERS)?;
     let mut other = Client::connect(&server.address)?;
     other.set("fixed", 0, &[b'v'; 32])?;

@@ -1,0 +1,350 @@
+//! The load that the benchmarks of speed share: clients that send prepared requests and compare every byte of
+//! the answers, for a given time.
+//!
+//! It runs as a process of its own (a benchmark starts itself again with `--load`), so that its cost is the
+//! same whoever is being measured. Servers are measured in turn, round after round, and it is the ratios of
+//! each round that count: on a noisy machine nothing else means anything.
+
+// What is indexed here are tables and buffers that this file has sized itself.
+#![allow(clippy::indexing_slicing)]
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::ops::Range;
+use std::process::Command;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::common::{PATIENCE, Server, number, say};
+
+// ---- What is asked: the workloads ----
+
+/// A request and the only answer that is right. `{key}` and `{data}` are filled in.
+#[derive(Clone, Copy)]
+pub struct Exchange {
+    pub request: &'static str,
+    pub answer: &'static str,
+}
+
+const GET: Exchange = Exchange {
+    request: "get {key}\r\n",
+    answer: "VALUE {key} 0 32\r\n{data}\r\nEND\r\n",
+};
+pub const SET: Exchange = Exchange {
+    request: "set {key} 0 0 32\r\n{data}\r\n",
+    answer: "STORED\r\n",
+};
+const MG: Exchange = Exchange {
+    request: "mg {key} v\r\n",
+    answer: "VA 32\r\n{data}\r\n",
+};
+/// The same as `SET`, in redis's words.
+pub const REDIS_SET: Exchange = Exchange {
+    request: "*3\r\n$3\r\nSET\r\n$8\r\n{key}\r\n$32\r\n{data}\r\n",
+    answer: "+OK\r\n",
+};
+
+/// What the clients ask, over and over. All keys are stored before it begins, so every `get` is a hit. The
+/// fixed reply goes by a request's first word: within one workload, a word has one answer.
+pub struct Workload {
+    pub name: &'static str,
+    /// How the keys are stored.
+    store: Exchange,
+    pub exchanges: &'static [Exchange],
+}
+
+const MIX: [Exchange; 10] = [GET, GET, GET, GET, GET, GET, GET, GET, GET, SET];
+
+const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "get",
+        store: SET,
+        exchanges: &[GET],
+    },
+    Workload {
+        name: "set",
+        store: SET,
+        exchanges: &[SET],
+    },
+    Workload {
+        name: "mix",
+        store: SET,
+        exchanges: &MIX,
+    },
+    Workload {
+        name: "mg",
+        store: SET,
+        exchanges: &[MG],
+    },
+    Workload {
+        name: "redis-set",
+        store: REDIS_SET,
+        exchanges: &[REDIS_SET],
+    },
+];
+
+/// Few enough to stay in the processor's cache: this measures the serving, not the memory.
+const KEYS: usize = 1000;
+const DATA: &str = "0123456789abcdef0123456789abcdef";
+
+pub fn workload(name: &str) -> io::Result<&'static Workload> {
+    let known = WORKLOADS.iter().find(|known| known.name == name);
+    known.ok_or_else(|| io::Error::other(format!("no workload is called {name:?}")))
+}
+
+/// Fills in a template. All keys are of equal length, and so are all answers to one kind of request.
+pub fn fill(template: &str, key: usize) -> Vec<u8> {
+    template
+        .replace("{key}", &format!("k{key:07}"))
+        .replace("{data}", DATA)
+        .into_bytes()
+}
+
+// ---- How much at a time: the rows ----
+
+/// So many clients, each of which sends so many requests at a time.
+#[derive(Clone, Copy)]
+pub struct Row {
+    pub clients: usize,
+    pub pipeline: usize,
+}
+
+/// The pipeline ends where a batch and its answers might no longer fit into the sockets' buffers: beyond it,
+/// client and server could each wait for the other to read.
+pub fn row(text: &str) -> io::Result<Row> {
+    let (clients, pipeline) = text
+        .split_once('x')
+        .ok_or_else(|| io::Error::other(format!("{text:?} is not a row as in 50x16")))?;
+    Ok(Row {
+        clients: number(clients, 1, 1000)?,
+        pipeline: number(pipeline, 1, 1000)?,
+    })
+}
+
+/// What is parsed one by one, with commas between.
+pub fn list<T>(text: &str, parse_one: fn(&str) -> io::Result<T>) -> io::Result<Vec<T>> {
+    text.split(',').map(parse_one).collect()
+}
+
+// ---- The clients ----
+
+const SMALL_STACK: usize = 128 * 1024;
+
+/// A pipeline's worth of requests, sent in one write, and all the bytes that must come back.
+pub struct Batch {
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Batch {
+    /// `turns`: which of the exchanges, and with which keys, each taken round and round. `one_key`: every answer
+    /// names the first key, whatever was asked for, as the fixed reply does.
+    pub fn new(exchanges: &[Exchange], turns: Range<usize>, keys: usize, one_key: bool) -> Batch {
+        let (mut request, mut answer) = (Vec::new(), Vec::new());
+        for turn in turns {
+            let (exchange, key) = (exchanges[turn % exchanges.len()], turn % keys);
+            request.extend(fill(exchange.request, key));
+            answer.extend(fill(exchange.answer, if one_key { 0 } else { key }));
+        }
+        Batch { request, answer }
+    }
+}
+
+/// Everything a client will say, prepared beforehand, so that the load costs little more than its system
+/// calls.
+fn batches(exchanges: &[Exchange], pipeline: usize, one_key: bool) -> Vec<Batch> {
+    let prepare = |number: usize| {
+        let turns = number * pipeline..(number + 1) * pipeline;
+        Batch::new(exchanges, turns, KEYS, one_key)
+    };
+    (0..KEYS.div_ceil(pipeline)).map(prepare).collect()
+}
+
+/// A client that knows its answers beforehand.
+pub struct Caller {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Caller {
+    pub fn connect(address: &str) -> io::Result<Caller> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Caller {
+            stream,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Sends a batch and reads until all of it is answered. Every byte is compared as it comes: that costs
+    /// next to nothing, and an error line, shorter than the answer, would otherwise be waited upon in vain.
+    pub fn exchange(&mut self, batch: &Batch) -> io::Result<()> {
+        self.stream.write_all(&batch.request)?;
+        self.buffer.resize(batch.answer.len(), 0);
+        let mut have = 0;
+        while have < batch.answer.len() {
+            let count = self.stream.read(&mut self.buffer[have..])?;
+            let (got, right) = (
+                &self.buffer[have..have + count],
+                &batch.answer[have..have + count],
+            );
+            if count == 0 {
+                return Err(io::Error::other("the server closed the connection"));
+            }
+            if got != right {
+                let (right, got) = (excerpt(right), excerpt(got));
+                return Err(io::Error::other(format!(
+                    "expected {right:?} but got {got:?}"
+                )));
+            }
+            have += count;
+        }
+        Ok(())
+    }
+}
+
+fn excerpt(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned()
+}
+
+/// Returns the requests a second that the clients got answered.
+fn load(
+    address: &str,
+    workload: &Workload,
+    row: Row,
+    seconds: f64,
+    one_key: bool,
+) -> io::Result<f64> {
+    let mut first = Caller::connect(address)?;
+    for batch in batches(&[workload.store], 50, one_key) {
+        first.exchange(&batch)?;
+    }
+    drop(first);
+
+    // Connected one after another, and each served once, before any thread is started: accepting costs no
+    // part of the measured time, and a server that cannot hold so many clients is found out here.
+    let batches = &batches(workload.exchanges, row.pipeline, one_key);
+    let warm_up = |number: usize| {
+        let mut client = Caller::connect(address)?;
+        client
+            .exchange(&batches[number % batches.len()])
+            .map(|()| client)
+    };
+    let clients: Vec<Caller> = (0..row.clients).map(warm_up).collect::<Result<_, _>>()?;
+
+    let (barrier, over) = (&Barrier::new(row.clients + 1), &AtomicBool::new(false));
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (number, mut client) in clients.into_iter().enumerate() {
+            let run = move || {
+                // Clients begin at different keys, or all would walk from lock to lock in step.
+                let own_order = batches
+                    .iter()
+                    .cycle()
+                    .skip(number * batches.len() / row.clients);
+                let mut answered = 0;
+                barrier.wait();
+                for batch in own_order {
+                    client.exchange(batch)?;
+                    // What was still under way when time was up does not count.
+                    if over.load(Relaxed) {
+                        break;
+                    }
+                    answered += row.pipeline;
+                }
+                Ok::<usize, io::Error>(answered)
+            };
+            let thread = thread::Builder::new().stack_size(SMALL_STACK);
+            match thread.spawn_scoped(scope, run) {
+                Ok(thread) => threads.push(thread),
+                // Not a `return`: the scope would wait for those that already wait at the barrier.
+                Err(error) => {
+                    _ = writeln!(io::stderr(), "could not start thread {number}: {error}");
+                    std::process::exit(1);
+                }
+            }
+        }
+        barrier.wait();
+        let start = Instant::now();
+        thread::sleep(Duration::from_secs_f64(seconds));
+        over.store(true, Relaxed);
+        let elapsed = start.elapsed();
+
+        let mut answered = 0;
+        for thread in threads {
+            let outcome = thread.join();
+            answered += outcome.map_err(|_| io::Error::other("a client thread panicked"))??;
+        }
+        if answered == 0 {
+            return Err(io::Error::other("nothing was answered in time"));
+        }
+        Ok(answered as f64 / elapsed.as_secs_f64())
+    })
+}
+
+// ---- The process ----
+
+/// Does what `--load` asks for, if it is what these arguments say.
+pub fn is_asked_for(arguments: &[String]) -> io::Result<bool> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ["--load", address, name, size, seconds, keys] = arguments[..] else {
+        return Ok(false);
+    };
+    let seconds = number(seconds, 0.01, 3600.0)?;
+    let rate = load(
+        address,
+        workload(name)?,
+        row(size)?,
+        seconds,
+        keys == "one-key",
+    )?;
+    say(rate).map(|()| true)
+}
+
+/// One measurement, by a process of its own: requests a second.
+fn measure(server: &Server, workload: &str, row: Row, seconds: f64) -> io::Result<f64> {
+    let row = format!("{}x{}", row.clients, row.pipeline);
+    let keys = if server.name == "fixed" {
+        "one-key"
+    } else {
+        "own-keys"
+    };
+    let output = Command::new(env::current_exe()?)
+        .args(["--load", &server.address, workload, &row])
+        .args([&seconds.to_string(), keys])
+        .output()?;
+    let rate = String::from_utf8_lossy(&output.stdout).trim().parse();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    rate.map_err(|_| {
+        let (name, complaint) = (server.name, complaint.trim());
+        io::Error::other(format!("{name}, {workload} {row}: {complaint}"))
+    })
+}
+
+/// Measures servers, each with its workload, in turn: the rates of each, round by round.
+pub fn rounds(
+    servers: &[(&Server, &str)],
+    row: Row,
+    rounds: usize,
+    seconds: f64,
+) -> io::Result<Vec<Vec<f64>>> {
+    let mut rates = vec![Vec::new(); servers.len()];
+    for round in 0..rounds {
+        for turn in 0..servers.len() {
+            // Every other round goes backwards, so that nobody is always measured first.
+            let place = if round % 2 == 0 {
+                turn
+            } else {
+                servers.len() - 1 - turn
+            };
+            let (server, workload) = servers[place];
+            rates[place].push(measure(server, workload, row, seconds)?);
+        }
+    }
+    Ok(rates)
+}

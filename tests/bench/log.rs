@@ -1,0 +1,226 @@
+//! What the append-only file costs: rustmemc beside redis, both with a file that is synced in the same way.
+//!
+//!     cargo bench --bench log
+//!     cargo bench --bench log -- --rows 50x16 --rounds 9 --seconds 0.3
+//!
+//! - How many sets a second are acknowledged, synced every second and always, by clients that send one or
+//!   several at a time. The servers take turns, and it is the ratios that count, as in `throughput.rs`.
+//! - How many bytes of file a set takes (a key of 8 bytes, 32 bytes of data).
+//! - How long a start takes that replays a million of them, up to the first answer.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+mod common;
+mod load;
+use common::{Program, Server, number, ratio, run, say, spread};
+use load::{Batch, Caller, Exchange, REDIS_SET, Row, SET, list};
+
+/// A program, and how it is asked for what is measured.
+struct Contender {
+    program: Program,
+    /// The workload, and the one exchange that it consists of.
+    workload: &'static str,
+    set: Exchange,
+    /// What it is started with, …
+    arguments: &'static [&'static str],
+    /// … what stands before how the file is synced, …
+    fsync: &'static str,
+    /// … and what keeps the file as it grows.
+    no_rewrite: [&'static str; 2],
+}
+
+/// The first is compared with the other, if there is one.
+fn contenders() -> io::Result<Vec<Contender>> {
+    let ours = common::rustmemc("")?.map(|program| Contender {
+        program,
+        workload: "set",
+        set: SET,
+        arguments: &["-m", "1024"],
+        fsync: "--fsync",
+        no_rewrite: ["--aof-rewrite-size", "100000m"],
+    });
+    let redis = common::redis()?.map(|program| Contender {
+        program,
+        workload: "redis-set",
+        set: REDIS_SET,
+        arguments: &["--save", "", "--appendonly", "yes"],
+        fsync: "--appendfsync",
+        no_rewrite: ["--auto-aof-rewrite-percentage", "0"],
+    });
+    Ok([ours, redis].into_iter().flatten().collect())
+}
+
+impl Contender {
+    fn arguments<'a>(&self, fsync: &'a str) -> Vec<&'a str> {
+        [self.arguments, &[self.fsync, fsync]].concat()
+    }
+}
+
+// ---- Sets a second ----
+
+fn rates(contenders: &[Contender], fsync: &str, options: &Options) -> io::Result<()> {
+    let start = |contender: &Contender| contender.program.start(&contender.arguments(fsync));
+    let servers: Vec<Server> = contenders.iter().map(start).collect::<Result<_, _>>()?;
+    let measured: Vec<_> = servers
+        .iter()
+        .zip(contenders)
+        .map(|(server, contender)| (server, contender.workload))
+        .collect();
+    for &row in &options.rows {
+        let rates = load::rounds(&measured, row, options.rounds, options.seconds)?;
+        let Row { clients, pipeline } = row;
+        let mut text = format!("{fsync:<8} {clients:>7} {pipeline:>8}");
+        for rates in &rates {
+            let [_, median, _] = spread(rates.clone());
+            text += &format!(" {median:>15.0}");
+        }
+        if let [ours, others] = &rates[..] {
+            text += &format!(" {:>19}", ratio(ours, others));
+        }
+        say(text)?;
+    }
+    Ok(())
+}
+
+// ---- The file and its replay ----
+
+const RECORDS: usize = 1_000_000;
+const AT_A_TIME: usize = 1000;
+
+/// What a file of so many records is, and how long it takes to start with it.
+struct Replayed {
+    bytes: f64,
+    seconds: Vec<f64>,
+}
+
+fn replay(contender: &Contender, rounds: usize) -> io::Result<Replayed> {
+    let Contender { program, set, .. } = contender;
+    let arguments = [
+        contender.arguments("everysec"),
+        contender.no_rewrite.to_vec(),
+    ]
+    .concat();
+    let server = program.start(&arguments)?;
+    let mut client = Caller::connect(&server.address)?;
+    for first in (0..RECORDS).step_by(AT_A_TIME) {
+        let turns = first..first + AT_A_TIME;
+        client.exchange(&Batch::new(&[*set], turns, RECORDS, false))?;
+    }
+    let folder = Arc::clone(&server.folder);
+    drop(server);
+    let bytes = size(&folder.0)? as f64;
+    let one = Batch::new(&[*set], 0..1, RECORDS, false);
+    let mut seconds = Vec::new();
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let server = program.start_in(Arc::clone(&folder), &arguments)?;
+        // Some take clients before they have replayed their file, and put them off.
+        while Caller::connect(&server.address)?.exchange(&one).is_err() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    Ok(Replayed { bytes, seconds })
+}
+
+/// What all files in a folder are together.
+fn size(folder: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        sum += match metadata.is_dir() {
+            true => size(&entry.path())?,
+            false => metadata.len(),
+        };
+    }
+    Ok(sum)
+}
+
+fn files(contenders: &[Contender], rounds: usize) -> io::Result<()> {
+    say(format_args!(
+        "\n{RECORDS} records  bytes a set  seconds to start   records/s    MB/s"
+    ))?;
+    let mut all = Vec::new();
+    for contender in contenders {
+        let replayed = replay(contender, rounds)?;
+        let [_, seconds, _] = spread(replayed.seconds.clone());
+        let (records, bytes) = (RECORDS as f64, replayed.bytes);
+        say(format_args!(
+            "{:<15} {:>12.1} {seconds:>17.2} {:>11.0} {:>7.0}",
+            contender.program.name,
+            bytes / records,
+            records / seconds,
+            bytes / 1e6 / seconds
+        ))?;
+        all.push(replayed.seconds);
+    }
+    if let [ours, others] = &all[..] {
+        // The other way round: twice as fast is half the time.
+        say(format_args!("speed: {}", ratio(others, ours)))?;
+    }
+    Ok(())
+}
+
+// ---- The command line ----
+
+const USAGE: &str = "options: --rounds N, --seconds S, --rows CLIENTSxPIPELINE,...";
+const ROWS: &str = "1x1,50x1,1x16,50x16";
+
+struct Options {
+    rounds: usize,
+    seconds: f64,
+    rows: Vec<Row>,
+}
+
+fn parse_options(arguments: &[String]) -> io::Result<Options> {
+    let mut options = Options {
+        rounds: 7,
+        seconds: 0.7,
+        rows: list(ROWS, load::row)?,
+    };
+    let mut arguments = arguments.iter();
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().ok_or_else(|| io::Error::other(USAGE))?;
+        match name.as_str() {
+            "--rounds" => options.rounds = number(value, 1, 10_000)?,
+            "--seconds" => options.seconds = number(value, 0.01, 3600.0)?,
+            "--rows" => options.rows = list(value, load::row)?,
+            _ => return Err(io::Error::other(USAGE)),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    run(|arguments| {
+        if load::is_asked_for(arguments)? {
+            return Ok(());
+        }
+        let options = parse_options(arguments)?;
+        let contenders = contenders()?;
+        let (rounds, seconds) = (options.rounds, options.seconds);
+        say(format_args!(
+            "medians of {rounds} rounds of {seconds} s; ratios: median (min–max)\n"
+        ))?;
+        let mut head = format!("{:<8} {:>7} {:>8}", "fsync", "clients", "pipeline");
+        for contender in &contenders {
+            head += &format!(" {:>15}", format!("{} sets/s", contender.program.name));
+        }
+        if let [ours, other] = &contenders[..] {
+            let names = format!("{}/{}", ours.program.name, other.program.name);
+            head += &format!(" {names:>19}");
+        }
+        say(head)?;
+        for fsync in ["everysec", "always"] {
+            rates(&contenders, fsync, &options)?;
+        }
+        files(&contenders, rounds)
+    })
+}
