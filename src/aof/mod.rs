@@ -7,12 +7,13 @@
 //! 1. It is **appended** to those that are pending, in memory, while the changed key's shard is locked.
 //!    So the order of the file is the order of the store, key by key.
 //! 2. All that is pending is **handed over** to the operating system: written to the file's `BufWriter`,
-//!    and flushed. That happens before any byte of an answer to the change leaves
+//!    which a mutex guards, and flushed. That happens before any byte of an answer to the change leaves
 //!    ([`Aof::before_answers`]), so nothing is acknowledged that a crash of this process could take back.
+//!    (Who only reads does not wait for that, and may see what is not acknowledged yet.)
 //!
 //! Between the two no lock of the store is held. Whoever comes to hand over takes everybody's records along,
-//! and who waited meanwhile mostly finds that theirs are written: with 50 clients that send 16 commands at a
-//! time it was measured at twice the speed of writing each record by itself while its shard is locked.
+//! and who had to wait mostly finds that theirs are written: with 50 clients that send 16 commands at a time
+//! it was measured at more than twice the speed of writing each record while its shard is locked.
 //!
 //! Lock order: a shard of the store, then the file, then the pending records.
 //!

@@ -102,6 +102,24 @@ fn what_could_not_be_written_waits_in_order_and_nothing_is_added_until_it_can() 
 }
 
 #[test]
+fn in_a_rewrite_each_copy_comes_behind_what_was_pending_and_before_what_comes_later() {
+    let sample = Sample::new("pending-rewrite", Fsync::Never);
+    assert!(sample.append(1), "which is part of what is copied");
+    sample.aof.begin_rewrite(|| 1).expect("it can begin");
+    assert!(sample.append(2));
+    sample
+        .aof
+        .copy(&[Record::FlushAt(3)])
+        .expect("it can be copied");
+    assert!(sample.append(4) && sample.hand_over());
+    assert_eq!(sample.numbers(), [1, 2, 4], "the old file has all as well");
+    assert!(sample.append(5));
+    sample.aof.finish_rewrite().expect("it can be finished");
+    assert!(sample.append(6) && sample.hand_over());
+    assert_eq!(sample.numbers(), [2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn a_rewrite_takes_the_place_of_what_could_not_be_written() {
     let sample = Sample::new("stuck-rewrite", Fsync::Always);
     sample.take_away();

@@ -63,9 +63,9 @@ pub enum Request<'a> {
 }
 
 impl Request<'_> {
-    /// Whether it may change what is stored, or finds it as another's change has left it that need not be
-    /// recorded yet. Only those that merely look are named here; they are answered whatever becomes of the
-    /// append-only file.
+    /// Whether it may change what is stored. It counts as well that it would have, if another's change had not
+    /// come first: a `delete` that finds nothing promises that nothing is there after a restart either.
+    /// Who merely looks is answered whatever becomes of the append-only file.
     pub fn may_change(&self) -> bool {
         match self {
             Request::Get(request) => request.touch.is_some(),
