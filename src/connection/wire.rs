@@ -172,32 +172,25 @@ impl<'c> Wire<'c> {
         self.writer.flush()
     }
 
-    /// Puts an error in the place of each answer to a change that could not be recorded. (How it stands with
-    /// the changes themselves: see [`crate::aof`].)
+    /// Puts an error in the place of each answer to a change that could not be recorded; all other answers
+    /// stay. (How it stands with the changes themselves: see [`crate::aof`].)
     fn take_back(&mut self) -> io::Result<()> {
-        let Outgoing {
-            stream,
-            service,
-            sent,
-            ..
-        } = *self.writer.get_ref();
+        let sent = self.writer.get_ref().sent;
+        // A BufWriter gives its bytes back only when it is taken apart.
         let outgoing = Outgoing {
-            stream,
-            service,
-            sent,
             unrecorded: false,
+            ..*self.writer.get_ref()
         };
         let writer = BufWriter::with_capacity(BUFFER, outgoing);
         let (_, answers) = std::mem::replace(&mut self.writer, writer).into_parts();
         let answers = answers.map_err(io::Error::other)?;
-        let mut rest = &answers[..];
-        let mut place = sent;
-        // What has left was recorded before.
+        let (mut rest, mut place) = (&answers[..], sent);
         for change in self.changes.drain(..) {
-            if change.start < sent && change.end > sent {
-                return Err(io::Error::other("half an answer cannot be taken back"));
-            }
             if change.start < sent {
+                if change.end > sent {
+                    return Err(io::Error::other("half an answer cannot be taken back"));
+                }
+                // It has left, after its record.
                 continue;
             }
             let (kept, behind) = rest.split_at((change.start - place) as usize);
