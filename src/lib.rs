@@ -94,6 +94,7 @@ pub mod command;
 pub mod config;
 pub mod connection;
 pub mod datastore;
+pub mod heap;
 pub mod protocol;
 pub mod serialization;
 pub mod stats;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustmemc::clients::Clients;
 use rustmemc::config::{self, Wanted};
 use rustmemc::connection::Server;
-use rustmemc::trace;
+use rustmemc::{heap, trace};
 
 fn main() -> ExitCode {
     match run() {
@@ -31,6 +31,7 @@ fn run() -> Result<(), String> {
             return Ok(());
         }
     };
+    heap::set_up();
     for note in &config.notes {
         trace::tell(format_args!("rustmemc: note: {note}"));
     }

@@ -88,8 +88,8 @@ impl Record<'_> {
             Record::Put(item) => {
                 let binary = begin(out, "ms ", item.key(), item.marks.binary_key);
                 add(out, format_args!(" {}{binary}", item.value().len()));
-                if item.flags != 0 {
-                    add(out, format_args!(" F{}", item.flags));
+                if item.flags() != 0 {
+                    add(out, format_args!(" F{}", item.flags()));
                 }
                 if let Some(time) = item.expiry.time() {
                     add(out, format_args!(" T{time}"));

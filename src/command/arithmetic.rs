@@ -91,7 +91,7 @@ pub fn apply(
     let expiry = request
         .touch
         .map_or(old.expiry, |exptime| Expiry::new(exptime, slot.now()));
-    let mut item = Item::new(key, old.flags, expiry, &[&text]);
+    let mut item = Item::new(key, old.flags(), expiry, &[&text]);
     // A longer one makes a new item, on which nothing is noted.
     if !grows {
         (item.marks, item.fetched) = (old.marks, old.fetched);

@@ -125,7 +125,7 @@ impl<'a> Found<'a> {
                     flags.push(Flag::Key(item.key().to_vec().into(), marks.binary_key))
                 }
                 ShownFlag::Cas => flags.push(Flag::Cas(item.cas)),
-                ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
+                ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags())),
                 ShownFlag::Hit => flags.push(Flag::Hit(item.fetched)),
                 ShownFlag::LastAccess => {
                     flags.push(Flag::LastAccess(now().saturating_sub(item.last_access)));

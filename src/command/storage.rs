@@ -1,7 +1,7 @@
 //! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which says the same and more.
 
 use crate::datastore::clock::Expiry;
-use crate::datastore::{Datastore, Draft, Item, Marks};
+use crate::datastore::{Datastore, Draft, Item};
 use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode};
 use crate::serialization::{Response, Unmet};
 use crate::stats::{Counter, Counts};
@@ -63,7 +63,7 @@ pub fn store(
     counts: &mut Counts,
 ) -> Result<Outcome, ProtocolError> {
     counts[Counter::CmdSet] += 1;
-    let new = draft.item;
+    let mut new = draft.item;
     let mut slot = store.slot(&request.key.bytes);
     // The commonest command does not look at what is there.
     let unconditional = request.mode == StoreMode::Set && request.compare.is_none();
@@ -88,16 +88,9 @@ pub fn store(
             // to bring a new value still is.
             (Some(unique), Some(old)) if request.stale && unique < old.cas && unique != 0 => {
                 counts[Counter::CasHits] += 1;
-                let marks = Marks {
-                    stale: true,
-                    won: old.marks.won,
-                    ..new.marks
-                };
-                Item {
-                    expiry: old.expiry,
-                    marks,
-                    ..new
-                }
+                new.expiry = old.expiry;
+                (new.marks.stale, new.marks.won) = (true, old.marks.won);
+                new
             }
             (Some(_), Some(old)) => {
                 counts[Counter::CasBadval] += 1;
@@ -105,10 +98,10 @@ pub fn store(
             }
         },
         (StoreMode::Append | StoreMode::Prepend, None) => match request.vivify {
-            Some(exptime) => Item {
-                expiry: Expiry::new(exptime, slot.now()),
-                ..new
-            },
+            Some(exptime) => {
+                new.expiry = Expiry::new(exptime, slot.now());
+                new
+            }
             None => return Ok(Outcome::NotStored(Unmet::KeyIsFree)),
         },
         (StoreMode::Append | StoreMode::Prepend, Some(old)) => {
@@ -140,8 +133,8 @@ pub fn store(
 fn joined(old: &Item, value: [&[u8]; 2], store: &Datastore) -> Option<Item> {
     let bytes = value.iter().map(|part| part.len()).sum();
     store
-        .fits(old.key(), old.flags, bytes)
-        .then(|| Item::new(old.key(), old.flags, old.expiry, &value))
+        .fits(old.key(), old.flags(), bytes)
+        .then(|| Item::new(old.key(), old.flags(), old.expiry, &value))
 }
 
 /// `delete`

@@ -67,13 +67,14 @@ fn clamp(time: i64) -> UnixTime {
 /// in a log.
 const LAST: UnixTime = i32::MAX as UnixTime;
 
-/// The moment from which an item is no longer there.
+/// The moment from which an item is no longer there. It is never 0, so that an `Option` of what has an expiry
+/// is no larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expiry(Option<NonZeroU32>);
+pub struct Expiry(NonZeroU32);
 
 impl Expiry {
     /// It stays until it is deleted or evicted.
-    pub const NEVER: Expiry = Expiry(None);
+    pub const NEVER: Expiry = Expiry(NonZeroU32::MAX);
 
     /// What a client's exptime means at the time `now`.
     pub fn new(exptime: Exptime, now: UnixTime) -> Self {
@@ -81,25 +82,23 @@ impl Expiry {
             Exptime::Never => Expiry::NEVER,
             Exptime::After(seconds) => Expiry::at(u64::from(now) + u64::from(seconds)),
             Exptime::At(date) => Expiry::at(date),
-            Exptime::AtOnce => Expiry(Some(NonZeroU32::MIN)),
+            Exptime::AtOnce => Expiry(NonZeroU32::MIN),
         }
     }
 
     fn at(date: u64) -> Self {
-        Expiry(NonZeroU32::new(
-            date.try_into()
-                .map_or(LAST, |date: UnixTime| date.min(LAST)),
-        ))
+        let date = date.min(LAST.into()) as UnixTime;
+        NonZeroU32::new(date).map_or(Expiry::NEVER, Expiry)
     }
 
     /// Whether the moment has come.
     pub fn is_over(self, now: UnixTime) -> bool {
-        self.0.is_some_and(|end| end.get() <= now)
+        self.0.get() <= now && self != Expiry::NEVER
     }
 
     /// The moment itself; `None` for never.
     pub fn time(self) -> Option<UnixTime> {
-        self.0.map(NonZeroU32::get)
+        (self != Expiry::NEVER).then_some(self.0.get())
     }
 }
 

@@ -1,10 +1,9 @@
 //! An item: key, flags, expiry, cas unique, marks and data block.
 
-use std::borrow::Borrow;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::clock::{Expiry, UnixTime};
+use super::entry::Entry;
 use crate::protocol::MAX_KEY;
 
 /// What ends every data block on the wire. An item keeps it, so that a `get` sends it with the value.
@@ -14,10 +13,10 @@ const END: &[u8] = b"\r\n";
 /// the lock and sends it in its own time.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// Key and value.
-    pub text: Text,
-    /// The client's 32 bits.
-    pub flags: u32,
+    pub(super) text: Text,
+    pub(super) tail: Tail,
+    /// The client's 32 bits. They never change: the text has room for them, or has none.
+    pub(super) flags: u32,
     /// When it ends.
     pub expiry: Expiry,
     /// Changes whenever the item does. 0 until it is stored.
@@ -43,78 +42,177 @@ pub struct Marks {
     pub won: bool,
 }
 
-/// Key and value of an item in one allocation: a byte with the key's length, the key, the value, `\r\n`.
-///
-/// Equal, and of the same hash, are two texts of the same key. So a table of texts is a table by key,
-/// and no key is kept twice.
+/// The bytes of an item: a byte with the key's length, the key, the value, `\r\n`, and a [`Tail`]. They are all of
+/// an allocation, or, once they are kept, perhaps part of one that small items share. Clones share it too.
 #[derive(Debug, Clone)]
-pub struct Text(Arc<[u8]>);
+pub(super) struct Text {
+    block: Arc<[u8]>,
+    start: u32,
+    end: u32,
+}
+
+/// How a text ends: the cas unique and the flags, which most items hardly need room for, and a stamp of 4 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// 4 bytes of cas unique; the flags are 0.
+    Short,
+    /// 8 bytes of cas unique and 4 of flags.
+    Long,
+}
+
+const STAMP: usize = size_of::<u32>();
+
+impl Tail {
+    /// How many bytes it is long.
+    const fn length(self) -> usize {
+        match self {
+            Tail::Short => 4 + STAMP,
+            Tail::Long => 12 + STAMP,
+        }
+    }
+
+    /// That of a new item. Its cas unique is most likely none of those above 4 billion.
+    const fn of(flags: u32) -> Self {
+        if flags == 0 { Tail::Short } else { Tail::Long }
+    }
+}
+
+/// How long the text of such an item is, in bytes.
+const fn length(key: usize, flags: u32, bytes: usize) -> usize {
+    1 + key + bytes + END.len() + Tail::of(flags).length()
+}
 
 impl Text {
-    fn blank(key: &[u8], bytes: usize) -> Self {
+    /// A text that is the whole of a block.
+    pub fn whole(block: Arc<[u8]>) -> Self {
+        let end = block.len() as u32;
+        Text {
+            block,
+            start: 0,
+            end,
+        }
+    }
+
+    /// A text that is part of a block.
+    pub fn part(block: Arc<[u8]>, start: u32, end: u32) -> Self {
+        Text { block, start, end }
+    }
+
+    fn blank(key: &[u8], flags: u32, bytes: usize) -> Self {
         debug_assert!(key.len() <= MAX_KEY);
-        let length = 1 + key.len() + bytes + END.len();
-        let mut text: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
-        if let Some((key_length, rest)) = Arc::make_mut(&mut text).split_first_mut() {
+        let length = length(key.len(), flags, bytes);
+        let mut text = Text::whole(std::iter::repeat_n(0, length).collect());
+        if let Some((key_length, rest)) = text.own().split_first_mut() {
             *key_length = key.len() as u8;
             let (key_room, _) = rest.split_at_mut(key.len());
             key_room.copy_from_slice(key);
         }
-        Text(text)
+        text
     }
 
-    /// The key.
-    pub fn key(&self) -> &[u8] {
-        self.split().0
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        let range = self.start as usize..self.end as usize;
+        self.block.get(range).unwrap_or_default()
     }
 
-    /// Key, and value with its `\r\n`.
-    fn split(&self) -> (&[u8], &[u8]) {
-        match self.0.split_first() {
-            Some((key_length, rest)) => rest.split_at(usize::from(*key_length)),
-            None => (&[], &[]),
+    /// All of it, to be changed, in an allocation of its own that nobody shares.
+    fn own(&mut self) -> &mut [u8] {
+        if self.bytes().len() < self.block.len() {
+            *self = Text::whole(self.bytes().into());
+        }
+        Arc::make_mut(&mut self.block)
+    }
+
+    /// The same in an allocation of its own.
+    pub fn into_own(mut self) -> Arc<[u8]> {
+        self.own();
+        self.block
+    }
+
+    /// Writes down cas unique and flags, with the long tail if need be. Gives how it ends now. Readers who share
+    /// the text keep it as it was.
+    pub fn set_numbers(&mut self, tail: Tail, cas: u64, flags: u32) -> Tail {
+        let short = u32::try_from(cas).ok().filter(|_| tail == Tail::Short);
+        if short.is_none() && tail == Tail::Short {
+            let (begin, _) = self.bytes().split_at(self.bytes().len() - tail.length());
+            let room = std::iter::repeat_n(0, Tail::Long.length());
+            let stamp = self.stamp();
+            *self = Text::whole(begin.iter().copied().chain(room).collect());
+            self.set_stamp(stamp);
+        }
+        let text = self.own();
+        let (text, _) = text.split_at_mut(text.len() - STAMP);
+        if let Some(cas) = short
+            && let Some(room) = text.last_chunk_mut()
+        {
+            *room = cas.to_ne_bytes();
+            return Tail::Short;
+        }
+        if let Some((text, room)) = text.split_last_chunk_mut() {
+            *room = flags.to_ne_bytes();
+            if let Some(room) = text.last_chunk_mut() {
+                *room = cas.to_ne_bytes();
+            }
+        }
+        Tail::Long
+    }
+
+    /// The same back.
+    pub fn numbers(&self, tail: Tail) -> (u64, u32) {
+        let text = self.bytes();
+        let (text, _) = text.split_at(text.len() - STAMP);
+        match tail {
+            Tail::Short => {
+                let cas = text.last_chunk().copied().map(u32::from_ne_bytes);
+                (cas.unwrap_or(0).into(), 0)
+            }
+            Tail::Long => {
+                let (text, flags) = text.split_last_chunk().unwrap_or((text, &[0; 4]));
+                let cas = text.last_chunk().copied().map(u64::from_ne_bytes);
+                (cas.unwrap_or(0), u32::from_ne_bytes(*flags))
+            }
         }
     }
 
-    /// Its length in bytes, all of it.
-    #[allow(clippy::len_without_is_empty)] // It never is.
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// Writes down when it was stored, counted in stores.
+    pub fn set_stamp(&mut self, stamp: u32) {
+        if let Some(room) = self.own().last_chunk_mut() {
+            *room = stamp.to_ne_bytes();
+        }
     }
 
-    /// How many bytes of memory an item with this text takes, all told: what counts against `-m`.
-    pub fn charge(&self) -> usize {
-        charge(self.0.len())
-    }
-}
-
-impl Borrow<[u8]> for Text {
-    fn borrow(&self) -> &[u8] {
-        self.key()
+    fn stamp(&self) -> u32 {
+        stamp_of(self.bytes())
     }
 }
 
-impl Hash for Text {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // As a borrowed `[u8]` hashes, which `Borrow` demands.
-        self.key().hash(state);
+/// When the item of a text was stored, counted in stores.
+pub(super) fn stamp_of(text: &[u8]) -> u32 {
+    let stamp = text.last_chunk().copied();
+    stamp.map_or(0, u32::from_ne_bytes)
+}
+
+/// The key in a text, and what is behind it.
+fn split(text: &[u8]) -> (&[u8], &[u8]) {
+    match text.split_first() {
+        Some((key_length, rest)) => rest.split_at(usize::from(*key_length)),
+        None => (&[], &[]),
     }
 }
 
-impl PartialEq for Text {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
+/// The key in a text.
+pub(super) fn key_of(text: &[u8]) -> &[u8] {
+    split(text).0
 }
-
-impl Eq for Text {}
 
 impl Item {
     /// An item with room for `bytes` of value, to be filled through [`Item::data_block_mut`].
     pub fn blank(key: &[u8], flags: u32, expiry: Expiry, bytes: usize) -> Self {
-        let (text, marks) = (Text::blank(key, bytes), Marks::default());
+        let (text, marks) = (Text::blank(key, flags, bytes), Marks::default());
         Item {
             text,
+            tail: Tail::of(flags),
             flags,
             expiry,
             cas: 0,
@@ -148,7 +246,12 @@ impl Item {
 
     /// The key.
     pub fn key(&self) -> &[u8] {
-        self.text.key()
+        key_of(self.text.bytes())
+    }
+
+    /// The client's 32 bits.
+    pub fn flags(&self) -> u32 {
+        self.flags
     }
 
     /// The value.
@@ -159,19 +262,23 @@ impl Item {
 
     /// The value and the `\r\n` behind it, as it travels.
     pub fn data_block(&self) -> &[u8] {
-        self.text.split().1
+        let (_, rest) = split(self.text.bytes());
+        rest.split_at(rest.len() - self.tail.length()).0
     }
 
     /// The room for value and `\r\n`. While the item is new it is nobody else's, and this is the very
     /// memory that will be kept; of an item that is shared already, it is a copy.
     pub fn data_block_mut(&mut self) -> &mut [u8] {
         let start = 1 + self.key().len();
-        Arc::make_mut(&mut self.text.0).split_at_mut(start).1
+        let rest = self.text.own().split_at_mut(start).1;
+        rest.split_at_mut(rest.len() - self.tail.length()).0
     }
 
-    /// The charge of an item before it exists.
-    pub fn charge_of(key: &[u8], bytes: usize) -> usize {
-        charge(1 + key.len() + bytes + END.len())
+    /// How many bytes of memory an item will take, all told: what counts against `-m`.
+    pub fn charge_of(key: &[u8], flags: u32, bytes: usize) -> usize {
+        /// A place in a queue, with what that costs beside it, and one in an index that is on average 0.6 full.
+        const PLACES: usize = size_of::<Entry>() + 2 + 15;
+        charge_of_text(length(key.len(), flags, bytes)) + PLACES
     }
 
     /// The size that memcached would give this item: what `-I` limits, so that what fits there fits
@@ -182,14 +289,18 @@ impl Item {
     }
 }
 
-/// Beside the text: an `Arc`'s two counts, what the allocator keeps of a block and rounds it up to, and
-/// the item's place in the table (a pointer with a length, an [`Entry`](super::shard::Entry) and a byte,
-/// in a table that doubles and so is on average two thirds full).
-fn charge(text: usize) -> usize {
-    const COUNTS: usize = 16;
+/// What an item is charged for a text in an allocation of its own. Between pieces of all sizes the allocator loses
+/// some memory: a sixth, where it was measured to be between an eighth and a quarter.
+pub(super) fn charge_of_text(length: usize) -> usize {
+    allocated(length) * 7 / 6
+}
+
+/// How much memory a text of so many bytes takes: an `Arc` has two counts before it, and the allocator keeps
+/// 8 bytes of its own and rounds up to 16.
+pub(super) fn allocated(text: usize) -> usize {
+    const COUNTS: usize = 2 * size_of::<usize>();
     const ALLOCATOR: usize = 8;
-    const PLACE: usize = (size_of::<Text>() + size_of::<super::shard::Entry>() + 1) * 3 / 2;
-    (COUNTS + text + ALLOCATOR).next_multiple_of(16) + PLACE
+    (COUNTS + text + ALLOCATOR).next_multiple_of(16)
 }
 
 #[cfg(test)]

@@ -12,14 +12,17 @@
 //! - A lock that a panic has poisoned still works: each change to a shard is complete in itself.
 
 pub mod clock;
+mod entry;
 mod eviction;
+mod index;
 pub mod item;
 mod persistence;
+mod queue;
 mod room;
 mod shard;
 mod slot;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -30,11 +33,11 @@ use crate::stats::{Counter, Stats};
 use clock::{Clock, Expiry, UnixTime};
 pub use item::{Item, Marks};
 pub use room::Draft;
-use shard::Shard;
+use shard::{Hashed, Shard};
 pub use slot::Slot;
 
 /// How many shards. Many, so that a table that grows or is swept keeps few clients waiting for a short
-/// time; a power of two, so that the top bits of a hash choose one.
+/// time.
 const SHARDS: usize = 256;
 
 /// What is done when the memory limit is reached.
@@ -66,10 +69,30 @@ pub struct Limits {
     pub when_full: WhenFull,
 }
 
+/// A shard and its lock.
+#[derive(Debug)]
+struct Bay {
+    shard: RwLock<Shard>,
+    /// The stamp of its oldest item, to be read without the lock: who has the oldest makes room first.
+    oldest: AtomicU64,
+}
+
+impl Bay {
+    /// In place of the stamp: there is no item.
+    const EMPTY: u64 = u64::MAX;
+
+    fn new(hasher: RandomState) -> Self {
+        Bay {
+            shard: RwLock::new(Shard::new(hasher)),
+            oldest: AtomicU64::new(Bay::EMPTY),
+        }
+    }
+}
+
 /// Items by key.
 #[derive(Debug)]
 pub struct Datastore {
-    shards: Box<[RwLock<Shard>]>,
+    bays: Box<[Bay]>,
     hasher: RandomState,
     clock: Clock,
     stats: Arc<Stats>,
@@ -84,8 +107,6 @@ pub struct Datastore {
     last_cas: AtomicU64,
     /// When a delayed flush is due; 0: none is.
     flush_at: AtomicU32,
-    /// The shard that makes room next.
-    hand: AtomicUsize,
     /// Where changes are recorded, if they are.
     log: Option<Aof>,
 }
@@ -93,11 +114,12 @@ pub struct Datastore {
 impl Datastore {
     /// An empty store.
     pub fn new(limits: Limits, stats: Arc<Stats>) -> Self {
+        let hasher = RandomState::new();
         Datastore {
-            shards: std::iter::repeat_with(RwLock::default)
-                .take(SHARDS)
+            bays: std::iter::repeat_with(|| Bay::new(hasher.clone()))
+                .take((limits.memory / (256 << 10)).clamp(1, SHARDS))
                 .collect(),
-            hasher: RandomState::new(),
+            hasher,
             clock: Clock::default(),
             stats,
             limits,
@@ -106,7 +128,6 @@ impl Datastore {
             reserved: AtomicUsize::new(0),
             last_cas: AtomicU64::new(0),
             flush_at: AtomicU32::new(0),
-            hand: AtomicUsize::new(0),
             log: None,
         }
     }
@@ -115,15 +136,16 @@ impl Datastore {
     pub fn get(&self, key: &[u8], bump: Bump) -> Option<Item> {
         self.flush_if_due();
         let now = self.clock.now();
-        let shard = read(self.shard(key));
-        let (text, entry) = shard.get(key)?;
-        if entry.expiry().is_over(now) {
+        let key = Hashed::new(key, &self.hasher);
+        let shard = read(&self.bay(key.hash).shard);
+        let view = shard.get(key)?;
+        if view.entry.expiry().is_over(now) {
             self.stats.add(Counter::GetExpired, 1);
             return None;
         }
-        let item = entry.with(text);
+        let item = view.item(now);
         if bump == Bump::Yes {
-            entry.note(now);
+            view.entry.note(now);
         }
         Some(item)
     }
@@ -152,7 +174,7 @@ impl Datastore {
         }
         let due = time.map(|time| time - 1);
         // The first shard's lock stands for all that a single shard's does not guard.
-        let _first = self.shards.first().map(write);
+        let _first = self.bays.first().map(|bay| write(&bay.shard));
         self.record(|| due.map_or(Record::FlushNever, Record::FlushAt))?;
         self.flush_at.store(due.unwrap_or(0), Relaxed);
         Ok(())
@@ -165,28 +187,28 @@ impl Datastore {
 
     /// How many items there are, and what they are charged in bytes.
     pub fn size(&self) -> (usize, usize) {
-        self.shards.iter().fold((0, 0), |(items, bytes), shard| {
-            let shard = read(shard);
+        self.bays.iter().fold((0, 0), |(items, bytes), bay| {
+            let shard = read(&bay.shard);
             (items + shard.len(), bytes + shard.charge())
         })
     }
 
     /// For how many seconds the item that waits longest has not been read; 0 when there is none.
     pub fn age(&self) -> u32 {
-        let oldest = self.shards.iter().filter_map(|shard| {
-            let shard = read(shard);
-            shard.entries().map(|(_, entry)| entry.last_access()).min()
+        let now = self.clock.now();
+        let oldest = self.bays.iter().filter_map(|bay| {
+            let shard = read(&bay.shard);
+            let last = shard.items().map(|view| view.entry.last_access(now));
+            last.min()
         });
-        oldest
-            .min()
-            .map_or(0, |last| self.clock.now().saturating_sub(last))
+        oldest.min().map_or(0, |last| now.saturating_sub(last))
     }
 
     /// Every item, a shard at a time: each shard as it is when its turn comes.
     pub fn snapshot(&self) -> impl Iterator<Item = Vec<Item>> {
         self.flush_if_due();
         let now = self.clock.now();
-        self.shards.iter().map(move |shard| read(shard).live(now))
+        self.bays.iter().map(move |bay| read(&bay.shard).live(now))
     }
 
     /// What all items may take together, in bytes.
@@ -212,7 +234,7 @@ impl Datastore {
     /// Removes every item; with a time, only if a flush is still pending for just this time.
     fn remove_everything(&self, due: Option<UnixTime>) -> Result<(), ProtocolError> {
         // All shards are locked before the first is emptied: a flush is one moment for everybody.
-        let mut shards: Vec<_> = self.shards.iter().map(write).collect();
+        let mut shards: Vec<_> = self.bays.iter().map(|bay| write(&bay.shard)).collect();
         if due.is_some_and(|due| self.flush_at.load(Relaxed) != due) {
             return Ok(());
         }
@@ -220,7 +242,7 @@ impl Datastore {
         self.flush_at.store(0, Relaxed);
         let emptied: Vec<Shard> = shards
             .iter_mut()
-            .map(|shard| std::mem::take(&mut **shard))
+            .map(|shard| std::mem::replace(&mut **shard, Shard::new(self.hasher.clone())))
             .collect();
         self.used
             .fetch_sub(emptied.iter().map(Shard::charge).sum(), Relaxed);
@@ -230,11 +252,20 @@ impl Datastore {
         Ok(())
     }
 
-    fn shard(&self, key: &[u8]) -> &RwLock<Shard> {
-        // The top bits: the table uses the others.
-        let shard = self.hasher.hash_one(key) >> (u64::BITS - SHARDS.ilog2());
-        #[allow(clippy::indexing_slicing)] // So many bits cannot be more than SHARDS - 1.
-        &self.shards[shard as usize]
+    /// Where keys of this hash belong.
+    ///
+    /// Shards have unequal shares of the keys: the largest has twice as many as the smallest, and the others
+    /// lie evenly between them. A table doubles when it is full, so with equal shards all of them would double
+    /// at the same time, and be half empty afterwards. These double one after the other, and taken together
+    /// they are as full as ever.
+    fn bay(&self, hash: u64) -> &Bay {
+        // Fractions of 2^16. Even steps of the logarithm are even steps of a factor; log2(1 + x) is about
+        // x + 0.343 x (1 - x), which is right to a hundredth.
+        const ONE: u64 = 1 << 16;
+        let x = hash >> (u64::BITS - ONE.ilog2());
+        let logarithm = x + x * (ONE - x) / ONE * 22_479 / ONE;
+        #[allow(clippy::indexing_slicing)] // It is less than ONE.
+        &self.bays[logarithm as usize * self.bays.len() / ONE as usize]
     }
 
     fn new_cas(&self) -> u64 {

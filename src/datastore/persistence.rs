@@ -16,6 +16,9 @@ use crate::trace;
 /// that was given out, so that there is always a next one.
 const CHOSEN: u64 = 1 << 62;
 
+/// What a shard may take, in bytes, for chunks of which little is used.
+const BEGUN: usize = 16 << 10;
+
 impl Datastore {
     /// Replays an append-only file into this store, which must be empty, and records every change in it
     /// from now on. `stopping` is asked now and then whether to leave off.
@@ -34,13 +37,15 @@ impl Datastore {
             |record| self.apply(record, &mut flush_at),
             &stopping,
         )?;
-        self.fit(self.memory_limit());
+        // Items lie otherwise in memory than they did, and what they take differs by a little. What was there is to
+        // be there again; the next writes evict what is too much.
+        self.fit(self.memory_limit() / 16 * 17 + BEGUN);
         let forgotten = self.stats.get(Counter::Evictions);
         self.stats.reset();
         log.set_base(
-            self.shards
+            self.bays
                 .iter()
-                .map(|shard| read(shard).size_of_records())
+                .map(|bay| read(&bay.shard).size_of_records())
                 .sum(),
         );
         self.log = Some(log);
@@ -75,10 +80,10 @@ impl Datastore {
             }
             Record::Put(item) => {
                 given_out(item.cas);
-                let (text, cas) = (item.text.clone(), Some(item.cas));
-                let stored = self.slot_in_replay(text.key()).put(item, cas).map(drop);
+                let (key, cas) = (item.key().to_vec(), Some(item.cas));
+                let stored = self.slot_in_replay(&key).put(item, cas).map(drop);
                 let evicts = self.limits.when_full == WhenFull::Evict;
-                if evicts && self.used.load(Relaxed) > 2 * self.memory_limit() {
+                if evicts && self.used.load(Relaxed) > 2 * self.memory_limit() + BEGUN {
                     self.fit(self.memory_limit());
                 }
                 stored
@@ -112,9 +117,8 @@ impl Datastore {
     /// `-M`, what was stored stays.
     fn fit(&self, bytes: usize) {
         self.sweep();
-        while self.limits.when_full == WhenFull::Evict && self.used.load(Relaxed) > bytes {
-            let _ = self.make_room();
-        }
+        let evicts = self.limits.when_full == WhenFull::Evict;
+        while evicts && self.used.load(Relaxed) > bytes && self.make_room() == Ok(true) {}
     }
 
     /// Records a change. To be called with the changed key's shard locked, before the change is made.
@@ -127,19 +131,6 @@ impl Datastore {
     ) -> Result<(), ProtocolError> {
         match &self.log {
             Some(log) => log.append(&record()).map_err(|_| ProtocolError::LogFailed),
-            None => Ok(()),
-        }
-    }
-
-    /// Records several changes, all of them or none.
-    ///
-    /// # Errors
-    /// As [`Datastore::record`].
-    pub(super) fn record_all(&self, records: &[Record<'_>]) -> Result<(), ProtocolError> {
-        match &self.log {
-            Some(log) => log
-                .append_all(records)
-                .map_err(|_| ProtocolError::LogFailed),
             None => Ok(()),
         }
     }
@@ -182,12 +173,12 @@ impl Datastore {
         let Some(log) = &self.log else { return Ok(()) };
         let rewrite = || {
             log.begin_rewrite(|| self.last_cas.load(Relaxed))?;
-            for (number, shard) in self.shards.iter().enumerate() {
+            for (number, bay) in self.bays.iter().enumerate() {
                 if stopping() {
                     return Err(io::Error::other("the server stops"));
                 }
                 // Locked until its records are in the new file: its next change comes behind them.
-                let shard = read(shard);
+                let shard = read(&bay.shard);
                 let mut records: Vec<_> = shard
                     .live(self.clock.now())
                     .into_iter()

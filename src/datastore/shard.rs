@@ -1,149 +1,178 @@
-//! One shard of the store: a table of items behind its own lock, so that clients of different keys
-//! seldom wait for each other.
+//! One shard of the store: items behind their own lock, so that clients of different keys seldom wait for each
+//! other.
+//!
+//! Invariants: an item stands in one of the two queues, and the index knows where; nothing else stands there.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::hash::{BuildHasher, RandomState};
 
 use super::clock::{Expiry, UnixTime};
-use super::item::{Item, Marks, Text};
+use super::entry::{Entry, View};
+use super::index::{Index, Part, Place, Tag};
+use super::item::{Item, Marks};
+use super::queue::Queue;
 
-/// A table of items. std's default hasher has random keys: no client can choose keys that collide.
-#[derive(Debug, Default)]
+/// A key with its hash, which says in which shard it is and where it stands there.
+#[derive(Debug, Clone, Copy)]
+pub struct Hashed<'k> {
+    pub key: &'k [u8],
+    pub hash: u64,
+}
+
+impl<'k> Hashed<'k> {
+    /// Hashes a key. std's hasher has a random secret: no client can choose keys that collide.
+    pub fn new(key: &'k [u8], hasher: &RandomState) -> Self {
+        let hash = hasher.hash_one(key);
+        Hashed { key, hash }
+    }
+
+    /// The lower half of the hash; the shard is chosen by the upper one.
+    fn tag(self) -> Tag {
+        self.hash as Tag
+    }
+}
+
+/// Items of a share of all keys.
+#[derive(Debug)]
 pub struct Shard {
-    items: HashMap<Text, Entry>,
-    /// What all its items are charged together, in bytes.
-    charge: usize,
+    index: Index,
+    probation: Queue,
+    main: Queue,
+    hasher: RandomState,
     /// No item ends before this (`None`: none ever ends): a sweep with nothing to do costs one look.
     next_expiry: Option<UnixTime>,
-    /// How often an item has taken a place at the end of the queue of those to be evicted.
-    turns: u32,
-}
-
-/// An item without its text. Readers hold the lock with others, so what they note is atomic.
-#[derive(Debug)]
-pub struct Entry {
-    cas: u64,
-    flags: u32,
-    expiry: Expiry,
-    marks: Marks,
-    fetched: AtomicBool,
-    visited: AtomicBool,
-    last_access: AtomicU32,
-    /// Its place in the queue: the count of turns when it took it.
-    turn: u32,
-}
-
-impl Entry {
-    fn new(item: &Item, now: UnixTime, turn: u32) -> Self {
-        Entry {
-            cas: item.cas,
-            flags: item.flags,
-            expiry: item.expiry,
-            marks: item.marks,
-            fetched: AtomicBool::new(item.fetched),
-            visited: AtomicBool::new(false),
-            last_access: AtomicU32::new(now),
-            turn,
-        }
-    }
-
-    /// The item with its text.
-    pub fn with(&self, text: &Text) -> Item {
-        Item {
-            text: text.clone(),
-            flags: self.flags,
-            expiry: self.expiry,
-            cas: self.cas,
-            marks: self.marks,
-            last_access: self.last_access(),
-            fetched: self.fetched(),
-        }
-    }
-
-    /// When it ends.
-    pub fn expiry(&self) -> Expiry {
-        self.expiry
-    }
-
-    /// When it was last read, or stored.
-    pub fn last_access(&self) -> UnixTime {
-        self.last_access.load(Relaxed)
-    }
-
-    /// Whether it was ever read.
-    pub fn fetched(&self) -> bool {
-        self.fetched.load(Relaxed)
-    }
-
-    /// Whether it was read since it took that place.
-    pub fn visited(&self) -> bool {
-        self.visited.load(Relaxed)
-    }
-
-    /// Notes that it was read.
-    pub fn note(&self, now: UnixTime) {
-        if !self.visited() {
-            self.visited.store(true, Relaxed);
-        }
-        // Written only when it changes, so that the readers of a popular item share its cache line.
-        if self.last_access() != now {
-            self.last_access.store(now, Relaxed);
-        }
-        if !self.fetched() {
-            self.fetched.store(true, Relaxed);
-        }
-    }
+    /// How often somebody had to make room.
+    evictions: u32,
+    /// Where the oldest item stands, and its stamp.
+    oldest: Option<(Place, u32)>,
 }
 
 impl Shard {
+    /// An empty shard of a store that hashes its keys so.
+    pub fn new(hasher: RandomState) -> Self {
+        Shard {
+            index: Index::default(),
+            probation: Queue::default(),
+            main: Queue::default(),
+            hasher,
+            next_expiry: None,
+            evictions: 0,
+            oldest: None,
+        }
+    }
+
     /// What is kept under a key, expired or not.
-    pub fn get(&self, key: &[u8]) -> Option<(&Text, &Entry)> {
-        self.items.get_key_value(key)
+    pub fn get(&self, key: Hashed<'_>) -> Option<View<'_>> {
+        self.view(self.place(key)?)
     }
 
-    /// Stores an item as new, in place of what its key held.
-    pub fn put(&mut self, item: Item, now: UnixTime) {
-        // `insert` alone would keep the old text: to the table it is an equal key.
-        self.remove(item.key());
-        self.charge += item.text.charge();
+    /// Stores an item under its key, which has this hash: at the end of the queue where the old one stood, or else
+    /// of the one for new items. `stamp` counts the stores of all shards.
+    pub fn put(&mut self, hash: u64, item: Item, now: UnixTime, stamp: u32) {
         self.expect(item.expiry);
-        let turn = self.next_turn();
-        let entry = Entry::new(&item, now, turn);
-        self.items.insert(item.text, entry);
+        let key = Hashed {
+            key: item.key(),
+            hash,
+        };
+        let (old, tag) = (self.place(key), key.tag());
+        let part = old.map_or(Part::Probation, Place::part);
+        let number = self.queue_mut(part).push(Entry::new(item, now, stamp));
+        let place = Place::new(part, number);
+        match old {
+            None => self.index.insert(tag, place),
+            Some(old) => {
+                self.index.relocate(tag, old, place);
+                self.queue_mut(part).remove(old.number());
+                self.tidy();
+            }
+        }
     }
 
-    /// Changes what is kept under a key beside the text.
-    pub fn update(&mut self, key: &[u8], expiry: Expiry, cas: u64, marks: Marks) {
-        if let Some(entry) = self.items.get_mut(key) {
-            (entry.expiry, entry.cas, entry.marks) = (expiry, cas, marks);
+    /// Changes what is kept under a key beside its content.
+    pub fn update(&mut self, key: Hashed<'_>, expiry: Expiry, cas: u64, marks: Marks) {
+        if let Some(place) = self.place(key) {
+            let queue = self.queue_mut(place.part());
+            queue.update(place.number(), expiry, cas, marks);
             self.expect(expiry);
         }
     }
 
-    /// Lets an item that was visited take a place at the end of the queue, not visited.
-    pub fn requeue(&mut self, key: &[u8]) {
-        let turn = self.next_turn();
-        if let Some(entry) = self.items.get_mut(key) {
-            entry.turn = turn;
-            *entry.visited.get_mut() = false;
-        }
-    }
-
-    /// How long ago an item took its place in the queue, in turns.
-    pub fn age(&self, entry: &Entry) -> u32 {
-        self.turns.wrapping_sub(entry.turn)
-    }
-
-    fn next_turn(&mut self) -> u32 {
-        self.turns = self.turns.wrapping_add(1);
-        self.turns
-    }
-
     /// Removes what a key holds.
-    pub fn remove(&mut self, key: &[u8]) {
-        if let Some((text, _)) = self.items.remove_entry(key) {
-            self.charge -= text.charge();
+    pub fn remove(&mut self, key: Hashed<'_>) {
+        if let Some(place) = self.place(key) {
+            self.queue_mut(place.part()).remove(place.number());
+            self.index.remove(key.tag(), place);
+            self.tidy();
         }
+    }
+
+    /// Removes every item for which `goes` says so.
+    pub fn remove_where(&mut self, mut goes: impl FnMut(&Entry) -> bool) {
+        let mut next_expiry = None;
+        let mut goes = |entry: &Entry| {
+            let goes = goes(entry);
+            if !goes {
+                next_expiry = earlier(next_expiry, entry.expiry());
+            }
+            goes
+        };
+        self.probation.remove_where(&mut goes);
+        self.main.remove_where(&mut goes);
+        self.next_expiry = next_expiry;
+        let (probation, main) = (&self.probation, &self.main);
+        self.index.retain(|place| match place.part() {
+            Part::Probation => probation.get(place.number()).is_some(),
+            Part::Main => main.get(place.number()).is_some(),
+        });
+        self.tidy();
+    }
+
+    /// Who is first in a queue.
+    pub fn front(&self, part: Part) -> Option<View<'_>> {
+        self.queue(part).front().map(|(_, view)| view)
+    }
+
+    /// Lets the first in a queue take a place at the end of the main queue, not visited.
+    pub fn spare_front(&mut self, part: Part) {
+        let Some((number, view)) = self.queue(part).front() else {
+            return;
+        };
+        let tag = Hashed::new(view.key(), &self.hasher).tag();
+        if let Some(mut entry) = self.queue_mut(part).take(number) {
+            entry.set_unvisited();
+            let (from, to) = (Place::new(part, number), self.main.push(entry));
+            self.index.relocate(tag, from, Place::new(Part::Main, to));
+            self.tidy();
+        }
+    }
+
+    /// Removes the first in a queue.
+    pub fn remove_front(&mut self, part: Part) {
+        if let Some((number, view)) = self.queue(part).front() {
+            let tag = Hashed::new(view.key(), &self.hasher).tag();
+            self.index.remove(tag, Place::new(part, number));
+            self.queue_mut(part).remove(number);
+            self.tidy();
+        }
+    }
+
+    /// Counts how often somebody has to make room.
+    pub fn count_eviction(&mut self) -> u32 {
+        self.evictions = self.evictions.wrapping_add(1);
+        self.evictions
+    }
+
+    /// The stamp of the item that came first; of those in the main queue if all are there.
+    pub fn oldest(&mut self) -> Option<u32> {
+        let front = |part| {
+            let (number, view) = self.queue(part).front()?;
+            Some((Place::new(part, number), view))
+        };
+        self.oldest = match front(Part::Probation).or_else(|| front(Part::Main)) {
+            // Known already: its text lies somewhere far away in memory.
+            Some((place, _)) if self.oldest.is_some_and(|(known, _)| known == place) => self.oldest,
+            front => front.map(|(place, view)| (place, view.stamp())),
+        };
+        self.oldest.map(|(_, stamp)| stamp)
     }
 
     /// Whether an item may have expired.
@@ -151,60 +180,73 @@ impl Shard {
         self.next_expiry.is_some_and(|end| end <= now)
     }
 
-    /// Removes every item for which `goes` says so.
-    pub fn remove_where(&mut self, mut goes: impl FnMut(&Entry) -> bool) {
-        let mut next_expiry = None;
-        self.items.retain(|text, entry| {
-            if goes(entry) {
-                self.charge -= text.charge();
-                return false;
-            }
-            next_expiry = earlier(next_expiry, entry.expiry);
-            true
-        });
-        self.next_expiry = next_expiry;
-        self.shrink();
-    }
-
-    /// Lets a table that has emptied give its memory back, but not so eagerly that it grows again at once.
-    pub fn shrink(&mut self) {
-        if self.items.capacity() > 8 * self.items.len().max(16) {
-            self.items.shrink_to(2 * self.items.len());
-        }
-    }
-
-    /// Every item, expired or not.
-    pub fn entries(&self) -> impl Iterator<Item = (&Text, &Entry)> {
-        self.items.iter()
+    /// Every item, expired or not, in the order of the queues: new ones first.
+    pub fn items(&self) -> impl Iterator<Item = View<'_>> {
+        self.probation.iter().chain(self.main.iter())
     }
 
     /// About how many bytes of log would say what is here.
     pub fn size_of_records(&self) -> u64 {
         // Beside key and value: verb, numbers and checksums.
         const LINE: usize = 48;
-        self.items
-            .keys()
-            .map(|text| (text.len() + LINE) as u64)
+        self.items()
+            .map(|view| (view.bytes().len() + LINE) as u64)
             .sum()
     }
 
     /// Every item that has not expired.
     pub fn live(&self, now: UnixTime) -> Vec<Item> {
         let live = self
-            .items
-            .iter()
-            .filter(|(_, entry)| !entry.expiry.is_over(now));
-        live.map(|(text, entry)| entry.with(text)).collect()
+            .items()
+            .filter(|view| !view.entry.expiry().is_over(now));
+        live.map(|view| view.item(now)).collect()
     }
 
-    /// What all items are charged together, in bytes.
+    /// How much memory it all takes, in bytes: the queues with the texts, and the index.
     pub fn charge(&self) -> usize {
-        self.charge
+        self.probation.size() + self.main.size() + self.index.size()
     }
 
     /// How many items there are, those included that have expired and not been swept yet.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.probation.len() + self.main.len()
+    }
+
+    /// How many items are in a queue.
+    pub fn len_of(&self, part: Part) -> usize {
+        self.queue(part).len()
+    }
+
+    fn place(&self, key: Hashed<'_>) -> Option<Place> {
+        let is_it = |place| self.view(place).is_some_and(|view| view.key() == key.key);
+        self.index.find(key.tag(), is_it)
+    }
+
+    fn view(&self, place: Place) -> Option<View<'_>> {
+        self.queue(place.part()).get(place.number())
+    }
+
+    fn queue(&self, part: Part) -> &Queue {
+        match part {
+            Part::Probation => &self.probation,
+            Part::Main => &self.main,
+        }
+    }
+
+    fn queue_mut(&mut self, part: Part) -> &mut Queue {
+        match part {
+            Part::Probation => &mut self.probation,
+            Part::Main => &mut self.main,
+        }
+    }
+
+    /// Gives memory back where much has gone. So often as something goes, so little there is to do on average.
+    fn tidy(&mut self) {
+        let index = &mut self.index;
+        self.probation
+            .tidy(|new| index.renumber(Part::Probation, new));
+        self.main.tidy(|new| index.renumber(Part::Main, new));
+        self.index.tidy();
     }
 
     fn expect(&mut self, expiry: Expiry) {
@@ -229,47 +271,62 @@ mod tests {
         Expiry::new(Exptime::After(seconds), 100)
     }
 
-    #[test]
-    fn storing_replaces_the_whole_item_and_not_only_what_the_table_calls_its_value() {
-        let mut shard = Shard::default();
-        shard.put(item("k", "old", Expiry::NEVER), 1);
-        shard.put(item("k", "new", Expiry::NEVER), 1);
-        assert_eq!(
-            shard
-                .get(b"k")
-                .map(|(text, entry)| entry.with(text))
-                .expect("there is one")
-                .value(),
-            b"new"
-        );
-        assert_eq!(shard.len(), 1);
+    /// All keys have the same hash here.
+    fn hashed(key: &str) -> Hashed<'_> {
+        Hashed {
+            key: key.as_bytes(),
+            hash: 7,
+        }
+    }
+
+    fn put(shard: &mut Shard, key: &str, value: &str, expiry: Expiry) {
+        shard.put(hashed(key).hash, item(key, value, expiry), 100, 0);
+    }
+
+    fn value(shard: &Shard, key: &str) -> Option<String> {
+        let item = shard.get(hashed(key))?.item(100);
+        Some(String::from_utf8_lossy(item.value()).into_owned())
     }
 
     #[test]
-    fn the_charge_is_that_of_the_items_that_are_there() {
-        let mut shard = Shard::default();
-        let (small, large) = (
-            item("k", "v", Expiry::NEVER),
-            item("k", &"v".repeat(1000), Expiry::NEVER),
-        );
-        shard.put(small.clone(), 1);
-        assert_eq!(shard.charge(), small.text.charge());
-        shard.put(large.clone(), 1);
-        shard.update(b"k", ends(1), 1, Marks::default());
-        assert_eq!(shard.charge(), large.text.charge());
-        shard.put(item("other", "", Expiry::NEVER), 1);
-        shard.remove(b"k");
+    fn a_key_holds_what_was_stored_last_also_beside_others_of_the_same_hash() {
+        let mut shard = Shard::new(RandomState::new());
+        for (key, value) in [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")] {
+            put(&mut shard, key, value, Expiry::NEVER);
+        }
+        assert_eq!(value(&shard, "a"), Some("3".into()));
+        shard.remove(hashed("a"));
+        shard.remove(hashed("a"));
+        assert_eq!(value(&shard, "a"), None);
+        assert_eq!(value(&shard, "b"), Some("2".into()));
+        assert_eq!((value(&shard, "c"), shard.len()), (Some("4".into()), 2));
+    }
+
+    #[test]
+    fn the_charge_is_what_the_items_take_and_nothing_when_there_are_none() {
+        let mut shard = Shard::new(RandomState::new());
+        put(&mut shard, "k", "v", Expiry::NEVER);
+        let small = shard.charge();
+        put(&mut shard, "k", &"v".repeat(1000), Expiry::NEVER);
+        shard.update(hashed("k"), ends(1), 1, Marks::default());
+        assert!(shard.charge() > small + 1000);
+        (0..1000).for_each(|n| put(&mut shard, &n.to_string(), "v", Expiry::NEVER));
+        for n in 0..1000 {
+            put(&mut shard, &n.to_string(), "another", Expiry::NEVER);
+            shard.remove(hashed(&(n / 2).to_string()));
+        }
+        assert!(shard.charge() > 500 * 16);
         shard.remove_where(|_| true);
         assert_eq!(shard.charge(), 0);
     }
 
     #[test]
     fn the_next_expiry_is_known_without_looking_at_the_items() {
-        let mut shard = Shard::default();
-        shard.put(item("forever", "", Expiry::NEVER), 100);
+        let mut shard = Shard::new(RandomState::new());
+        put(&mut shard, "forever", "", Expiry::NEVER);
         assert!(!shard.has_expired(UnixTime::MAX));
-        shard.put(item("late", "", ends(20)), 100);
-        shard.put(item("soon", "", ends(10)), 100);
+        put(&mut shard, "late", "", ends(20));
+        put(&mut shard, "soon", "", ends(10));
         assert!(!shard.has_expired(109) && shard.has_expired(110));
         shard.remove_where(|entry| entry.expiry().is_over(110));
         assert_eq!(shard.len(), 2);

@@ -1,15 +1,16 @@
 //! A key, held for writing: how a command changes what the store holds.
 //!
-//! Invariant: every change but who has won or read an item is recorded before it is made, and both happen while the shard is locked. So
-//! the order of the log is the order of the store, key by key, and what the log refuses has not happened.
+//! Invariant: every change but who has won or read an item is recorded before it is made, and both happen while
+//! the shard is locked. So the order of the log is the order of the store, key by key, and what the log refuses
+//! has not happened.
 
-use std::sync::RwLockWriteGuard;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::Datastore;
 use super::clock::{Expiry, UnixTime};
 use super::item::{Item, Marks};
-use super::shard::Shard;
-use super::{Datastore, write};
+use super::room::Held;
+use super::shard::Hashed;
 use crate::aof::record::Record;
 use crate::protocol::ProtocolError;
 
@@ -17,9 +18,11 @@ use crate::protocol::ProtocolError;
 #[derive(Debug)]
 pub struct Slot<'s> {
     store: &'s Datastore,
-    shard: RwLockWriteGuard<'s, Shard>,
-    key: &'s [u8],
+    shard: Held<'s>,
+    key: Hashed<'s>,
     now: UnixTime,
+    /// Whoever ends up to here has expired.
+    expired_by: UnixTime,
 }
 
 impl Datastore {
@@ -28,7 +31,8 @@ impl Datastore {
     pub fn slot<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
         // A flush that is due comes first, while no lock is held.
         self.flush_if_due();
-        let shard = write(self.shard(key));
+        let key = Hashed::new(key, &self.hasher);
+        let shard = self.hold(self.bay(key.hash));
         // The time is that of holding the lock, not of waiting for it: what has expired for one must not be
         // alive for the next.
         let now = self.clock.now();
@@ -37,17 +41,19 @@ impl Datastore {
             shard,
             key,
             now,
+            expired_by: now,
         }
     }
 
     /// The same while a log is replayed: nothing has expired.
     pub(super) fn slot_in_replay<'s>(&'s self, key: &'s [u8]) -> Slot<'s> {
-        let shard = write(self.shard(key));
+        let key = Hashed::new(key, &self.hasher);
         Slot {
             store: self,
-            shard,
+            shard: self.hold(self.bay(key.hash)),
             key,
-            now: 0,
+            now: self.clock.now(),
+            expired_by: 0,
         }
     }
 }
@@ -55,8 +61,8 @@ impl Datastore {
 impl Slot<'_> {
     /// The item that the key holds; one that has expired is none.
     pub fn item(&self) -> Option<Item> {
-        let (text, entry) = self.shard.get(self.key)?;
-        (!entry.expiry().is_over(self.now)).then(|| entry.with(text))
+        let view = self.shard.get(self.key)?;
+        (!view.entry.expiry().is_over(self.expired_by)).then(|| view.item(self.now))
     }
 
     /// The time at which the key was taken hold of.
@@ -70,18 +76,19 @@ impl Slot<'_> {
     /// # Errors
     /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> Result<u64, ProtocolError> {
-        debug_assert_eq!(item.key(), self.key);
+        debug_assert_eq!(item.key(), self.key.key);
         let cas = cas.unwrap_or_else(|| self.store.new_cas());
         let now = self.now;
         item.cas = cas;
         self.store.record(|| match item.expiry.is_over(now) {
             false => Record::Put(item.clone()),
             true => Record::Remove {
-                key: self.key.into(),
+                key: self.key.key.into(),
                 cas: Some(cas),
             },
         })?;
-        self.change(|shard, _| shard.put(item, now));
+        let stamp = self.store.last_cas.load(Relaxed) as u32;
+        self.shard.put(self.key.hash, item, now, stamp);
         Ok(cas)
     }
 
@@ -93,7 +100,7 @@ impl Slot<'_> {
         let Some(Item { cas, marks, .. }) = self.item() else {
             return Ok(());
         };
-        let key = self.key.into();
+        let key = self.key.key.into();
         self.store.record(|| match expiry.is_over(self.now) {
             false => Record::Touch { key, expiry },
             true => Record::Remove { key, cas: None },
@@ -108,8 +115,8 @@ impl Slot<'_> {
             cas, expiry, marks, ..
         }) = self.item()
         {
-            self.shard
-                .update(self.key, expiry, cas, Marks { won: true, ..marks });
+            let marks = Marks { won: true, ..marks };
+            self.shard.update(self.key, expiry, cas, marks);
         }
     }
 
@@ -123,7 +130,7 @@ impl Slot<'_> {
             return Ok(());
         };
         let cas = cas.unwrap_or_else(|| self.store.new_cas());
-        let key = self.key.into();
+        let key = self.key.key.into();
         self.store.record(|| match expiry.is_over(self.now) {
             false => Record::Stale { key, expiry, cas },
             true => Record::Remove {
@@ -131,23 +138,19 @@ impl Slot<'_> {
                 cas: Some(cas),
             },
         })?;
-        self.shard.update(
-            self.key,
-            expiry,
-            cas,
-            Marks {
-                stale: true,
-                won: false,
-                ..marks
-            },
-        );
+        let marks = Marks {
+            stale: true,
+            won: false,
+            ..marks
+        };
+        self.shard.update(self.key, expiry, cas, marks);
         Ok(())
     }
 
     /// Notes that the item was read.
     pub fn note(&self) {
-        if let Some((_, entry)) = self.shard.get(self.key) {
-            entry.note(self.now);
+        if let Some(view) = self.shard.get(self.key) {
+            view.entry.note(self.now);
         }
     }
 
@@ -158,21 +161,11 @@ impl Slot<'_> {
     pub fn remove(&mut self) -> Result<(), ProtocolError> {
         if self.item().is_some() {
             self.store.record(|| Record::Remove {
-                key: self.key.into(),
+                key: self.key.key.into(),
                 cas: None,
             })?;
         }
-        self.change(Shard::remove);
+        self.shard.remove(self.key);
         Ok(())
-    }
-
-    /// Every change of what the shard takes goes through here, so that the store's account stays right.
-    fn change(&mut self, change: impl FnOnce(&mut Shard, &[u8])) {
-        let before = self.shard.charge();
-        change(&mut self.shard, self.key);
-        // Wrapping: the difference may be negative, and added to the whole it comes out right.
-        self.store
-            .used
-            .fetch_add(self.shard.charge().wrapping_sub(before), Relaxed);
     }
 }

@@ -121,7 +121,7 @@ impl Response<'_> {
             Response::Value(item, with_cas) => {
                 out.write_all(b"VALUE ")?;
                 out.write_all(item.key())?;
-                write!(out, " {} {}", item.flags, item.value().len())?;
+                write!(out, " {} {}", item.flags(), item.value().len())?;
                 if *with_cas == WithCas::Yes {
                     write!(out, " {}", item.cas)?;
                 }
@@ -172,7 +172,7 @@ impl Response<'_> {
                     yes(item.fetched)
                 )?;
                 // The line ends just so in memcached.
-                writeln!(out, "cls=1 size={} flags={} ", size(item), item.flags)
+                writeln!(out, "cls=1 size={} flags={} ", size(item), item.flags())
             }
             Response::Error(error) => write!(out, "{error}\r\n"),
         }
@@ -235,7 +235,7 @@ fn yes(yes: bool) -> &'static str {
 }
 
 fn size(item: &Item) -> usize {
-    Item::size_in_memcached(item.key(), item.flags, item.value().len())
+    Item::size_in_memcached(item.key(), item.flags(), item.value().len())
 }
 
 #[cfg(test)]

@@ -232,7 +232,7 @@ impl Memory {
             .map(|item| {
                 let held = Held {
                     value: text(item.value()),
-                    flags: item.flags,
+                    flags: item.flags(),
                     cas: item.cas,
                     ends: item.expiry.time(),
                     stale: item.marks.stale,
