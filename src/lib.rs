@@ -17,7 +17,7 @@
 //! | [`aof`]             |                         | the append-only file: records, replay, rewrite           |
 //!
 //! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
-//! (`-v` and `-vv`: the conversation on standard error, explained).
+//! (`-v` and `-vv`: the conversation on standard error, explained), [`heap`] (how memory is allocated).
 //!
 //! Calls run one way: `connection` -> `command` -> `datastore` -> `aof`. `protocol` knows nothing of
 //! sockets, threads or the store; `serialization` and `aof` know of the store only what an
@@ -68,7 +68,8 @@
 //!    the store: a value leaves the lock as a cheap clone ([`datastore`]).
 //! 5. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
 //!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::draft`]).
-//! 6. **Memory stays within `-m`**: room is reserved before it is taken ([`datastore`], `room.rs`).
+//! 6. **Memory is counted as it really is, and stays within `-m`**: room is reserved before it is taken
+//!    ([`datastore`], `room.rs`), and the charge is that of what is allocated (`queue.rs`, `index.rs`).
 //! 7. **A broken request costs its own answer and nothing else.** The next command on that connection
 //!    is understood ([`protocol::Parsed::data_block`]); only a line without end and a browser's are hung up
 //!    on, and data whose length cannot be read is read as commands.

@@ -31,7 +31,7 @@ fn run() -> Result<(), String> {
             return Ok(());
         }
     };
-    heap::set_up();
+    heap::use_one();
     for note in &config.notes {
         trace::tell(format_args!("rustmemc: note: {note}"));
     }

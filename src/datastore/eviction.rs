@@ -13,10 +13,25 @@
 //!
 //! # Why this one
 //!
-//! The share of hits, in per cent, of a read-through cache with room for 126,000 of a million keys, which is
-//! about what `-m 24` has, on three kinds of traces: popularity that stays (Zipf, 0.99), the same with scans of
-//! keys that never return, and popularity that shifts. `cargo bench --bench hits -- --simulate` makes this table.
+//! The share of hits, in per cent, of a read-through cache with room for 131,000 of a million keys, on three kinds
+//! of traces: popularity that stays as it is (Zipf, 0.99), the same with scans of keys that never return, and
+//! popularity that shifts. `cargo bench --bench hits -- --simulate` makes this table:
 //!
+//! | algorithm                                | stable |  scans | shifts |
+//! |------------------------------------------|--------|--------|--------|
+//! | FIFO                                     |  75.39 |  55.88 |  73.67 |
+//! | LRU                                      |  78.03 |  58.52 |  73.92 |
+//! | CLOCK (FIFO with a second chance)        |  78.55 |  59.35 |  73.67 |
+//! | SIEVE (Zhang et al., NSDI 2024)          |  79.58 |  61.31 |  68.08 |
+//! | S3-FIFO (Yang et al., SOSP 2023)         |  79.31 |  60.97 |  71.38 |
+//! | S3-FIFO, half of it for new ones         |  78.94 |  61.51 |  73.16 |
+//! | CAR (Bansal and Modha, FAST 2004), close |  79.15 |  61.36 |  73.62 |
+//! | **this one**                             |  79.01 |  60.57 |  73.49 |
+//! | memcached 1.6.45, measured, 131,064 keys |  78.49 |  59.37 |  73.17 |
+//!
+//! SIEVE and S3-FIFO keep what was popular long after it is not any more. S3-FIFO and CAR also remember keys that
+//! are gone, and what that takes is taken from the items. In as much memory the server itself holds 143,000 of
+//! these items, for 79.66, 61.08 and 73.85 per cent.
 
 use super::clock::UnixTime;
 use super::entry::View;

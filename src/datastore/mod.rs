@@ -5,6 +5,11 @@
 //! shard's write lock, looks, decides and changes, and nobody comes in between. What a command means is
 //! not known here.
 //!
+//! To be read in this order: `item.rs` (what a key holds), `shard.rs` (a share of the items: an `index.rs`, which is
+//! the `HashMap`, and two of `queue.rs`, where the items stand, each as an `entry.rs`), `slot.rs` (how a change is
+//! made), `room.rs` and `eviction.rs` (what happens when memory is used up), `persistence.rs` (the store and its
+//! log).
+//!
 //! Invariants:
 //! - Nothing here ever waits for a network: no lock is held once a method has returned, but for the one
 //!   in a `Slot`, and a `Slot` has no way to a socket.
@@ -36,9 +41,12 @@ pub use room::Draft;
 use shard::{Hashed, Shard};
 pub use slot::Slot;
 
-/// How many shards. Many, so that a table that grows or is swept keeps few clients waiting for a short
-/// time.
+/// How many shards at the most. Many, so that a table that grows or is swept keeps few clients waiting for a short
+/// time, …
 const SHARDS: usize = 256;
+
+/// … but none for less than so many bytes of the memory limit: each has chunks and tables of which it needs only part.
+const SHARE: usize = 256 << 10;
 
 /// What is done when the memory limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +125,7 @@ impl Datastore {
         let hasher = RandomState::new();
         Datastore {
             bays: std::iter::repeat_with(|| Bay::new(hasher.clone()))
-                .take((limits.memory / (256 << 10)).clamp(1, SHARDS))
+                .take((limits.memory / SHARE).clamp(1, SHARDS))
                 .collect(),
             hasher,
             clock: Clock::default(),

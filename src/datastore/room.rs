@@ -1,9 +1,9 @@
 //! Memory: what is spoken for, what is used, and how room is made.
 //!
-//! Invariant: items and reservations together stay within `-m`, but for a few bytes by which a number
-//! grows. Room is reserved before anything is allocated, by evicting if need be, and while no lock is
+//! Invariant: items and reservations together stay within `-m`, but for what a number takes that grows, or a chunk
+//! or a table that a shard begins: then the next write makes room for that too. Room is reserved before anything is allocated, by evicting if need be, and while no lock is
 //! held. (Where the limit is lowered while running, or `-M` meets a log that holds more, what is there
-//! stays until it is evicted or removed.)
+//! stays until it is evicted or removed. After a start, a little more than the limit may be there.)
 
 use std::ops::{Deref, DerefMut};
 use std::sync::RwLockWriteGuard;

@@ -285,3 +285,57 @@ impl<const STEP: usize, const GHOSTS: usize> Algorithm for Car<STEP, GHOSTS> {
         self.small.len() + self.main.len()
     }
 }
+
+/// What the server does: a probation queue for those that have come and a main one for those that were asked for
+/// meanwhile, both with a second chance. In `TURNS` of five evictions the hand of the main queue looks at one key
+/// first, as long as more than `LEAST` per cent of all are there.
+#[derive(Default)]
+pub struct Probation<const TURNS: usize, const LEAST: usize> {
+    asked: HashMap<Key, bool>,
+    probation: VecDeque<Key>,
+    main: VecDeque<Key>,
+    evictions: usize,
+}
+
+impl<const TURNS: usize, const LEAST: usize> Algorithm for Probation<TURNS, LEAST> {
+    fn hit(&mut self, key: Key) -> bool {
+        let asked = self.asked.get_mut(&key);
+        asked.map(|asked| *asked = true).is_some()
+    }
+
+    fn insert(&mut self, key: Key) {
+        self.asked.insert(key, false);
+        self.probation.push_back(key);
+    }
+
+    fn evict(&mut self) {
+        self.evictions += 1;
+        let main_is_long = self.main.len() * 100 > self.len() * LEAST;
+        let mut from_main = self.evictions % 5 < TURNS && main_is_long;
+        loop {
+            let queue = if from_main {
+                &mut self.main
+            } else {
+                &mut self.probation
+            };
+            let Some(key) = queue.pop_front() else {
+                return;
+            };
+            match self.asked.get_mut(&key) {
+                Some(asked) if *asked => {
+                    *asked = false;
+                    self.main.push_back(key);
+                }
+                _ => {
+                    self.asked.remove(&key);
+                    return;
+                }
+            }
+            from_main = self.probation.is_empty();
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.probation.len() + self.main.len()
+    }
+}
