@@ -57,6 +57,8 @@ pub fn apply(
             store.draft_of(key, 0, created.finally, number.to_string().as_bytes())?,
         )),
     };
+    // A number has up to 20 digits.
+    let _room = store.room_for(key, 20);
     let mut slot = store.slot(key);
     let Some(old) = slot.item() else {
         let Some((number, Draft { item, .. })) = initial else {

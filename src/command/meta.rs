@@ -218,6 +218,10 @@ pub fn delete<'a>(
     store: &Datastore,
     counts: &mut Counts,
 ) -> Result<Response<'a>, ProtocolError> {
+    // An item that is marked takes another place.
+    let _room = request
+        .invalidate
+        .then(|| store.room_for(&request.key.bytes, 0));
     let mut slot = store.slot(&request.key.bytes);
     let code = match slot.item() {
         None => {

@@ -83,21 +83,42 @@ impl Entry {
         self.notes.read(now);
     }
 
-    /// It takes another place in a queue.
-    pub fn set_unvisited(&mut self) {
+    /// It takes another place in a queue, so many stores after the first.
+    pub fn set_unvisited(&mut self, stamp: u32) {
         self.notes.set(VISITED, false);
+        self.change_text(|text, tail| {
+            text.set_stamp(stamp);
+            tail
+        });
+    }
+
+    /// Another cas unique.
+    pub fn set_cas(&mut self, cas: u64) {
+        self.change_text(|text, tail| {
+            let (_, flags) = text.numbers(tail);
+            text.set_numbers(tail, cas, flags)
+        });
+    }
+
+    /// Changes a text that is in an allocation of its own, where it is if no reader shares it.
+    fn change_text(&mut self, change: impl FnOnce(&mut Text, Tail) -> Tail) {
+        let tail = self.tail();
+        let nothing = Kept::Packed { start: 0, end: 0 };
+        self.text = match std::mem::replace(&mut self.text, nothing) {
+            Kept::Own(text) => {
+                let mut text = Text::whole(text);
+                let tail = change(&mut text, tail);
+                self.notes.set(LONG_TAIL, tail == Tail::Long);
+                Kept::Own(text.into_own())
+            }
+            packed => packed,
+        };
     }
 
     /// Changes what is not in the text.
     pub fn update(&mut self, expiry: Expiry, marks: Marks) {
         self.expiry = expiry;
         self.notes.set_marks(marks);
-    }
-
-    /// Another text, that ends so.
-    pub fn renumber(&mut self, text: Arc<[u8]>, tail: Tail) {
-        self.text = Kept::Own(text);
-        self.notes.set(LONG_TAIL, tail == Tail::Long);
     }
 
     fn tail(&self) -> Tail {
@@ -162,7 +183,7 @@ impl<'q> View<'q> {
         key_of(self.bytes())
     }
 
-    /// When it was stored, counted in stores.
+    /// When it took its place, counted in stores.
     pub fn stamp(self) -> u32 {
         stamp_of(self.bytes())
     }
@@ -202,14 +223,9 @@ impl<'q> View<'q> {
         }
     }
 
-    /// The text with another cas unique, and how it ends then; nothing if it is the same.
-    pub fn with_cas(self, cas: u64) -> Option<(Arc<[u8]>, Tail)> {
-        let (mut text, tail) = (self.text(), self.entry.tail());
-        let (old, flags) = text.numbers(tail);
-        (old != cas).then(|| {
-            let tail = text.set_numbers(tail, cas, flags);
-            (text.into_own(), tail)
-        })
+    /// The cas unique.
+    pub fn cas(self) -> u64 {
+        self.text().numbers(self.entry.tail()).0
     }
 }
 
@@ -308,13 +324,7 @@ mod tests {
             let mut entry = Entry::new(Item::new(b"k", flags, Expiry::NEVER, &[b"v"]), 100, 0);
             let before = item(&entry, 100);
             for cas in [7, large + 7, 8] {
-                let block = &Block::Open(Vec::new());
-                let entry_then = View {
-                    entry: &entry,
-                    block,
-                };
-                let (text, tail) = entry_then.with_cas(cas).expect("it is another one");
-                entry.renumber(text, tail);
+                entry.set_cas(cas);
                 let after = item(&entry, 100);
                 assert_eq!((after.cas, after.flags()), (cas, flags));
                 assert_eq!((after.key(), after.value()), (&b"k"[..], &b"v"[..]));

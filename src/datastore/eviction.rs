@@ -65,24 +65,33 @@ pub fn remove_expired(shard: &mut Shard, now: UnixTime) -> Removed {
     removed
 }
 
-/// Who has to go next, and in which queue it is the first; nobody only if nobody is there. Those who are spared
-/// take their new places.
-pub fn victim(shard: &mut Shard) -> Option<(Part, View<'_>)> {
+/// Who has to go next, and in which queue it is the first. Those who are spared take their new places, with this
+/// stamp; when there have been `patience` of them and nobody was found, there is nobody for now. With no patience,
+/// the first one goes whether it was read or not.
+pub fn victim(shard: &mut Shard, patience: usize, stamp: u32) -> Option<(Part, View<'_>)> {
     let looks_at_main = shard.count_eviction() % 5 < 2;
     let main_is_long = shard.len_of(Part::Main) * 10 > shard.len() * 3;
+    let first = |shard: &Shard| match shard.len_of(Part::Probation) {
+        0 => Part::Main,
+        _ => Part::Probation,
+    };
     let mut part = if looks_at_main && main_is_long {
         Part::Main
     } else {
-        Part::Probation
+        first(shard)
     };
-    while shard.len() > 0 && shard.front(part).is_none_or(|view| view.entry.visited()) {
-        shard.spare_front(part);
-        part = match shard.len_of(Part::Probation) {
-            0 => Part::Main,
-            _ => Part::Probation,
-        };
+    let mut spared = 0;
+    while patience > 0 && shard.front(part).is_some_and(|view| view.entry.visited()) {
+        if spared == patience.min(shard.len()) {
+            return None;
+        }
+        shard.spare_front(part, stamp);
+        spared += 1;
+        part = first(shard);
     }
-    shard.front(part).map(|view| (part, view))
+    // Who was spared since the last store had no chance to be read again, though it may be the first again.
+    let view = shard.front(part)?;
+    (patience == 0 || view.stamp() != stamp).then_some((part, view))
 }
 
 /// Removes the first of a queue.
@@ -112,13 +121,18 @@ mod tests {
     struct Evicting {
         shard: Shard,
         hasher: RandomState,
+        stores: u32,
     }
 
     impl Evicting {
         fn new(keys: impl IntoIterator<Item = u32>) -> Self {
             let hasher = RandomState::new();
             let shard = Shard::new(hasher.clone());
-            let mut evicting = Evicting { shard, hasher };
+            let mut evicting = Evicting {
+                shard,
+                hasher,
+                stores: 0,
+            };
             keys.into_iter()
                 .for_each(|key| evicting.put(key, Expiry::NEVER));
             evicting
@@ -140,7 +154,11 @@ mod tests {
 
         /// Makes room once and tells whose it was.
         fn evict(&mut self) -> Option<u32> {
-            let (part, view) = victim(&mut self.shard)?;
+            self.stores += 1;
+            let stamp = self.stores;
+            // Without patience, where all were read.
+            let patience = victim(&mut self.shard, 1000, stamp).map_or(0, |_| 1000);
+            let (part, view) = victim(&mut self.shard, patience, stamp)?;
             let key = String::from_utf8_lossy(view.key()).parse().ok();
             assert_eq!(evict(&mut self.shard, part).evicted, 1);
             key

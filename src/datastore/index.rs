@@ -55,9 +55,10 @@ impl Place {
 #[derive(Debug, Default)]
 pub struct Index {
     places: HashMap<Tag, Place, BuildHasherDefault<AsItIs>>,
-    /// Of those whose tag another key has had first. There is one among four billion, nearly.
-    namesakes: Vec<Place>,
-    /// For how many places the table was made.
+    /// Those whose tag another key has had first: a handful among a million.
+    namesakes: Vec<(Tag, Place)>,
+    /// For how many places the table was made. (What `HashMap` says is less when some are used up, see
+    /// [`Index::insert`].)
     capacity: usize,
 }
 
@@ -65,7 +66,12 @@ impl Index {
     /// The place for which `is_it` says so, among those of this tag.
     pub fn find(&self, tag: Tag, is_it: impl Fn(Place) -> bool) -> Option<Place> {
         let first = self.places.get(&tag).copied().filter(|&place| is_it(place));
-        first.or_else(|| self.namesakes.iter().copied().find(|&place| is_it(place)))
+        first.or_else(|| {
+            let namesakes = self.namesakes.iter().filter(|(other, _)| *other == tag);
+            namesakes
+                .map(|(_, place)| *place)
+                .find(|&place| is_it(place))
+        })
     }
 
     /// Notes one more place.
@@ -81,7 +87,7 @@ impl Index {
         }
         if let Some(first) = self.places.insert(tag, place) {
             self.places.insert(tag, first);
-            self.namesakes.push(place);
+            self.namesakes.push((tag, place));
         }
         self.capacity = self.capacity.max(self.places.capacity());
     }
@@ -91,22 +97,21 @@ impl Index {
         if self.places.get(&tag) == Some(&place) {
             self.places.remove(&tag);
         } else {
-            self.namesakes.retain(|&other| other != place);
+            self.namesakes.retain(|(_, other)| *other != place);
         }
     }
 
     /// Forgets all places but those for which `stays` says so.
     pub fn retain(&mut self, mut stays: impl FnMut(Place) -> bool) {
         self.places.retain(|_, place| stays(*place));
-        self.namesakes.retain(|&place| stays(place));
+        self.namesakes.retain(|(_, place)| stays(*place));
     }
 
     /// An item stands somewhere else now.
     pub fn relocate(&mut self, tag: Tag, from: Place, to: Place) {
         let first = self.places.get_mut(&tag).into_iter();
-        let place = first
-            .chain(&mut self.namesakes)
-            .find(|place| **place == from);
+        let namesakes = self.namesakes.iter_mut().map(|(_, place)| place);
+        let place = first.chain(namesakes).find(|place| **place == from);
         if let Some(place) = place {
             *place = to;
         }
@@ -114,7 +119,8 @@ impl Index {
 
     /// Other numbers for all items of a queue.
     pub fn renumber(&mut self, part: Part, new: &dyn Fn(u32) -> u32) {
-        let places = self.places.values_mut().chain(&mut self.namesakes);
+        let namesakes = self.namesakes.iter_mut().map(|(_, place)| place);
+        let places = self.places.values_mut().chain(namesakes);
         for place in places.filter(|place| place.part() == part) {
             *place = Place::new(part, new(place.number()));
         }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::clock::{Expiry, UnixTime};
-use super::entry::Entry;
 use crate::protocol::MAX_KEY;
 
 /// What ends every data block on the wire. An item keeps it, so that a `get` sends it with the value.
@@ -175,7 +174,7 @@ impl Text {
         }
     }
 
-    /// Writes down when it was stored, counted in stores.
+    /// Writes down when it took its place, counted in stores.
     pub fn set_stamp(&mut self, stamp: u32) {
         if let Some(room) = self.own().last_chunk_mut() {
             *room = stamp.to_ne_bytes();
@@ -187,7 +186,7 @@ impl Text {
     }
 }
 
-/// When the item of a text was stored, counted in stores.
+/// When the item of a text took its place, counted in stores.
 pub(super) fn stamp_of(text: &[u8]) -> u32 {
     let stamp = text.last_chunk().copied();
     stamp.map_or(0, u32::from_ne_bytes)
@@ -274,11 +273,10 @@ impl Item {
         rest.split_at_mut(rest.len() - self.tail.length()).0
     }
 
-    /// How many bytes of memory an item will take, all told: what counts against `-m`.
+    /// How many bytes of memory an item needs before it is stored. Its place in a queue and one in an index come to
+    /// that, which the shard has already or makes.
     pub fn charge_of(key: &[u8], flags: u32, bytes: usize) -> usize {
-        /// A place in a queue, with what that costs beside it, and one in an index that is on average 0.6 full.
-        const PLACES: usize = size_of::<Entry>() + 2 + 15;
-        charge_of_text(length(key.len(), flags, bytes)) + PLACES
+        charge_of_text(length(key.len(), flags, bytes))
     }
 
     /// The size that memcached would give this item: what `-I` limits, so that what fits there fits

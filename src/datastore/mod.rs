@@ -81,7 +81,8 @@ pub struct Limits {
 #[derive(Debug)]
 struct Bay {
     shard: RwLock<Shard>,
-    /// The stamp of its oldest item, to be read without the lock: who has the oldest makes room first.
+    /// The [stamp](Shard::oldest) of its oldest item, to be read without the lock: who has the oldest of all makes
+    /// room first.
     oldest: AtomicU64,
 }
 
@@ -113,6 +114,8 @@ pub struct Datastore {
     reserved: AtomicUsize,
     /// The last cas unique that was given out.
     last_cas: AtomicU64,
+    /// How many items were stored, modulo 2^32: an item's stamp tells its age.
+    stamps: AtomicU32,
     /// When a delayed flush is due; 0: none is.
     flush_at: AtomicU32,
     /// Where changes are recorded, if they are.
@@ -135,6 +138,7 @@ impl Datastore {
             used: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             last_cas: AtomicU64::new(0),
+            stamps: AtomicU32::new(0),
             flush_at: AtomicU32::new(0),
             log: None,
         }
@@ -254,6 +258,9 @@ impl Datastore {
             .collect();
         self.used
             .fetch_sub(emptied.iter().map(Shard::charge).sum(), Relaxed);
+        for bay in &self.bays {
+            bay.oldest.store(Bay::EMPTY, Relaxed);
+        }
         drop(shards);
         // Freeing millions of items takes a while, and nobody has to wait for it but this client.
         drop(emptied);

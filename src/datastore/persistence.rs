@@ -39,7 +39,8 @@ impl Datastore {
         )?;
         // Items lie otherwise in memory than they did, and what they take differs by a little. What was there is to
         // be there again; the next writes evict what is too much.
-        self.fit(self.memory_limit() / 16 * 17 + BEGUN);
+        let a_sixteenth = self.memory_limit() / 16;
+        self.fit(self.memory_limit().saturating_add(a_sixteenth + BEGUN));
         let forgotten = self.stats.get(Counter::Evictions);
         self.stats.reset();
         log.set_base(
@@ -83,7 +84,7 @@ impl Datastore {
                 let (key, cas) = (item.key().to_vec(), Some(item.cas));
                 let stored = self.slot_in_replay(&key).put(item, cas).map(drop);
                 let evicts = self.limits.when_full == WhenFull::Evict;
-                if evicts && self.used.load(Relaxed) > 2 * self.memory_limit() + BEGUN {
+                if evicts && self.used.load(Relaxed) / 2 > self.memory_limit() + BEGUN {
                     self.fit(self.memory_limit());
                 }
                 stored
@@ -117,8 +118,10 @@ impl Datastore {
     /// `-M`, what was stored stays.
     fn fit(&self, bytes: usize) {
         self.sweep();
-        let evicts = self.limits.when_full == WhenFull::Evict;
-        while evicts && self.used.load(Relaxed) > bytes && self.make_room() == Ok(true) {}
+        if self.limits.when_full == WhenFull::Evict {
+            // Nothing is recorded yet, so nothing can fail.
+            let _ = self.make_room(|| self.used.load(Relaxed) <= bytes);
+        }
     }
 
     /// Records a change. To be called with the changed key's shard locked, before the change is made.

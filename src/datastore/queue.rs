@@ -117,17 +117,10 @@ impl Queue {
         self.chunks.get(place / CHUNK)?.view(place % CHUNK)
     }
 
-    /// Changes what an item has beside key, value and flags.
-    pub fn update(&mut self, number: u32, expiry: Expiry, cas: u64, marks: Marks) {
-        let text = self.get(number).and_then(|view| view.with_cas(cas));
-        let before = self.texts;
+    /// Changes what is not in the text of an item.
+    pub fn update(&mut self, number: u32, expiry: Expiry, marks: Marks) {
         if let Some(entry) = self.place_mut(number).and_then(Option::as_mut) {
             entry.update(expiry, marks);
-            if let Some((text, tail)) = text {
-                let old = own_size(entry);
-                entry.renumber(text, tail);
-                self.texts = before - old + own_size(entry);
-            }
         }
     }
 
@@ -185,10 +178,10 @@ impl Queue {
         self.texts + entries + self.chunks.capacity() * size_of::<Chunk>()
     }
 
-    /// Closes the holes if there are many. Then the items have other numbers, and whoever keeps numbers is told
-    /// the new one of each.
-    pub fn tidy(&mut self, renumber: impl FnOnce(&dyn Fn(u32) -> u32)) {
-        if self.places() - self.gone - self.len <= CHUNK + self.len / 2 {
+    /// Closes the holes if they are more than one to `items` items. Then the items have other numbers, and whoever
+    /// keeps numbers is told the new one of each.
+    pub fn tidy(&mut self, items: usize, renumber: impl FnOnce(&dyn Fn(u32) -> u32)) {
+        if self.places() - self.gone - self.len <= CHUNK + self.len / items {
             return;
         }
         let (old_first, places) = (self.first, self.places());
@@ -203,6 +196,7 @@ impl Queue {
         });
         *self = new;
     }
+    /// Takes out what stands there; [`Queue::advance`] is still to be called.
     fn take_from(&mut self, place: usize) -> Option<Entry> {
         let chunk = self.chunks.get_mut(place / CHUNK)?;
         let text = chunk.view(place % CHUNK)?.own_text();
@@ -213,7 +207,7 @@ impl Queue {
         Some(entry)
     }
 
-    /// Lets the front be an item again, and gives free what is behind it.
+    /// Lets the front be an item again, and gives free what is behind it. Where no item is left, numbers begin anew.
     fn advance(&mut self) {
         if self.len == 0 {
             *self = Queue::default();
@@ -319,14 +313,16 @@ mod tests {
             }
         }
         let mut left: Vec<_> = numbers.drain(..).skip(7).step_by(10).collect();
-        queue.tidy(|new| left.iter_mut().for_each(|number| *number = new(*number)));
+        queue.tidy(2, |new| {
+            left.iter_mut().for_each(|number| *number = new(*number))
+        });
         assert_eq!((queue.len(), queue.places()), (100, 100));
         assert!(queue.size() < full / 7, "{} of {full}", queue.size());
         let key = queue.get(left[42]).map(View::key);
         assert_eq!(key, Some(&b"427"[..]));
         left.iter()
             .for_each(|&number| assert!(queue.remove(number)));
-        queue.tidy(|_| {});
+        queue.tidy(2, |_| {});
         assert_eq!((queue.len(), queue.size()), (0, 0));
     }
 
@@ -346,14 +342,11 @@ mod tests {
         let packed = |view: View<'_>| matches!(view.entry.kept(), Kept::Packed { .. });
         let small = CHUNK - CHUNK / 3;
         assert_eq!(queue.iter().filter(|view| packed(*view)).count(), small);
-        let before = queue.get(numbers[1]).expect("it is there").item(0);
-        queue.update(numbers[1], Expiry::NEVER, 99, Marks::default());
-        assert_eq!(before.cas, 1);
         for (&number, key) in numbers.iter().zip(0..) {
             let (found, expected) = (queue.get(number).expect("it is there").item(0), item(key));
             assert_eq!((found.key(), found.flags()), (expected.key(), 7));
             assert_eq!(found.data_block(), expected.data_block());
-            assert_eq!(found.cas, if key == 1 { 99 } else { expected.cas });
+            assert_eq!(found.cas, expected.cas);
             let taken = queue.take(number).expect("it is there");
             assert!(matches!(taken.kept(), Kept::Own(text) if text.len() > expected.value().len()));
         }

@@ -22,6 +22,9 @@ use crate::stats::Counter;
 /// shard hardly notices.
 const AT_A_TIME: usize = 16;
 
+/// So many who were read are spared while a shard is locked, for the same reason; then another shard is looked at.
+const SPARED: usize = 64;
+
 /// Memory that is spoken for, as long as this lives.
 #[derive(Debug)]
 pub(super) struct Reservation<'s> {
@@ -118,19 +121,47 @@ impl Datastore {
             .fetch_update(Relaxed, Relaxed, fits)
             .map_err(|_| no_room())?;
         let reservation = Reservation { store: self, bytes };
-        // Where nothing was to be had, somebody else is looked at next: after one round nothing is left.
-        let mut in_vain = 0;
-        while !self.has_room() {
-            if self.limits.when_full == WhenFull::Refuse || in_vain == self.bays.len() {
-                return Err(no_room());
+        let has_room =
+            || self.used.load(Relaxed) + self.reserved.load(Relaxed) <= self.memory_limit();
+        if !has_room() && self.limits.when_full == WhenFull::Refuse {
+            // What was removed may have left holes between those who are there.
+            for bay in &self.bays {
+                self.hold(bay).tidy_well();
             }
-            in_vain = if self.make_room()? { 0 } else { in_vain + 1 };
         }
-        Ok(reservation)
+        let is_there = match self.limits.when_full {
+            WhenFull::Evict => self.make_room(has_room)?,
+            WhenFull::Refuse => has_room(),
+        };
+        if is_there {
+            Ok(reservation)
+        } else {
+            Err(no_room())
+        }
     }
 
-    fn has_room(&self) -> bool {
-        self.used.load(Relaxed) + self.reserved.load(Relaxed) <= self.memory_limit()
+    /// Speaks for the room that an item takes which is about to change; if there is none, the change is made all
+    /// the same.
+    pub fn room_for(&self, key: &[u8], bytes: usize) -> Option<impl Drop + use<'_>> {
+        let evicts = self.limits.when_full == WhenFull::Evict;
+        evicts.then(|| self.reserve(Item::charge_of(key, 1, bytes)).ok())?
+    }
+
+    /// Makes room until there is enough; whether there is.
+    pub(super) fn make_room(&self, is_enough: impl Fn() -> bool) -> Result<bool, ProtocolError> {
+        let mut in_vain = 0;
+        while !is_enough() {
+            // In the first round those who were read are spared, in the second one nobody is.
+            let patience = if in_vain < self.bays.len() { SPARED } else { 0 };
+            if in_vain == 2 * self.bays.len() {
+                return Ok(false);
+            }
+            in_vain = match self.make_some_room(patience, &is_enough)? {
+                true => 0,
+                false => in_vain + 1,
+            };
+        }
+        Ok(true)
     }
 
     /// Makes some room in the shard that has the oldest item of all; whether there was any to be made.
@@ -138,26 +169,33 @@ impl Datastore {
     /// So items leave in the order in which they came, whatever shard they are in, and their memory comes free in
     /// large pieces: with each shard's turn coming now and then instead, the process was measured to grow to
     /// twice its size when items of another size came.
-    pub(super) fn make_room(&self) -> Result<bool, ProtocolError> {
+    fn make_some_room(
+        &self,
+        patience: usize,
+        is_enough: &impl Fn() -> bool,
+    ) -> Result<bool, ProtocolError> {
         let now = self.clock.now();
-        let newest = self.last_cas.load(Relaxed) as u32;
-        let age =
-            |bay: &Bay| Some(newest.wrapping_sub(u32::try_from(bay.oldest.load(Relaxed)).ok()?));
+        let age = |bay: &Bay| {
+            let oldest = u32::try_from(bay.oldest.load(Relaxed)).ok()?;
+            Some(self.stamps.load(Relaxed).wrapping_sub(oldest))
+        };
         let ages = self.bays.iter().filter_map(|bay| Some((age(bay)?, bay)));
         let Some((_, bay)) = ages.max_by_key(|(age, _)| *age) else {
             return Ok(false);
         };
         let mut shard = self.hold(bay);
-        let expired = eviction::remove_expired(&mut shard, now);
-        if expired != Removed::default() {
-            self.count(&expired);
+        let before = shard.charge();
+        self.count(&eviction::remove_expired(&mut shard, now));
+        shard.tidy_well();
+        if shard.charge() < before {
             return Ok(true);
         }
         for evicted in 0..AT_A_TIME {
-            if evicted > 0 && self.has_room() {
+            if evicted > 0 && is_enough() {
                 break;
             }
-            let Some((part, view)) = eviction::victim(&mut shard) else {
+            let stamp = self.stamps.load(Relaxed);
+            let Some((part, view)) = eviction::victim(&mut shard, patience, stamp) else {
                 return Ok(evicted > 0);
             };
             // Recorded like any removal: an evicted item must not come back with a restart, least of all
@@ -207,13 +245,18 @@ pub(super) struct Held<'s> {
 impl Held<'_> {
     /// Brings the store's account up to date.
     fn settle(&mut self) {
+        // Written only when they change: what everybody writes, everybody waits for.
         let charge = self.shard.charge();
-        // Wrapping: the difference may be negative, and added to the whole it comes out right.
-        let more = charge.wrapping_sub(self.charge);
-        self.store.used.fetch_add(more, Relaxed);
-        self.charge = charge;
+        if charge != self.charge {
+            // Wrapping: the difference may be negative, and added to the whole it comes out right.
+            let more = charge.wrapping_sub(self.charge);
+            self.store.used.fetch_add(more, Relaxed);
+            self.charge = charge;
+        }
         let oldest = self.shard.oldest().map_or(Bay::EMPTY, u64::from);
-        self.bay.oldest.store(oldest, Relaxed);
+        if oldest != self.bay.oldest.load(Relaxed) {
+            self.bay.oldest.store(oldest, Relaxed);
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl Shard {
     }
 
     /// Stores an item under its key, which has this hash: at the end of the queue where the old one stood, or else
-    /// of the one for new items. `stamp` counts the stores of all shards.
+    /// of the one for new items. `stamp` is how many stores there have been, in all shards.
     pub fn put(&mut self, hash: u64, item: Item, now: UnixTime, stamp: u32) {
         self.expect(item.expiry);
         let key = Hashed {
@@ -87,12 +87,19 @@ impl Shard {
         }
     }
 
-    /// Changes what is kept under a key beside its content.
+    /// Changes what is kept under a key beside key, value and flags. Another cas unique, which is part of the text,
+    /// makes it stand at the end of its queue.
     pub fn update(&mut self, key: Hashed<'_>, expiry: Expiry, cas: u64, marks: Marks) {
-        if let Some(place) = self.place(key) {
-            let queue = self.queue_mut(place.part());
-            queue.update(place.number(), expiry, cas, marks);
-            self.expect(expiry);
+        let Some(place) = self.place(key) else { return };
+        self.expect(expiry);
+        let has_it = self.view(place).is_some_and(|view| view.cas() == cas);
+        let queue = self.queue_mut(place.part());
+        queue.update(place.number(), expiry, marks);
+        if !has_it && let Some(mut entry) = queue.take(place.number()) {
+            entry.set_cas(cas);
+            let to = Place::new(place.part(), queue.push(entry));
+            self.index.relocate(key.tag(), place, to);
+            self.tidy();
         }
     }
 
@@ -132,13 +139,15 @@ impl Shard {
     }
 
     /// Lets the first in a queue take a place at the end of the main queue, not visited.
-    pub fn spare_front(&mut self, part: Part) {
+    pub fn spare_front(&mut self, part: Part, stamp: u32) {
         let Some((number, view)) = self.queue(part).front() else {
             return;
         };
         let tag = Hashed::new(view.key(), &self.hasher).tag();
         if let Some(mut entry) = self.queue_mut(part).take(number) {
-            entry.set_unvisited();
+            entry.set_unvisited(stamp);
+            // A queue that it leaves empty gives it the same number again.
+            self.oldest = None;
             let (from, to) = (Place::new(part, number), self.main.push(entry));
             self.index.relocate(tag, from, Place::new(Part::Main, to));
             self.tidy();
@@ -161,7 +170,7 @@ impl Shard {
         self.evictions
     }
 
-    /// The stamp of the item that came first; of those in the main queue if all are there.
+    /// The stamp of the first in the probation queue, or else in the main one.
     pub fn oldest(&mut self) -> Option<u32> {
         let front = |part| {
             let (number, view) = self.queue(part).front()?;
@@ -240,12 +249,29 @@ impl Shard {
         }
     }
 
-    /// Gives memory back where much has gone. So often as something goes, so little there is to do on average.
+    /// Gives memory back where much has gone: what there is to do is little beside what has gone.
     fn tidy(&mut self) {
-        let index = &mut self.index;
-        self.probation
-            .tidy(|new| index.renumber(Part::Probation, new));
-        self.main.tidy(|new| index.renumber(Part::Main, new));
+        self.tidy_to(2);
+    }
+
+    /// Gives back also what little has gone has left, because memory is short.
+    pub fn tidy_well(&mut self) {
+        self.tidy_to(8);
+    }
+
+    fn tidy_to(&mut self, items: usize) {
+        let (index, oldest) = (&mut self.index, &mut self.oldest);
+        let parts = [
+            (Part::Probation, &mut self.probation),
+            (Part::Main, &mut self.main),
+        ];
+        for (part, queue) in parts {
+            queue.tidy(items, |new| {
+                index.renumber(part, new);
+                // Its place may be another item's now.
+                *oldest = None;
+            });
+        }
         self.index.tidy();
     }
 

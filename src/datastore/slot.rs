@@ -87,7 +87,7 @@ impl Slot<'_> {
                 cas: Some(cas),
             },
         })?;
-        let stamp = self.store.last_cas.load(Relaxed) as u32;
+        let stamp = self.store.stamps.fetch_add(1, Relaxed);
         self.shard.put(self.key.hash, item, now, stamp);
         Ok(cas)
     }

@@ -189,6 +189,105 @@ fn what_is_announced_counts_until_it_is_stored_or_given_up() {
     assert!(announce().is_ok());
 }
 
+#[test]
+fn what_was_stored_first_goes_first_also_if_clients_choose_the_cas_uniques() {
+    let store = store_with(4 * MEGABYTE, WhenFull::Evict);
+    let key = |n: u32| format!("key {n}");
+    for n in 0..70_000 {
+        let draft = store
+            .draft_of(key(n).as_bytes(), 0, Exptime::Never, b"value")
+            .expect("there is room");
+        store
+            .slot(key(n).as_bytes())
+            .put(draft.item, Some(7))
+            .expect("nothing is recorded");
+    }
+    let there =
+        |keys: std::ops::Range<u32>| keys.filter(|&n| get(&store, &key(n)).is_some()).count();
+    assert_eq!((there(0..1000), there(69_000..70_000)), (0, 1000));
+}
+
+#[test]
+fn an_item_in_use_outlives_those_that_are_not_however_large_they_are() {
+    let store = store_with(16 * MEGABYTE, WhenFull::Evict);
+    let value = "v".repeat(MEGABYTE / 8);
+    for n in 0..400 {
+        set(&store, &format!("once {n}"), &value, Exptime::Never);
+        for hot in 0..20 {
+            let hot = format!("hot {hot}");
+            if get(&store, &hot).is_none() {
+                assert!(n == 0, "{hot} is gone after {n}");
+                set(&store, &hot, &value, Exptime::Never);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_evictions_what_is_removed_makes_room_for_others() {
+    let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
+    let key = |n: usize| format!("key {n}");
+    let store_one = |n: usize| {
+        let draft = store.draft_of(key(n).as_bytes(), 0, Exptime::Never, &[b'v'; 50]);
+        draft.map(|draft| {
+            let key = key(n);
+            let mut slot = store.slot(key.as_bytes());
+            slot.put(draft.item, None).expect("nothing is recorded");
+        })
+    };
+    let stored = (0..).take_while(|&n| store_one(n).is_ok()).count();
+    for n in (0..stored).step_by(5) {
+        let key = key(n);
+        store
+            .slot(key.as_bytes())
+            .remove()
+            .expect("nothing is recorded");
+    }
+    let more = (stored..).take_while(|&n| store_one(n).is_ok()).count();
+    assert!(more > stored / 10, "{more} beside {stored}");
+}
+
+#[test]
+fn marking_items_as_stale_takes_no_more_memory_than_there_is() {
+    let store = store_with(4 * MEGABYTE, WhenFull::Evict);
+    let keys: Vec<_> = (0..40_000).map(|n| format!("key {n}")).collect();
+    for key in &keys {
+        set(&store, key, "value", Exptime::Never);
+    }
+    let before = store.size().0;
+    for key in &keys {
+        let _room = store.room_for(key.as_bytes(), 5);
+        let mut slot = store.slot(key.as_bytes());
+        slot.invalidate(Expiry::NEVER, None)
+            .expect("nothing is recorded");
+    }
+    assert!(
+        store.size().1 <= 4 * MEGABYTE + MEGABYTE / 8,
+        "{:?}",
+        store.size()
+    );
+    assert!(
+        store.size().0 > before / 2,
+        "{:?} of {before}",
+        store.size()
+    );
+}
+
+#[test]
+fn after_a_flush_room_is_made_where_the_items_are() {
+    let store = store_with(16 * MEGABYTE, WhenFull::Evict);
+    for n in 0..10_000 {
+        set(&store, &n.to_string(), "", Exptime::Never);
+    }
+    store.flush().expect("nothing is recorded");
+    let value = "v".repeat(MEGABYTE);
+    for n in 0..10 {
+        set(&store, &n.to_string(), &value, Exptime::Never);
+    }
+    let enough = || store.used.load(Relaxed) <= 4 * MEGABYTE;
+    assert_eq!(store.make_room(enough), Ok(true));
+}
+
 /// What can happen to a store.
 #[derive(Debug, Clone)]
 enum Event {
