@@ -184,10 +184,9 @@ impl Datastore {
             return Ok(false);
         };
         let mut shard = self.hold(bay);
-        let before = shard.charge();
-        self.count(&eviction::remove_expired(&mut shard, now));
-        shard.tidy_well();
-        if shard.charge() < before {
+        let expired = eviction::remove_expired(&mut shard, now);
+        if expired != Removed::default() {
+            self.count(&expired);
             return Ok(true);
         }
         for evicted in 0..AT_A_TIME {
