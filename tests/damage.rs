@@ -396,6 +396,11 @@ fn a_rewrite_that_cannot_be_made_is_counted_and_told_and_the_file_goes_on() {
 /// The shell's words for a disk that is full when a file has 64 blocks.
 const SMALL_DISK: &str = "trap '' XFSZ; ulimit -f 64;";
 
+/// Keeps the server from making room on its small disk: where the new file would be, a folder is.
+fn no_rewrite(folder: &Folder) {
+    fs::create_dir(folder.file("aof.rewrite")).expect("a folder can be made");
+}
+
 /// Sets a value of 1,000 bytes, and gives the answer.
 fn set(client: &mut Client, key: &str, letter: &str) -> String {
     let value = letter.repeat(1000);
@@ -462,6 +467,7 @@ fn in_a_pipeline_each_change_gets_its_own_error_and_all_else_its_own_answer() {
     let path = folder.file("aof");
     let flags = format!("-c 8 --aof {}", path.display());
     let server = process::spawn_after(SMALL_DISK, &flags);
+    no_rewrite(&folder);
     let mut client = server.client();
     let (value, mut commands) = ("a".repeat(1000), String::new());
     for n in 0..100 {
@@ -501,6 +507,7 @@ fn an_answer_too_long_to_be_taken_back_ends_the_connection_before_it_begins() {
     let folder = Folder::new();
     let flags = format!("-c 8 --aof {}", folder.file("aof").display());
     let server = process::spawn_after(SMALL_DISK, &flags);
+    no_rewrite(&folder);
     let mut client = server.client();
     let value = "v".repeat(20_000);
     client.check(format!("set long 0 0 20000\r\n{value}\r\n"), "STORED\r\n");
@@ -547,15 +554,33 @@ fn a_rewrite_makes_room_for_what_could_not_be_written() {
 }
 
 #[test]
-fn on_a_full_disk_a_rewrite_makes_room() {
+fn a_file_that_cannot_be_written_is_rewritten_though_it_is_small() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let flags = format!("-c 8 --aof {}", path.display());
     let server = process::spawn_after(SMALL_DISK, &flags);
     let mut client = server.client();
+    eventually("the file is full", || set(&mut client, "k", "a") == REFUSED);
+    eventually("it is rewritten", || set(&mut client, "k", "b") == "STORED");
+    assert_eq!(server.count("aof_rewrites"), 1);
+    drop(server);
+    start(&path, "")
+        .client()
+        .check("mg k v\r\n", format!("VA 1000\r\n{}\r\n", "b".repeat(1000)));
+}
+
+#[test]
+fn on_a_full_disk_a_rewrite_makes_room() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let flags = format!("-c 8 --aof {}", path.display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    no_rewrite(&folder);
+    let mut client = server.client();
     let full = (0..1000).any(|_| set(&mut client, "k", "a") == REFUSED);
     assert!(full, "the file is full of one key's old values");
     drop(server);
+    fs::remove_dir(folder.file("aof.rewrite")).expect("it is empty");
 
     let size = content(&path).len();
     let server = process::spawn_after(SMALL_DISK, &format!("{flags} --aof-rewrite-size {size}"));

@@ -234,7 +234,7 @@ impl Aof {
     }
 
     /// To be called about every second: hands over what nobody waits for, and syncs if that is how the file
-    /// is kept. Tells whether it has grown so much that it should be rewritten.
+    /// is kept. Tells whether it should be rewritten: it has grown so much, or it cannot be written as it is.
     pub fn tend(&self) -> bool {
         self.sync_in_passing();
         let log = self.lock();
@@ -242,7 +242,9 @@ impl Aof {
             .options
             .rewrite_size
             .max(log.base.saturating_mul(self.options.rewrite_growth));
-        let is_time = log.length >= enough || log.unsure;
+        // What could not be written just now may fit when the file says the same in fewer bytes.
+        let is_stuck = log.unsure || !log.unwritten.is_empty();
+        let is_time = log.length >= enough || is_stuck;
         log.copy.is_none() && is_time && Instant::now() >= log.not_before
     }
 

@@ -2,8 +2,9 @@
 //!
 //! The store goes on working. From the beginning of a rewrite every record is written to both files;
 //! then the store's shards are copied one by one, each while it is locked and behind all that is pending by
-//! then, so that what comes before and after a shard's copy is in order, key by key. At the end the new file is synced and renamed over the
-//! old one. A crash at any moment leaves one good file: the old one up to the rename, the new one after it.
+//! then, so that what comes before and after a shard's copy is in order, key by key. At the end the new file
+//! is synced and renamed over the old one. A crash at any moment leaves one good file: the old one up to the
+//! rename, the new one after it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
@@ -49,15 +50,19 @@ impl Aof {
     /// The rewrite is to be given up.
     pub fn begin_rewrite(&self, cas: impl FnOnce() -> u64) -> io::Result<()> {
         let mut log = self.lock();
+        if log.closed {
+            return Err(io::Error::other("the server has stopped"));
+        }
+        let path = rewrite_path(&self.path);
+        let file = OpenOptions::new().append(true).create(true).open(&path)?;
+        // Only then may it be emptied, or removed: it could be another server's.
+        file.try_lock()?;
+        let file = Arc::new(file);
         let begin = || -> io::Result<Copy> {
-            let path = rewrite_path(&self.path);
-            let file = OpenOptions::new().append(true).create(true).open(&path)?;
-            // Only then may it be emptied: it could be another server's.
-            file.try_lock()?;
             file.set_len(0)?;
             file.set_permissions(fs::metadata(&self.path)?.permissions())?;
             let mut copy = Copy {
-                writer: BufWriter::new(Arc::new(file)),
+                writer: BufWriter::new(Arc::clone(&file)),
                 length: 0,
                 failure: None,
             };
@@ -67,7 +72,8 @@ impl Aof {
         };
         // What memory has already will be copied: the new file gets the records that come from now on.
         log.take(&self.pending);
-        log.copy = Some(begin()?);
+        let copy = begin().inspect_err(|_| drop(fs::remove_file(&path)))?;
+        log.copy = Some(copy);
         Ok(())
     }
 
@@ -140,9 +146,12 @@ impl Aof {
     pub fn abandon_rewrite(&self) {
         let mut log = self.lock();
         log.not_before = Instant::now() + RETRY;
-        log.copy = None;
         self.errors.fetch_add(1, Relaxed);
-        let _ = fs::remove_file(rewrite_path(&self.path));
+        // If none has begun, the file may be another server's. It is removed while its lock is held.
+        if let Some(copy) = log.copy.take() {
+            let _ = fs::remove_file(rewrite_path(&self.path));
+            drop(copy);
+        }
     }
 }
 

@@ -167,6 +167,8 @@ impl<'c> Wire<'c> {
                 self.take_back()?;
             }
             self.changes.clear();
+            // A client that once sent hundreds of changes at a time does not keep the memory for them.
+            self.changes.shrink_to(64);
             self.writer.get_mut().unrecorded = false;
         }
         self.writer.flush()
