@@ -503,6 +503,68 @@ fn in_a_pipeline_each_change_gets_its_own_error_and_all_else_its_own_answer() {
 }
 
 #[test]
+fn behind_a_change_that_cannot_be_recorded_all_that_is_read_is_told() {
+    let folder = Folder::new();
+    let flags = format!("-c 8 --aof {}", folder.file("aof").display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    no_rewrite(&folder);
+    let mut client = server.client();
+    // The disk has room for it only a few times; ten of it are asked for.
+    let value = "v".repeat(10_000);
+    client.check(format!("set big 0 0 10000\r\n{value}\r\n"), "STORED\r\n");
+    eventually("the file is full", || set(&mut client, "k", "a") == REFUSED);
+    let refused = format!("{REFUSED}\r\n");
+    let get = format!("get{}\r\n", " big".repeat(10));
+    let got = format!("VALUE big 0 10000\r\n{value}\r\n").repeat(10) + "END\r\n";
+    // Twice: in step means that it also goes on.
+    for _ in 0..2 {
+        for change in ["set a 0 0 1\r\n1\r\n", "delete nokey\r\n", "incr big 1\r\n"] {
+            client.check(format!("{change}{get}"), format!("{refused}{got}"));
+            client.check(
+                format!("{get}{change}{change}{get}"),
+                format!("{got}{refused}{refused}{got}"),
+            );
+        }
+        client.check(
+            "set a 0 0 1\r\n1\r\n".repeat(400) + "mn\r\n",
+            refused.repeat(400) + "MN\r\n",
+        );
+        client.check(
+            "mg nothing\r\nset a 0 0 1 noreply\r\n1\r\nms a 1 q\r\n1\r\n".repeat(400) + "mn\r\n",
+            format!("EN\r\n{refused}").repeat(400) + "MN\r\n",
+        );
+    }
+}
+
+#[test]
+fn a_batch_finds_out_that_the_disk_is_full_and_is_answered_to_the_end() {
+    let value = "v".repeat(10_000);
+    // Where in the batch the disk is full depends on how much it takes before.
+    for before in 0..40 {
+        let folder = Folder::new();
+        let flags = format!("-c 8 --aof {}", folder.file("aof").display());
+        let server = process::spawn_after(SMALL_DISK, &flags);
+        no_rewrite(&folder);
+        let mut client = server.client();
+        client.check(format!("set big 0 0 10000\r\n{value}\r\n"), "STORED\r\n");
+        for n in 0..before {
+            set(&mut client, &format!("before{n}"), "b");
+        }
+        let commands = "set a 0 0 1\r\n1\r\nget big big\r\ndelete nothing\r\n";
+        client.send(commands.repeat(50));
+        let got = format!("VALUE big 0 10000\r\n{value}\r\n").repeat(2) + "END\r\n";
+        for _ in 0..50 {
+            let set = client.line();
+            assert!(set == "STORED" || set == REFUSED, "{set}");
+            client.expect(&got);
+            let delete = client.line();
+            assert!(delete == "NOT_FOUND" || delete == REFUSED, "{delete}");
+        }
+        client.check("mn\r\n", "MN\r\n");
+    }
+}
+
+#[test]
 fn an_answer_too_long_to_be_taken_back_ends_the_connection_before_it_begins() {
     let folder = Folder::new();
     let flags = format!("-c 8 --aof {}", folder.file("aof").display());

@@ -96,13 +96,15 @@ fn one_command(
         }
     };
 
-    let change = may_change.then(|| wire.begin_change());
+    if may_change {
+        wire.begin_change()?;
+    }
     // Counted apart while the wire is lent to the answers.
     let mut counts = std::mem::take(&mut wire.counts);
     let mut answer = |response: Response<'_>| match parsed.answer {
         Answer::Wanted => {
             trace.sent(&response);
-            response.write(wire.answers())
+            response.write(&mut wire.answers())
         }
         Answer::Silenced => {
             trace.silenced(&response);
@@ -114,8 +116,6 @@ fn one_command(
         Err(error) => answer(Response::Error(error)).map(|()| Then::GoOn),
     };
     wire.counts = counts;
-    if let (Some(start), Answer::Wanted) = (change, parsed.answer) {
-        wire.end_change(start);
-    }
+    wire.end_change(parsed.answer);
     then
 }

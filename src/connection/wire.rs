@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::clients::Client;
 use crate::command::Service;
-use crate::protocol::ProtocolError;
+use crate::protocol::{Answer, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::trace::Trace;
@@ -25,6 +25,10 @@ use crate::trace::Trace;
 /// Bytes that are read and written at a time: 16 KB, as in memcached. They are in memory only as far as
 /// they were ever used.
 const BUFFER: usize = 16 << 10;
+
+/// Room in bytes for the answer to a change, which is short unless it tells a value, or for the error in
+/// its place.
+const SHORT_ANSWER: usize = 2048;
 
 /// A line may be this long, in bytes, before its end has come, …
 const MAX_LINE: usize = 2048;
@@ -39,6 +43,8 @@ pub struct Wire<'c> {
     writer: BufWriter<Outgoing<'c>>,
     /// Which of the answers that have not left are answers to changes: bytes of all that was ever answered.
     changes: Vec<Range<u64>>,
+    /// Where the answer begins to the command that is executed, if that may change something.
+    change: Option<u64>,
     client: &'c Client,
     service: &'c Service,
     trace: Trace<'c>,
@@ -71,6 +77,7 @@ impl<'c> Wire<'c> {
             reader: BufReader::with_capacity(BUFFER, Incoming { stream, service }),
             writer: BufWriter::with_capacity(BUFFER, outgoing),
             changes: Vec::new(),
+            change: None,
             client,
             service,
             trace,
@@ -133,21 +140,37 @@ impl<'c> Wire<'c> {
         Ok(())
     }
 
-    /// Where answers are written.
-    pub fn answers(&mut self) -> &mut impl Write {
-        &mut self.writer
+    /// Where an answer, or a piece of one, is written. What it tells of has been recorded.
+    pub fn answers(&mut self) -> Answers<'_, 'c> {
+        self.writer.get_mut().unrecorded |= self.change.is_some();
+        Answers(self)
     }
 
     /// To be called before a command is executed that may change something: from now on no answer leaves
-    /// before what was recorded is safe. Gives the place at which its answer begins.
-    pub fn begin_change(&mut self) -> u64 {
+    /// before what was recorded is safe.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn begin_change(&mut self) -> io::Result<()> {
+        // A buffer that spills in the middle of this answer would be too late for an error in its place.
+        if self.spare() < SHORT_ANSWER {
+            self.flush()?;
+        }
         self.writer.get_mut().unrecorded = true;
-        self.answered()
+        self.change = Some(self.answered());
+        Ok(())
     }
 
-    /// Notes that the answer to a change has been written.
-    pub fn end_change(&mut self, start: u64) {
-        self.changes.push(start..self.answered());
+    /// To be called when the command has been executed, and answered if its answer is wanted.
+    pub fn end_change(&mut self, answer: Answer) {
+        if let (Some(start), Answer::Wanted) = (self.change.take(), answer) {
+            self.changes.push(start..self.answered());
+        }
+    }
+
+    /// So many bytes more can be answered before the first of them leave.
+    fn spare(&self) -> usize {
+        self.writer.capacity() - self.writer.buffer().len()
     }
 
     /// How many bytes have been answered in all, whether they have left or not.
@@ -162,16 +185,23 @@ impl<'c> Wire<'c> {
     pub fn flush(&mut self) -> io::Result<()> {
         self.service.stats.take(&mut self.counts);
         // Also where nothing is to be sent: `noreply` is recorded before the client is waited for.
+        self.settle()?;
+        self.writer.flush()
+    }
+
+    /// Sees to it that what has been answered may leave: the records are safe, or errors are in the place of
+    /// the answers to changes. No change is being answered meanwhile.
+    fn settle(&mut self) -> io::Result<()> {
         if self.writer.get_ref().unrecorded {
             if self.service.store.before_answers().is_err() {
                 self.take_back()?;
             }
-            self.changes.clear();
-            // A client that once sent hundreds of changes at a time does not keep the memory for them.
-            self.changes.shrink_to(64);
             self.writer.get_mut().unrecorded = false;
         }
-        self.writer.flush()
+        self.changes.clear();
+        // A client that once sent hundreds of changes at a time does not keep the memory for them.
+        self.changes.shrink_to(64);
+        Ok(())
     }
 
     /// Puts an error in the place of each answer to a change that could not be recorded; all other answers
@@ -230,6 +260,30 @@ impl<'c> Wire<'c> {
     }
 }
 
+/// Takes answers down.
+pub struct Answers<'w, 'c>(&'w mut Wire<'c>);
+
+impl Write for Answers<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Answers(wire) = self;
+        // It spills. What lies in it are whole answers, and the beginning of one that only reads: this is the
+        // last moment at which errors can be put in the place of those to changes.
+        if bytes.len() >= wire.spare() && wire.change.is_none() {
+            wire.settle()?;
+        }
+        wire.writer.write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// A socket's direction from the client, with its bytes counted. `&TcpStream` reads and writes as it is: both
 /// directions share one file descriptor.
 #[derive(Debug)]
@@ -259,10 +313,12 @@ struct Outgoing<'c> {
 
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Every byte that leaves comes through here, also when a full buffer spills by itself. Then it is too
-        // late for another answer: if this fails, the connection ends.
+        // Every byte that leaves comes through here, also when a long answer to a change spills. Then it is
+        // too late for another answer: if this fails, the connection ends.
         if self.unrecorded {
             self.service.store.before_answers()?;
+            // The rest of a long answer does not wait for what others record meanwhile.
+            self.unrecorded = false;
         }
         let bytes = self.stream.write(bytes)?;
         self.sent += bytes as u64;
