@@ -34,8 +34,7 @@ const _: () = assert!(size_of::<Option<Entry>>() == 24);
 impl Entry {
     /// An item that is stored at the time `now`, and so many stores after the first.
     pub fn new(mut item: Item, now: UnixTime, stamp: u32) -> Self {
-        let tail = item.text.set_numbers(item.tail, item.cas, item.flags);
-        item.text.set_stamp(stamp);
+        let tail = item.text.set_tail(item.tail, item.cas, item.flags, stamp);
         let mut notes = Notes::default();
         notes.set(LONG_TAIL, tail == Tail::Long);
         notes.set(FETCHED, item.fetched);
@@ -87,8 +86,8 @@ impl Entry {
     pub fn set_unvisited(&mut self, stamp: u32) {
         self.notes.set(VISITED, false);
         self.change_text(|text, tail| {
-            text.set_stamp(stamp);
-            tail
+            let (cas, flags) = text.numbers(tail);
+            text.set_tail(tail, cas, flags, stamp)
         });
     }
 
@@ -96,7 +95,7 @@ impl Entry {
     pub fn set_cas(&mut self, cas: u64) {
         self.change_text(|text, tail| {
             let (_, flags) = text.numbers(tail);
-            text.set_numbers(tail, cas, flags)
+            text.set_tail(tail, cas, flags, text.stamp())
         });
     }
 

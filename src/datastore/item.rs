@@ -129,19 +129,19 @@ impl Text {
         self.block
     }
 
-    /// Writes down cas unique and flags, with the long tail if need be. Gives how it ends now. Readers who share
-    /// the text keep it as it was.
-    pub fn set_numbers(&mut self, tail: Tail, cas: u64, flags: u32) -> Tail {
+    /// Writes down cas unique, flags and stamp (when it took its place, counted in stores), with the long tail if need
+    /// be. Gives how it ends now. Readers who share the text keep it as it was.
+    pub fn set_tail(&mut self, tail: Tail, cas: u64, flags: u32, stamp: u32) -> Tail {
         let short = u32::try_from(cas).ok().filter(|_| tail == Tail::Short);
         if short.is_none() && tail == Tail::Short {
             let (begin, _) = self.bytes().split_at(self.bytes().len() - tail.length());
             let room = std::iter::repeat_n(0, Tail::Long.length());
-            let stamp = self.stamp();
             *self = Text::whole(begin.iter().copied().chain(room).collect());
-            self.set_stamp(stamp);
         }
-        let text = self.own();
-        let (text, _) = text.split_at_mut(text.len() - STAMP);
+        let Some((text, room)) = self.own().split_last_chunk_mut() else {
+            return tail;
+        };
+        *room = stamp.to_ne_bytes();
         if let Some(cas) = short
             && let Some(room) = text.last_chunk_mut()
         {
@@ -157,7 +157,7 @@ impl Text {
         Tail::Long
     }
 
-    /// The same back.
+    /// Cas unique and flags back.
     pub fn numbers(&self, tail: Tail) -> (u64, u32) {
         let text = self.bytes();
         let (text, _) = text.split_at(text.len() - STAMP);
@@ -174,14 +174,8 @@ impl Text {
         }
     }
 
-    /// Writes down when it took its place, counted in stores.
-    pub fn set_stamp(&mut self, stamp: u32) {
-        if let Some(room) = self.own().last_chunk_mut() {
-            *room = stamp.to_ne_bytes();
-        }
-    }
-
-    fn stamp(&self) -> u32 {
+    /// The stamp back.
+    pub fn stamp(&self) -> u32 {
         stamp_of(self.bytes())
     }
 }
