@@ -91,6 +91,11 @@ impl Entry {
         });
     }
 
+    /// It counts as read.
+    pub fn set_visited(&mut self) {
+        self.notes.set(VISITED, true);
+    }
+
     /// Another cas unique.
     pub fn set_cas(&mut self, cas: u64) {
         self.change_text(|text, tail| {
@@ -143,6 +148,14 @@ impl Block {
         match self {
             Block::Open(bytes) => bytes,
             Block::Full(bytes) => bytes,
+        }
+    }
+
+    /// The texts, to be changed, if no reader has one of them.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Block::Open(bytes) => Some(bytes),
+            Block::Full(bytes) => Arc::get_mut(bytes),
         }
     }
 

@@ -124,6 +124,29 @@ impl Queue {
         }
     }
 
+    /// Puts an item in the place of another, as visited, if its text is just as long and no reader shares the other:
+    /// then nothing moves. Otherwise gives it back.
+    pub fn overwrite(&mut self, number: u32, mut entry: Entry) -> Option<Entry> {
+        let place = self.place(number);
+        let Some(chunk) = self.chunks.get_mut(place / CHUNK) else {
+            return Some(entry);
+        };
+        if let Some(Some(old)) = chunk.entries.get_mut(place % CHUNK)
+            && let &Kept::Packed { start, end } = old.kept()
+            && let Kept::Own(text) = entry.kept()
+            && let Some(block) = chunk.block.bytes_mut()
+            && let Some(room) = block.get_mut(start as usize..end as usize)
+            && room.len() == text.len()
+        {
+            room.copy_from_slice(text);
+            entry.keep(Kept::Packed { start, end });
+            entry.set_visited();
+            *old = entry;
+            return None;
+        }
+        Some(entry)
+    }
+
     /// Takes an item out. The others keep their numbers.
     pub fn remove(&mut self, number: u32) -> bool {
         let Some(entry) = self.place_mut(number).and_then(Option::take) else {
@@ -351,5 +374,22 @@ mod tests {
             assert!(matches!(taken.kept(), Kept::Own(text) if text.len() > expected.value().len()));
         }
         assert_eq!(queue.size(), 0);
+    }
+
+    #[test]
+    fn an_item_takes_the_place_of_one_of_the_same_length_unless_somebody_reads_that() {
+        let mut queue = Queue::default();
+        let entry = |value: &[u8]| Entry::new(Item::new(b"k", 0, Expiry::NEVER, &[value]), 0, 0);
+        let numbers: Vec<_> = (0..CHUNK).map(|_| queue.push(entry(b"old"))).collect();
+        let number = numbers[7];
+        let read = |queue: &Queue| queue.get(number).map(|view| view.item(0));
+        assert!(queue.overwrite(number, entry(b"longer")).is_some());
+        let reader = read(&queue);
+        assert!(queue.overwrite(number, entry(b"new")).is_some());
+        drop(reader);
+        assert!(queue.overwrite(number, entry(b"new")).is_none());
+        let value = |number| queue.get(number).map(|view| view.item(0).value().to_vec());
+        assert_eq!(value(number), Some(b"new".to_vec()));
+        assert_eq!(value(numbers[8]), Some(b"old".to_vec()));
     }
 }

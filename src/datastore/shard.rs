@@ -65,8 +65,8 @@ impl Shard {
         self.view(self.place(key)?)
     }
 
-    /// Stores an item under its key, which has this hash: at the end of the queue where the old one stood, or else
-    /// of the one for new items. `stamp` is how many stores there have been, in all shards.
+    /// Stores an item under its key, which has this hash: in the place of the old one if it fits there, or else at the
+    /// end of that queue, or of the one for new items. `stamp` is how many stores there have been, in all shards.
     pub fn put(&mut self, hash: u64, item: Item, now: UnixTime, stamp: u32) {
         self.expect(item.expiry);
         let key = Hashed {
@@ -74,9 +74,15 @@ impl Shard {
             hash,
         };
         let (old, tag) = (self.place(key), key.tag());
+        let mut entry = Entry::new(item, now, stamp);
+        if let Some(old) = old {
+            match self.queue_mut(old.part()).overwrite(old.number(), entry) {
+                None => return,
+                Some(given_back) => entry = given_back,
+            }
+        }
         let part = old.map_or(Part::Probation, Place::part);
-        let number = self.queue_mut(part).push(Entry::new(item, now, stamp));
-        let place = Place::new(part, number);
+        let place = Place::new(part, self.queue_mut(part).push(entry));
         match old {
             None => self.index.insert(tag, place),
             Some(old) => {
