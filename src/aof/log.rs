@@ -48,7 +48,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Takes over what is pending, to be written next. Gives whether the file was stuck.
+    /// Takes over what is pending, to be written next; while there is a rewrite, its new file gets it at once.
+    /// Gives whether the file was stuck.
     pub fn take(&mut self, pending: &Mutex<Pending>) -> bool {
         let before = self.unwritten.len();
         let mut pending = lock(pending);
@@ -71,7 +72,7 @@ impl Log {
 
     /// Hands all that was taken over to the operating system, and gives its length; or leaves the file as it
     /// was.
-    pub fn write(&mut self) -> io::Result<u64> {
+    pub fn write_taken(&mut self) -> io::Result<u64> {
         if self.closed {
             return Err(io::Error::other("the server has stopped"));
         }
@@ -79,7 +80,7 @@ impl Log {
             return Err(io::Error::other("a sync has failed"));
         }
         self.mend()?;
-        if let Err(error) = write(&mut self.writer, &self.unwritten) {
+        if let Err(error) = write_and_flush(&mut self.writer, &self.unwritten) {
             self.torn = true;
             // What is left in the buffer must not be written later, by the buffer itself.
             let file = Arc::clone(self.writer.get_ref());
@@ -106,7 +107,7 @@ impl Log {
 }
 
 /// Writes bytes and hands them to the operating system.
-pub fn write(writer: &mut BufWriter<Arc<File>>, bytes: &[u8]) -> io::Result<()> {
+pub fn write_and_flush(writer: &mut BufWriter<Arc<File>>, bytes: &[u8]) -> io::Result<()> {
     writer.write_all(bytes)?;
     writer.flush()
 }

@@ -168,7 +168,7 @@ impl Aof {
         let mut pending = lock(&self.pending);
         while pending.stuck || pending.bytes.len() > MOST_PENDING {
             drop(pending);
-            self.write(&mut self.lock())?;
+            self.hand_over_all(&mut self.lock())?;
             pending = lock(&self.pending);
         }
         pending.bytes.extend_from_slice(&bytes);
@@ -207,13 +207,13 @@ impl Aof {
         if is_done() {
             return Ok(());
         }
-        self.write(&mut log)
+        self.hand_over_all(&mut log)
     }
 
     /// Hands over everything.
-    fn write(&self, log: &mut Log) -> io::Result<()> {
+    fn hand_over_all(&self, log: &mut Log) -> io::Result<()> {
         let was_stuck = log.take(&self.pending);
-        let outcome = log.write();
+        let outcome = log.write_taken();
         match &outcome {
             Ok(bytes) => {
                 self.written.fetch_add(*bytes, Relaxed);
@@ -256,7 +256,7 @@ impl Aof {
         self.sync_in_passing();
         let mut log = self.lock();
         // What has come since. It stays behind only if the file cannot be written, which has been told.
-        let _ = self.write(&mut log);
+        let _ = self.hand_over_all(&mut log);
         log.closed = true;
         lock(&self.pending).stuck = true;
         // If this fails, the end of the process does it.

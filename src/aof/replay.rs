@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::crc::crc32;
-use super::log::{Log, write};
+use super::log::{Log, write_and_flush};
 use super::record::{self, HEADING, Parsed, Record};
 use super::rewrite::{beside, rewrite_path, sync_folder};
 use super::{Aof, Options, encoded, open_and_lock, unix_time};
@@ -162,7 +162,7 @@ impl Aof {
         let mut length = length;
         if length == 0 {
             let heading = encoded(&[Record::Heading { cas: 0 }]);
-            write(&mut writer, &heading).map_err(failed)?;
+            write_and_flush(&mut writer, &heading).map_err(failed)?;
             length = heading.len() as u64;
             sync_folder(&path).map_err(failed)?;
         }

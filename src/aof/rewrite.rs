@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::log::{lock, write};
+use super::log::{lock, write_and_flush};
 use super::record::Record;
 use super::{Aof, RETRY, encoded, unix_time};
 
@@ -30,7 +30,7 @@ impl Copy {
     /// Appends what is appended to the old file.
     pub fn append(&mut self, bytes: &[u8]) {
         if self.failure.is_none() {
-            match write(&mut self.writer, bytes) {
+            match write_and_flush(&mut self.writer, bytes) {
                 Ok(()) => self.length += bytes.len() as u64,
                 Err(error) => self.failure = Some(error),
             }

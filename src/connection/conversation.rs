@@ -74,6 +74,8 @@ fn one_command(
     trace.received(line);
     let parsed = protocol::parse(line);
     let may_change = parsed.request.as_ref().is_ok_and(Request::may_change);
+    // A draft may evict, and that is a change too. But no answer tells of it, so none that leaves while the
+    // block is read need wait for its record.
     let outcome = match parsed
         .request
         .and_then(|request| Ok((command::draft(&request, service)?, request)))
