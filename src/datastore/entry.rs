@@ -91,11 +91,6 @@ impl Entry {
         });
     }
 
-    /// It counts as read.
-    pub fn set_visited(&mut self) {
-        self.notes.set(VISITED, true);
-    }
-
     /// Another cas unique.
     pub fn set_cas(&mut self, cas: u64) {
         self.change_text(|text, tail| {

@@ -124,14 +124,13 @@ impl Queue {
         }
     }
 
-    /// Puts an item in the place of another, as visited, if its text is just as long and no reader shares the other:
-    /// then nothing moves. Otherwise gives it back.
+    /// Puts an item in the place of another that is one of the last, if its text is just as long and no reader shares
+    /// the other: then nothing moves. Otherwise gives it back. (Where older ones are, it would go too soon.)
     pub fn overwrite(&mut self, number: u32, mut entry: Entry) -> Option<Entry> {
         let place = self.place(number);
-        let Some(chunk) = self.chunks.get_mut(place / CHUNK) else {
-            return Some(entry);
-        };
-        if let Some(Some(old)) = chunk.entries.get_mut(place % CHUNK)
+        let is_last = place / CHUNK + 1 == self.chunks.len();
+        if let Some(chunk) = self.chunks.back_mut().filter(|_| is_last)
+            && let Some(Some(old)) = chunk.entries.get_mut(place % CHUNK)
             && let &Kept::Packed { start, end } = old.kept()
             && let Kept::Own(text) = entry.kept()
             && let Some(block) = chunk.block.bytes_mut()
@@ -140,7 +139,6 @@ impl Queue {
         {
             room.copy_from_slice(text);
             entry.keep(Kept::Packed { start, end });
-            entry.set_visited();
             *old = entry;
             return None;
         }
