@@ -396,9 +396,12 @@ fn a_rewrite_that_cannot_be_made_is_counted_and_told_and_the_file_goes_on() {
 /// The shell's words for a disk that is full when a file has 64 blocks.
 const SMALL_DISK: &str = "trap '' XFSZ; ulimit -f 64;";
 
-/// Keeps the server from making room on its small disk: where the new file would be, a folder is.
-fn no_rewrite(folder: &Folder) {
+/// A server on a small disk, which cannot make room by rewriting its file: where the new one would be, a folder is.
+fn start_on_small_disk(folder: &Folder) -> Process {
+    let flags = format!("-c 8 --aof {}", folder.file("aof").display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
     fs::create_dir(folder.file("aof.rewrite")).expect("a folder can be made");
+    server
 }
 
 /// Sets a value of 1,000 bytes, and gives the answer.
@@ -465,9 +468,7 @@ fn on_a_full_disk_changes_are_refused_and_what_is_there_is_served() {
 fn in_a_pipeline_each_change_gets_its_own_error_and_all_else_its_own_answer() {
     let folder = Folder::new();
     let path = folder.file("aof");
-    let flags = format!("-c 8 --aof {}", path.display());
-    let server = process::spawn_after(SMALL_DISK, &flags);
-    no_rewrite(&folder);
+    let server = start_on_small_disk(&folder);
     let mut client = server.client();
     let (value, mut commands) = ("a".repeat(1000), String::new());
     for n in 0..100 {
@@ -505,9 +506,7 @@ fn in_a_pipeline_each_change_gets_its_own_error_and_all_else_its_own_answer() {
 #[test]
 fn behind_a_change_that_cannot_be_recorded_all_that_is_read_is_told() {
     let folder = Folder::new();
-    let flags = format!("-c 8 --aof {}", folder.file("aof").display());
-    let server = process::spawn_after(SMALL_DISK, &flags);
-    no_rewrite(&folder);
+    let server = start_on_small_disk(&folder);
     let mut client = server.client();
     // The disk has room for it only a few times; ten of it are asked for.
     let value = "v".repeat(10_000);
@@ -542,9 +541,7 @@ fn a_batch_finds_out_that_the_disk_is_full_and_is_answered_to_the_end() {
     // Where in the batch the disk is full depends on how much it takes before.
     for before in 0..40 {
         let folder = Folder::new();
-        let flags = format!("-c 8 --aof {}", folder.file("aof").display());
-        let server = process::spawn_after(SMALL_DISK, &flags);
-        no_rewrite(&folder);
+        let server = start_on_small_disk(&folder);
         let mut client = server.client();
         client.check(format!("set big 0 0 10000\r\n{value}\r\n"), "STORED\r\n");
         for n in 0..before {
@@ -567,9 +564,7 @@ fn a_batch_finds_out_that_the_disk_is_full_and_is_answered_to_the_end() {
 #[test]
 fn an_answer_too_long_to_be_taken_back_ends_the_connection_before_it_begins() {
     let folder = Folder::new();
-    let flags = format!("-c 8 --aof {}", folder.file("aof").display());
-    let server = process::spawn_after(SMALL_DISK, &flags);
-    no_rewrite(&folder);
+    let server = start_on_small_disk(&folder);
     let mut client = server.client();
     let value = "v".repeat(20_000);
     client.check(format!("set long 0 0 20000\r\n{value}\r\n"), "STORED\r\n");
@@ -635,9 +630,7 @@ fn a_file_that_cannot_be_written_is_rewritten_though_it_is_small() {
 fn on_a_full_disk_a_rewrite_makes_room() {
     let folder = Folder::new();
     let path = folder.file("aof");
-    let flags = format!("-c 8 --aof {}", path.display());
-    let server = process::spawn_after(SMALL_DISK, &flags);
-    no_rewrite(&folder);
+    let server = start_on_small_disk(&folder);
     let mut client = server.client();
     let full = (0..1000).any(|_| set(&mut client, "k", "a") == REFUSED);
     assert!(full, "the file is full of one key's old values");
@@ -645,7 +638,10 @@ fn on_a_full_disk_a_rewrite_makes_room() {
     fs::remove_dir(folder.file("aof.rewrite")).expect("it is empty");
 
     let size = content(&path).len();
-    let server = process::spawn_after(SMALL_DISK, &format!("{flags} --aof-rewrite-size {size}"));
+    let server = process::spawn_after(
+        SMALL_DISK,
+        &format!("-c 8 --aof {} --aof-rewrite-size {size}", path.display()),
+    );
     eventually("it is rewritten", || server.count("aof_rewrites") == 1);
     assert_eq!(set(&mut server.client(), "k", "b"), "STORED");
     assert!(content(&path).len() < size / 5);
