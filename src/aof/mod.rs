@@ -155,16 +155,8 @@ impl Aof {
     /// # Errors
     /// The file cannot be written, and the change must not be made.
     pub fn append(&self, record: &Record<'_>) -> io::Result<()> {
-        self.append_all(std::slice::from_ref(record))
-    }
-
-    /// Appends several changes, all of them or none.
-    ///
-    /// # Errors
-    /// As [`Aof::append`].
-    pub fn append_all(&self, records: &[Record<'_>]) -> io::Result<()> {
         // Encoded before anything is locked here: others wait for no more than the copying.
-        let bytes = encoded(records);
+        let bytes = encoded(std::slice::from_ref(record));
         let mut pending = lock(&self.pending);
         while pending.stuck || pending.bytes.len() > MOST_PENDING {
             drop(pending);
@@ -173,7 +165,7 @@ impl Aof {
         }
         pending.bytes.extend_from_slice(&bytes);
         self.appended.fetch_add(bytes.len() as u64, Relaxed);
-        self.records.fetch_add(records.len() as u64, Relaxed);
+        self.records.fetch_add(1, Relaxed);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::clock::{Expiry, UnixTime};
-use super::item::{Item, Marks, Tail, Text, allocated, key_of, stamp_of};
+use super::item::{Item, Marks, Tail, Text, allocated, key_of, numbers_of, stamp_of};
 
 /// What a queue has of an item.
 #[derive(Debug)]
@@ -77,6 +77,11 @@ impl Entry {
         self.notes.has(VISITED)
     }
 
+    /// What meta commands have noted on it.
+    pub fn marks(&self) -> Marks {
+        self.notes.marks()
+    }
+
     /// Notes that it was read.
     pub fn note(&self, now: UnixTime) {
         self.notes.read(now);
@@ -86,7 +91,7 @@ impl Entry {
     pub fn set_unvisited(&mut self, stamp: u32) {
         self.notes.set(VISITED, false);
         self.change_text(|text, tail| {
-            let (cas, flags) = text.numbers(tail);
+            let (cas, flags) = numbers_of(text.bytes(), tail);
             text.set_tail(tail, cas, flags, stamp)
         });
     }
@@ -94,8 +99,8 @@ impl Entry {
     /// Another cas unique.
     pub fn set_cas(&mut self, cas: u64) {
         self.change_text(|text, tail| {
-            let (_, flags) = text.numbers(tail);
-            text.set_tail(tail, cas, flags, text.stamp())
+            let (_, flags) = numbers_of(text.bytes(), tail);
+            text.set_tail(tail, cas, flags, stamp_of(text.bytes()))
         });
     }
 
@@ -216,15 +221,15 @@ impl<'q> View<'q> {
 
     /// The item, looked at at the time `now`.
     pub fn item(self, now: UnixTime) -> Item {
-        let (text, tail) = (self.text(), self.entry.tail());
-        let (cas, flags) = text.numbers(tail);
+        let tail = self.entry.tail();
+        let (cas, flags) = numbers_of(self.bytes(), tail);
         Item {
-            text,
+            text: self.text(),
             tail,
             flags,
             expiry: self.entry.expiry,
             cas,
-            marks: self.entry.notes.marks(),
+            marks: self.entry.marks(),
             last_access: self.entry.last_access(now),
             fetched: self.entry.fetched(),
         }
@@ -232,7 +237,7 @@ impl<'q> View<'q> {
 
     /// The cas unique.
     pub fn cas(self) -> u64 {
-        self.text().numbers(self.entry.tail()).0
+        numbers_of(self.bytes(), self.entry.tail()).0
     }
 }
 
@@ -336,7 +341,7 @@ mod tests {
                 assert_eq!((after.cas, after.flags()), (cas, flags));
                 assert_eq!((after.key(), after.value()), (&b"k"[..], &b"v"[..]));
             }
-            assert_eq!(before.text.numbers(before.tail), (0, flags));
+            assert_eq!(numbers_of(before.text.bytes(), before.tail), (0, flags));
         }
     }
 

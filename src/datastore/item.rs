@@ -156,27 +156,21 @@ impl Text {
         }
         Tail::Long
     }
+}
 
-    /// Cas unique and flags back.
-    pub fn numbers(&self, tail: Tail) -> (u64, u32) {
-        let text = self.bytes();
-        let (text, _) = text.split_at(text.len() - STAMP);
-        match tail {
-            Tail::Short => {
-                let cas = text.last_chunk().copied().map(u32::from_ne_bytes);
-                (cas.unwrap_or(0).into(), 0)
-            }
-            Tail::Long => {
-                let (text, flags) = text.split_last_chunk().unwrap_or((text, &[0; 4]));
-                let cas = text.last_chunk().copied().map(u64::from_ne_bytes);
-                (cas.unwrap_or(0), u32::from_ne_bytes(*flags))
-            }
+/// Cas unique and flags in a text that ends so.
+pub(super) fn numbers_of(text: &[u8], tail: Tail) -> (u64, u32) {
+    let (text, _) = text.split_at(text.len() - STAMP);
+    match tail {
+        Tail::Short => {
+            let cas = text.last_chunk().copied().map(u32::from_ne_bytes);
+            (cas.unwrap_or(0).into(), 0)
         }
-    }
-
-    /// The stamp back.
-    pub fn stamp(&self) -> u32 {
-        stamp_of(self.bytes())
+        Tail::Long => {
+            let (text, flags) = text.split_last_chunk().unwrap_or((text, &[0; 4]));
+            let cas = text.last_chunk().copied().map(u64::from_ne_bytes);
+            (cas.unwrap_or(0), u32::from_ne_bytes(*flags))
+        }
     }
 }
 

@@ -37,7 +37,7 @@ use crate::protocol::{Exptime, ProtocolError};
 use crate::stats::{Counter, Stats};
 use clock::{Clock, Expiry, UnixTime};
 pub use item::{Item, Marks};
-pub use room::Draft;
+pub use room::{Draft, Reservation};
 use shard::{Hashed, Shard};
 pub use slot::Slot;
 

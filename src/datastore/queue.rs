@@ -2,9 +2,9 @@
 //! know about who goes first, so nothing has to be kept beside the items.
 //!
 //! Items stand in chunks, and the texts of the small items of a chunk in one block: that saves each of them an
-//! allocation, and since who came together mostly goes together, memory comes free in
-//! pieces that something else can use. Thousands of small holes were measured to make the process twice as large
-//! as `-m` says when items of another size came.
+//! allocation, and since who came together mostly goes together, memory comes free in pieces that something else
+//! can use. Thousands of small holes were measured to make the process twice as large as `-m` says when items of
+//! another size came.
 
 use std::collections::VecDeque;
 
@@ -217,6 +217,7 @@ impl Queue {
         });
         *self = new;
     }
+
     /// Takes out what stands there; [`Queue::advance`] is still to be called.
     fn take_from(&mut self, place: usize) -> Option<Entry> {
         let chunk = self.chunks.get_mut(place / CHUNK)?;

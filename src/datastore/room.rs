@@ -1,8 +1,8 @@
 //! Memory: what is spoken for, what is used, and how room is made.
 //!
 //! Invariant: items and reservations together stay within `-m`, but for what a number takes that grows, or a chunk
-//! or a table that a shard begins: then the next write makes room for that too. Room is reserved before anything is allocated, by evicting if need be, and while no lock is
-//! held. (Where the limit is lowered while running, or `-M` meets a log that holds more, what is there
+//! or a table that a shard begins: then the next write makes room for that too. Room is reserved before anything
+//! is allocated, by evicting if need be, and while no lock is held. (Where the limit is lowered while running, or `-M` meets a log that holds more, what is there
 //! stays until it is evicted or removed. After a start, a little more than the limit may be there.)
 
 use std::ops::{Deref, DerefMut};
@@ -27,7 +27,7 @@ const SPARED: usize = 64;
 
 /// Memory that is spoken for, as long as this lives.
 #[derive(Debug)]
-pub(super) struct Reservation<'s> {
+pub struct Reservation<'s> {
     store: &'s Datastore,
     bytes: usize,
 }
@@ -142,9 +142,11 @@ impl Datastore {
 
     /// Speaks for the room that an item takes which is about to change; if there is none, the change is made all
     /// the same.
-    pub fn room_for(&self, key: &[u8], bytes: usize) -> Option<impl Drop + use<'_>> {
-        let evicts = self.limits.when_full == WhenFull::Evict;
-        evicts.then(|| self.reserve(Item::charge_of(key, 1, bytes)).ok())?
+    pub fn room_for(&self, key: &[u8], bytes: usize) -> Option<Reservation<'_>> {
+        match self.limits.when_full {
+            WhenFull::Evict => self.reserve(Item::charge_of(key, 1, bytes)).ok(),
+            WhenFull::Refuse => None,
+        }
     }
 
     /// Makes room until there is enough; whether there is.

@@ -66,7 +66,8 @@ impl Shard {
     }
 
     /// Stores an item under its key, which has this hash: in the place of the old one if that is good enough, or
-    /// else at the end of that queue, or of the one for new items. `stamp` is how many stores there have been, in all shards.
+    /// else at the end of that queue, or of the one for new items. `stamp` is how many stores there have been, in
+    /// all shards.
     pub fn put(&mut self, hash: u64, item: Item, now: UnixTime, stamp: u32) {
         self.expect(item.expiry);
         let key = Hashed {

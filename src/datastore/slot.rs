@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Datastore;
 use super::clock::{Expiry, UnixTime};
+use super::entry::View;
 use super::item::{Item, Marks};
 use super::room::Held;
 use super::shard::Hashed;
@@ -61,8 +62,12 @@ impl Datastore {
 impl Slot<'_> {
     /// The item that the key holds; one that has expired is none.
     pub fn item(&self) -> Option<Item> {
-        let view = self.shard.get(self.key)?;
-        (!view.entry.expiry().is_over(self.expired_by)).then(|| view.item(self.now))
+        self.view().map(|view| view.item(self.now))
+    }
+
+    fn view(&self) -> Option<View<'_>> {
+        let view = self.shard.get(self.key);
+        view.filter(|view| !view.entry.expiry().is_over(self.expired_by))
     }
 
     /// The time at which the key was taken hold of.
@@ -97,9 +102,10 @@ impl Slot<'_> {
     /// # Errors
     /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn touch(&mut self, expiry: Expiry) -> Result<(), ProtocolError> {
-        let Some(Item { cas, marks, .. }) = self.item() else {
+        let Some(view) = self.view() else {
             return Ok(());
         };
+        let (cas, marks) = (view.cas(), view.entry.marks());
         let key = self.key.key.into();
         self.store.record(|| match expiry.is_over(self.now) {
             false => Record::Touch { key, expiry },
@@ -111,11 +117,12 @@ impl Slot<'_> {
 
     /// Notes on the item, if there is one, that somebody has won it. This is forgotten with the process.
     pub fn win(&mut self) {
-        if let Some(Item {
-            cas, expiry, marks, ..
-        }) = self.item()
-        {
-            let marks = Marks { won: true, ..marks };
+        if let Some(view) = self.view() {
+            let (expiry, cas) = (view.entry.expiry(), view.cas());
+            let marks = Marks {
+                won: true,
+                ..view.entry.marks()
+            };
             self.shard.update(self.key, expiry, cas, marks);
         }
     }
@@ -126,8 +133,13 @@ impl Slot<'_> {
     /// # Errors
     /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) -> Result<(), ProtocolError> {
-        let Some(Item { marks, .. }) = self.item() else {
+        let Some(view) = self.view() else {
             return Ok(());
+        };
+        let marks = Marks {
+            stale: true,
+            won: false,
+            ..view.entry.marks()
         };
         let cas = cas.unwrap_or_else(|| self.store.new_cas());
         let key = self.key.key.into();
@@ -138,11 +150,6 @@ impl Slot<'_> {
                 cas: Some(cas),
             },
         })?;
-        let marks = Marks {
-            stale: true,
-            won: false,
-            ..marks
-        };
         self.shard.update(self.key, expiry, cas, marks);
         Ok(())
     }
@@ -159,7 +166,7 @@ impl Slot<'_> {
     /// # Errors
     /// [`ProtocolError::LogFailed`]: then nothing has changed.
     pub fn remove(&mut self) -> Result<(), ProtocolError> {
-        if self.item().is_some() {
+        if self.view().is_some() {
             self.store.record(|| Record::Remove {
                 key: self.key.key.into(),
                 cas: None,
