@@ -15,13 +15,15 @@
 //! | [`datastore`]       | `datastore_handler`     | the items: table, limits, time, eviction                 |
 //! | [`serialization`]   | `serialization_handler` | a response -> bytes                                      |
 //! | [`aof`]             |                         | the append-only file: records, replay, rewrite           |
+//! | [`item`]            |                         | what a key holds                                         |
 //!
 //! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
-//! (`-v` and `-vv`: the conversation on standard error, explained), [`heap`] (how memory is allocated).
+//! (`-v` and `-vv`: the conversation on standard error, explained), [`log`] (other lines on standard
+//! error), [`heap`] (how memory is allocated).
 //!
-//! Calls run one way: `connection` -> `command` -> `datastore` -> `aof`. `protocol` knows nothing of
-//! sockets, threads or the store; `serialization` and `aof` know of the store only what an
-//! [`Item`](datastore::Item) is.
+//! Imports run one way: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item`. (`aof` reads
+//! the file with the parser of `protocol`.) Everybody may know `item`; `serialization` knows that and
+//! `protocol`, and only `command` and `connection` know `serialization`. No two files import each other.
 //!
 //! # The way of one `set`
 //!
@@ -34,7 +36,7 @@
 //!    it to a worker of the pool: the worker stays with it for its life.
 //! 2. `connection/conversation.rs` reads one line, which is bounded. [`protocol::parse`] turns it into a
 //!    request that borrows the key from that line, and says that 5 bytes of data follow.
-//! 3. [`command::draft`] makes an [`Item`](datastore::Item) with room for just so much, after looking
+//! 3. [`command::draft`] makes an [`Item`](item::Item) with room for just so much, after looking
 //!    whether it may be so large and whether there is memory; the data is read straight into it.
 //! 4. [`command::execute`] takes the key's [`Slot`](datastore::Slot), which is the write lock of the
 //!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and
@@ -96,6 +98,8 @@ pub mod config;
 pub mod connection;
 pub mod datastore;
 pub mod heap;
+pub mod item;
+pub mod log;
 pub mod protocol;
 pub mod serialization;
 pub mod stats;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use rustmemc::clients::Clients;
 use rustmemc::config::{self, Wanted};
 use rustmemc::connection::Server;
-use rustmemc::{heap, trace};
+use rustmemc::{heap, log};
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            trace::tell(format_args!("rustmemc: {message}"));
+            log::line(format_args!("rustmemc: {message}"));
             ExitCode::FAILURE
         }
     }
@@ -33,7 +33,7 @@ fn run() -> Result<(), String> {
     };
     heap::use_one();
     for note in &config.notes {
-        trace::tell(format_args!("rustmemc: note: {note}"));
+        log::line(format_args!("rustmemc: note: {note}"));
     }
     let clients = Arc::new(Clients::new(config.conn_limit));
     let stop = Arc::clone(&clients);

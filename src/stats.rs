@@ -4,7 +4,7 @@
 //! server's [`Stats`] just before the answers of a batch leave: whoever has read the last of them finds
 //! them all counted.
 
-use std::ops::{Index, IndexMut};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
@@ -96,27 +96,21 @@ const COUNTERS: usize = Counter::ALL.len();
 
 /// One worker's counts that the server does not know yet.
 #[derive(Debug)]
-pub struct Counts([u64; COUNTERS]);
+pub struct Counts([Cell<u64>; COUNTERS]);
 
 impl Default for Counts {
     fn default() -> Self {
-        Counts([0; COUNTERS])
+        Counts([const { Cell::new(0) }; COUNTERS])
     }
 }
 
-// The discriminants of `Counter` run from 0 to COUNTERS - 1: no index is ever out of bounds.
-#[allow(clippy::indexing_slicing)]
-impl Index<Counter> for Counts {
-    type Output = u64;
-    fn index(&self, counter: Counter) -> &u64 {
-        &self.0[counter as usize]
-    }
-}
-
-#[allow(clippy::indexing_slicing)]
-impl IndexMut<Counter> for Counts {
-    fn index_mut(&mut self, counter: Counter) -> &mut u64 {
-        &mut self.0[counter as usize]
+impl Counts {
+    /// Counts one.
+    // The discriminants of `Counter` run from 0 to COUNTERS - 1: no index is ever out of bounds.
+    #[allow(clippy::indexing_slicing)]
+    pub fn add(&self, counter: Counter) {
+        let count = &self.0[counter as usize];
+        count.set(count.get() + 1);
     }
 }
 
@@ -132,10 +126,11 @@ impl Default for Stats {
 
 impl Stats {
     /// Takes over what a worker has counted, and leaves it zeros.
-    pub fn take(&self, counts: &mut Counts) {
-        for (total, count) in self.0.iter().zip(&mut counts.0) {
-            if *count != 0 {
-                total.fetch_add(std::mem::take(count), Relaxed);
+    pub fn take(&self, counts: &Counts) {
+        for (total, count) in self.0.iter().zip(&counts.0) {
+            let count = count.take();
+            if count != 0 {
+                total.fetch_add(count, Relaxed);
             }
         }
     }
@@ -167,10 +162,11 @@ mod tests {
     #[test]
     fn what_a_worker_counts_arrives_once() {
         let stats = Stats::default();
-        let mut counts = Counts::default();
-        counts[Counter::GetHits] += 2;
-        stats.take(&mut counts);
-        stats.take(&mut counts);
+        let counts = Counts::default();
+        counts.add(Counter::GetHits);
+        counts.add(Counter::GetHits);
+        stats.take(&counts);
+        stats.take(&counts);
         assert_eq!(stats.get(Counter::GetHits), 2);
         stats.reset();
         assert_eq!(stats.get(Counter::GetHits), 0);

@@ -6,18 +6,13 @@
 //! client.
 
 use std::fmt::Display;
-use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use crate::log;
 use crate::serialization::Response;
 
 /// The most that is shown of a line or a data block, in bytes.
 const SHOWN: usize = 200;
-
-/// One line on standard error. That nobody may be there to read it is no reason to fail.
-pub fn tell(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
 
 /// Tells one connection's story.
 #[derive(Debug, Clone, Copy)]
@@ -38,14 +33,14 @@ impl<'a> Trace<'a> {
     /// Something about the connection itself.
     pub fn event(&self, event: impl Display) {
         if self.verbosity.load(Relaxed) >= 1 {
-            tell(format_args!("<{} {event}", self.connection));
+            log::line(format_args!("<{} {event}", self.connection));
         }
     }
 
     /// A command line, as it came.
     pub fn received(&self, line: &[u8]) {
         if self.verbosity.load(Relaxed) >= 2 {
-            tell(format_args!(
+            log::line(format_args!(
                 "<{} {}",
                 self.connection,
                 shown(line.trim_ascii_end())
@@ -82,13 +77,13 @@ impl<'a> Trace<'a> {
             .reason()
             .map(|reason| format!("   ({reason})"))
             .unwrap_or_default();
-        tell(format_args!(
+        log::line(format_args!(
             ">{} {remark}{}{reason}",
             self.connection,
             shown(line.trim_ascii_end())
         ));
         if let Some(item) = response.item() {
-            tell(format_args!(">{} {}", self.connection, shown(item.value())));
+            log::line(format_args!(">{} {}", self.connection, shown(item.value())));
         }
     }
 }

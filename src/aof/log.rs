@@ -8,8 +8,6 @@ use std::io::{self, BufWriter, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::rewrite::Copy;
-
 /// So many bytes of records may wait to be written; whoever adds to more writes them first. It is also what
 /// the buffers keep of the memory that larger records needed.
 pub const MOST_PENDING: usize = 256 << 10;
@@ -42,9 +40,35 @@ pub struct Log {
     /// The length after the last rewrite.
     pub base: u64,
     /// The new file, while the old one is being rewritten.
-    pub copy: Option<Copy>,
+    pub copy: Option<RewriteFile>,
     /// When a rewrite that failed may be tried again.
     pub not_before: Instant,
+}
+
+/// The file that a rewrite makes.
+#[derive(Debug)]
+pub struct RewriteFile {
+    pub writer: BufWriter<Arc<File>>,
+    pub length: u64,
+    /// Why the rewrite is given up.
+    pub failure: Option<io::Error>,
+}
+
+impl RewriteFile {
+    /// Appends records.
+    pub fn append(&mut self, bytes: &[u8]) {
+        if self.failure.is_none() {
+            match write_and_flush(&mut self.writer, bytes) {
+                Ok(()) => self.length += bytes.len() as u64,
+                Err(error) => self.failure = Some(error),
+            }
+        }
+    }
+
+    /// The error that stopped the rewrite, if there was one.
+    pub fn check(&mut self) -> io::Result<()> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
 }
 
 impl Log {

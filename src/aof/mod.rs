@@ -59,7 +59,6 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::trace;
 use log::{Log, MOST_PENDING, Pending, lock};
 use record::Record;
 
@@ -265,7 +264,7 @@ impl Aof {
     }
 
     fn tell(&self, what: impl fmt::Display) {
-        trace::tell(format_args!("rustmemc: {}: {what}", self.path.display()));
+        crate::log::line(format_args!("rustmemc: {}: {what}", self.path.display()));
     }
 
     /// `stats`: names and values.

@@ -25,8 +25,7 @@ use std::fmt;
 use std::io::Write;
 
 use super::crc::crc32;
-use crate::datastore::clock::{Expiry, UnixTime};
-use crate::datastore::{Item, Marks};
+use crate::item::{Expiry, Item, Marks, UnixTime};
 use crate::protocol::{self, Exptime, Flush, Request, base64};
 
 /// A flush at the first of all dates flushes nothing, and takes the place of one that was pending.
@@ -194,7 +193,7 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
         return Err("the line's checksum is wrong");
     }
     // Times in a log are dates, so what `now` is makes no difference.
-    let time = |exptime| Expiry::new(exptime, 0);
+    let time = |exptime: Exptime| exptime.expiry(0);
     let request = protocol::parse(line)
         .request
         .map_err(|_| "the line is no record")?;

@@ -19,7 +19,6 @@ use super::log::{Log, write_and_flush};
 use super::record::{self, HEADING, Parsed, Record};
 use super::rewrite::{beside, rewrite_path, sync_folder};
 use super::{Aof, Options, encoded, open_and_lock, unix_time};
-use crate::trace;
 
 /// No record's line is longer, in bytes: a key, a few numbers, two checksums.
 const MAX_LINE: u64 = 1024;
@@ -145,7 +144,7 @@ impl Aof {
             Next::Damage(what) => save_rest(&file, &path, length, what).map_err(failed)?,
             Next::TornTail => {
                 let (path, torn) = (path.display(), reader.size - length);
-                trace::tell(format_args!(
+                crate::log::line(format_args!(
                     "rustmemc: {path}: the last record is cut short by a crash; {torn} bytes at {length} are cut off"
                 ));
                 file.set_len(length).map_err(failed)?;
@@ -302,7 +301,7 @@ impl<'f> Reader<'f> {
             start.elapsed().as_secs_f64(),
         );
         let (percent, speed) = (100.0 * done / size, done / seconds);
-        trace::tell(format_args!(
+        crate::log::line(format_args!(
             "rustmemc: replaying {}: {percent:.0} % ({:.0} MB/s, about {:.0} s left)",
             self.path.display(),
             speed / 1e6,
@@ -322,7 +321,7 @@ fn save_rest(mut file: &File, path: &Path, offset: u64, what: &str) -> io::Resul
     sync_folder(&saved)?;
     file.set_len(offset)?;
     file.sync_all()?;
-    trace::tell(format_args!(
+    crate::log::line(format_args!(
         "rustmemc: {}: damaged at byte {offset} ({what}); the {bytes} bytes from there on are saved in {}",
         path.display(),
         saved.display()

@@ -13,34 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::log::{lock, write_and_flush};
+use super::log::{RewriteFile, lock};
 use super::record::Record;
 use super::{Aof, RETRY, encoded, unix_time};
-
-/// The new file while it is made.
-#[derive(Debug)]
-pub struct Copy {
-    writer: BufWriter<Arc<File>>,
-    length: u64,
-    /// Why it is given up.
-    failure: Option<io::Error>,
-}
-
-impl Copy {
-    /// Appends what is appended to the old file.
-    pub fn append(&mut self, bytes: &[u8]) {
-        if self.failure.is_none() {
-            match write_and_flush(&mut self.writer, bytes) {
-                Ok(()) => self.length += bytes.len() as u64,
-                Err(error) => self.failure = Some(error),
-            }
-        }
-    }
-
-    fn check(&mut self) -> io::Result<()> {
-        self.failure.take().map_or(Ok(()), Err)
-    }
-}
 
 impl Aof {
     /// Begins a rewrite: from now on, changes go to both files. `cas` gives the highest cas unique so far;
@@ -58,10 +33,10 @@ impl Aof {
         // Only then may it be emptied, or removed: it could be another server's.
         file.try_lock()?;
         let file = Arc::new(file);
-        let begin = || -> io::Result<Copy> {
+        let begin = || -> io::Result<RewriteFile> {
             file.set_len(0)?;
             file.set_permissions(fs::metadata(&self.path)?.permissions())?;
-            let mut copy = Copy {
+            let mut copy = RewriteFile {
                 writer: BufWriter::new(Arc::clone(&file)),
                 length: 0,
                 failure: None,

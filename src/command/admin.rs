@@ -16,9 +16,9 @@ const MEGABYTE: usize = 1 << 20;
 pub fn flush_all(
     flush: Flush,
     service: &Service,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Response<'static>, ProtocolError> {
-    counts[Counter::CmdFlush] += 1;
+    counts.add(Counter::CmdFlush);
     if service.config.disable_flush_all {
         return Err(ProtocolError::FlushNotAllowed);
     }
@@ -73,7 +73,12 @@ pub fn debugtime(what: DebugTime, service: &Service) -> Result<Response<'static>
     if !service.config.debug {
         return Err(ProtocolError::UnknownCommand);
     }
-    service.store.clock().debug(what);
+    let clock = service.store.clock();
+    match what {
+        DebugTime::Pause => clock.pause(),
+        DebugTime::Resume => clock.resume(),
+        DebugTime::Jump(seconds) => clock.jump(seconds),
+    }
     service.store.sweep();
     Ok(Response::Ok)
 }
@@ -82,7 +87,7 @@ pub fn debugtime(what: DebugTime, service: &Service) -> Result<Response<'static>
 pub fn stats(
     topic: StatsTopic,
     service: &Service,
-    counts: &mut Counts,
+    counts: &Counts,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     // What this client did before it asked, in the same batch, is in what it reads.

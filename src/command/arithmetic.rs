@@ -1,7 +1,8 @@
 //! `incr`, `decr` and `ma`: a number of 64 bits, kept as text like any other value.
 
-use crate::datastore::clock::{Expiry, UnixTime};
-use crate::datastore::{Datastore, Draft, Item};
+use crate::datastore::{Datastore, Draft};
+use crate::item::Item;
+use crate::item::{Expiry, UnixTime};
 use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
@@ -42,7 +43,7 @@ impl From<Outcome> for Response<'_> {
 pub fn apply(
     request: &Arithmetic<'_>,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Outcome, ProtocolError> {
     let (hits, misses) = match request.direction {
         Direction::Up => (Counter::IncrHits, Counter::IncrMisses),
@@ -62,7 +63,7 @@ pub fn apply(
     let mut slot = store.slot(key);
     let Some(old) = slot.item() else {
         let Some((number, Draft { item, .. })) = initial else {
-            counts[misses] += 1;
+            counts.add(misses);
             return Ok(Outcome::NotFound);
         };
         let expiry = Expiry::NEVER;
@@ -92,14 +93,14 @@ pub fn apply(
     text.resize(text.len().max(old.value().len()), b' ');
     let expiry = request
         .touch
-        .map_or(old.expiry, |exptime| Expiry::new(exptime, slot.now()));
+        .map_or(old.expiry, |exptime| exptime.expiry(slot.now()));
     let mut item = Item::new(key, old.flags(), expiry, &[&text]);
     // A longer one makes a new item, on which nothing is noted.
     if !grows {
         (item.marks, item.fetched) = (old.marks, old.fetched);
     }
     let cas = slot.put(item, request.cas)?;
-    counts[hits] += 1;
+    counts.add(hits);
     Ok(Outcome::Counted {
         number,
         cas,

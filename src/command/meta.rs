@@ -6,8 +6,8 @@
 //! to expire, the first reader *wins* (`W`), and the rest are told that somebody has (`Z`).
 
 use super::{arithmetic, storage};
-use crate::datastore::clock::{Expiry, UnixTime};
-use crate::datastore::{Bump, Datastore, Draft, Item};
+use crate::datastore::{Bump, Datastore, Draft};
+use crate::item::{Expiry, Item, UnixTime};
 use crate::protocol::{
     Arithmetic, Key, MetaDelete, MetaGet, ProtocolError, Shown, ShownFlag, Storage,
 };
@@ -18,7 +18,7 @@ use crate::stats::{Counter, Counts};
 pub fn get<'a>(
     request: &MetaGet<'a>,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
     let bump = if request.no_bump { Bump::No } else { Bump::Yes };
@@ -103,17 +103,17 @@ impl<'a> Found<'a> {
                 ShownFlag::Touch => {
                     expiry = request
                         .touch
-                        .map_or(expiry, |exptime| Expiry::new(exptime, now()))
+                        .map_or(expiry, |exptime| exptime.expiry(now()))
                 }
                 ShownFlag::Vivify if is_new => {
                     expiry = request
                         .vivify
-                        .map_or(expiry, |created| Expiry::new(created.exptime, now()));
+                        .map_or(expiry, |created| created.exptime.expiry(now()));
                 }
                 ShownFlag::Recache if !is_new && !marks.won => {
                     let soon = request
                         .recache
-                        .and_then(|exptime| Expiry::new(exptime, now()).time());
+                        .and_then(|exptime| exptime.expiry(now()).time());
                     wins |= expiry
                         .time()
                         .zip(soon)
@@ -152,13 +152,13 @@ impl<'a> Found<'a> {
         }
     }
 
-    fn response(self, request: &MetaGet<'a>, counts: &mut Counts) -> Response<'a> {
+    fn response(self, request: &MetaGet<'a>, counts: &Counts) -> Response<'a> {
         let (commands, hits) = match request.touch {
             Some(_) => (Counter::CmdTouch, Counter::TouchHits),
             None => (Counter::CmdGet, Counter::GetHits),
         };
-        counts[commands] += 1;
-        counts[hits] += 1;
+        counts.add(commands);
+        counts.add(hits);
         let has_it_already = request.compare == Some(self.item.cas);
         let code = match request.shown.value && !has_it_already {
             true => Code::Value(Value::Of(self.item)),
@@ -173,9 +173,9 @@ impl<'a> Found<'a> {
     }
 }
 
-fn missed<'a>(request: &MetaGet<'a>, counts: &mut Counts) -> Response<'a> {
-    counts[Counter::CmdGet] += 1;
-    counts[Counter::GetMisses] += 1;
+fn missed<'a>(request: &MetaGet<'a>, counts: &Counts) -> Response<'a> {
+    counts.add(Counter::CmdGet);
+    counts.add(Counter::GetMisses);
     let flags = echoed(&request.key, &request.shown);
     Response::Meta(Meta {
         code: Code::Miss,
@@ -190,7 +190,7 @@ pub fn set<'a>(
     shown: &Shown<'a>,
     draft: Draft<'_>,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
     let (code, cas, bytes) = match storage::store(request, draft, store, counts)? {
         storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
@@ -216,7 +216,7 @@ pub fn set<'a>(
 pub fn delete<'a>(
     request: &MetaDelete<'a>,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
     // An item that is marked takes another place.
     let _room = request
@@ -225,17 +225,15 @@ pub fn delete<'a>(
     let mut slot = store.slot(&request.key.bytes);
     let code = match slot.item() {
         None => {
-            counts[Counter::DeleteMisses] += 1;
+            counts.add(Counter::DeleteMisses);
             Code::NotFound
         }
         Some(item) if request.compare.is_some_and(|unique| unique != item.cas) => {
-            counts[Counter::DeleteMisses] += 1;
+            counts.add(Counter::DeleteMisses);
             Code::Exists(item.cas)
         }
         Some(item) => {
-            let touched = request
-                .touch
-                .map(|exptime| Expiry::new(exptime, slot.now()));
+            let touched = request.touch.map(|exptime| exptime.expiry(slot.now()));
             match (request.remove_value, request.invalidate) {
                 (true, invalidate) => {
                     let expiry = touched.unwrap_or(Expiry::NEVER);
@@ -249,7 +247,7 @@ pub fn delete<'a>(
                 (false, false) => slot.remove()?,
             }
             if !request.invalidate {
-                counts[Counter::DeleteHits] += 1;
+                counts.add(Counter::DeleteHits);
             }
             Code::Done
         }
@@ -267,7 +265,7 @@ pub fn count<'a>(
     request: &Arithmetic<'a>,
     shown: &Shown<'a>,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
     let (number, cas, mut expiry, created, now) = match arithmetic::apply(request, store, counts)? {
         arithmetic::Outcome::Counted {
@@ -289,14 +287,12 @@ pub fn count<'a>(
             ShownFlag::Cas => flags.push(Flag::Cas(cas)),
             ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
             ShownFlag::Touch => {
-                expiry = request
-                    .touch
-                    .map_or(expiry, |exptime| Expiry::new(exptime, now));
+                expiry = request.touch.map_or(expiry, |exptime| exptime.expiry(now));
             }
             ShownFlag::Vivify if created => {
                 expiry = request
                     .vivify
-                    .map_or(expiry, |(created, _)| Expiry::new(created.exptime, now));
+                    .map_or(expiry, |(created, _)| created.exptime.expiry(now));
             }
             flag => flags.extend(echo(flag, &request.key)),
         }
@@ -322,8 +318,8 @@ fn not_counted<'a>(code: Code, request: &Arithmetic<'a>, shown: &Shown<'a>) -> R
 }
 
 /// `me`
-pub fn debug(key: &[u8], store: &Datastore, counts: &mut Counts) -> Response<'static> {
-    counts[Counter::CmdMeta] += 1;
+pub fn debug(key: &[u8], store: &Datastore, counts: &Counts) -> Response<'static> {
+    counts.add(Counter::CmdMeta);
     match store.get(key, Bump::No) {
         Some(item) => Response::Described(item, store.clock().now()),
         None => Response::Meta(Meta {

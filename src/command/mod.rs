@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::clients::Clients;
 use crate::config::Config;
-use crate::datastore::{Datastore, Draft};
+use crate::datastore::{Datastore, Draft, StoreError};
 use crate::protocol::{ProtocolError, Request};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
@@ -36,6 +36,17 @@ pub struct Service {
     pub started: u32,
 }
 
+/// How a client is told what the store refused.
+impl From<StoreError> for ProtocolError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TooLarge => ProtocolError::TooLarge,
+            StoreError::OutOfMemory => ProtocolError::OutOfMemory,
+            StoreError::LogFailed => ProtocolError::LogFailed,
+        }
+    }
+}
+
 /// What becomes of the connection after a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
@@ -43,6 +54,36 @@ pub enum Then {
     GoOn,
     /// Its end, after what is already answered has left.
     HangUp,
+}
+
+/// Whether a request may change what is stored. A request also counts that finds its change made by somebody
+/// else already: a `delete` that finds nothing promises that nothing is there after a restart either.
+/// A request that only reads is answered even if the append-only file cannot be written.
+pub fn may_change(request: &Request<'_>) -> bool {
+    match request {
+        Request::Get(request) => request.touch.is_some(),
+        // What `R` decides, who wins, is not recorded.
+        Request::MetaGet(request) => request.touch.is_some() || request.vivify.is_some(),
+        Request::Version
+        | Request::Verbosity(_)
+        | Request::Stats(_)
+        | Request::CacheMemlimit(_)
+        | Request::Shutdown(_)
+        | Request::DebugTime(_)
+        | Request::MetaNoop
+        | Request::MetaDebug { .. }
+        | Request::Metadump
+        | Request::Quit
+        | Request::Http => false,
+        Request::Store(_)
+        | Request::Delete { .. }
+        | Request::Arithmetic(_)
+        | Request::Touch { .. }
+        | Request::FlushAll(_)
+        | Request::MetaSet(..)
+        | Request::MetaDelete(_)
+        | Request::MetaArithmetic(..) => true,
+    }
 }
 
 /// Makes room for the data block that a request announces.
@@ -77,7 +118,7 @@ pub fn execute(
     request: Request<'_>,
     draft: Option<Draft<'_>>,
     service: &Service,
-    counts: &mut Counts,
+    counts: &Counts,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<Then> {
     let store = &service.store;

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use crate::datastore::clock::Expiry;
-use crate::datastore::{Bump, Datastore, Item};
+use crate::datastore::{Bump, Datastore};
+use crate::item::Item;
 use crate::protocol::{Exptime, ProtocolError, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
@@ -13,7 +13,7 @@ use crate::stats::{Counter, Counts};
 pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     for key in request.keys.iter() {
@@ -36,7 +36,7 @@ pub fn touch(
     key: &[u8],
     exptime: Exptime,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Response<'static>, ProtocolError> {
     Ok(match touched(key, exptime, store, counts)? {
         Some(_) => Response::Touched,
@@ -44,14 +44,14 @@ pub fn touch(
     })
 }
 
-fn look_up(key: &[u8], store: &Datastore, counts: &mut Counts) -> Option<Item> {
+fn look_up(key: &[u8], store: &Datastore, counts: &Counts) -> Option<Item> {
     let found = store.get(key, Bump::Yes);
-    counts[Counter::CmdGet] += 1;
-    counts[if found.is_some() {
+    counts.add(Counter::CmdGet);
+    counts.add(if found.is_some() {
         Counter::GetHits
     } else {
         Counter::GetMisses
-    }] += 1;
+    });
     found
 }
 
@@ -61,20 +61,20 @@ fn touched(
     key: &[u8],
     exptime: Exptime,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Option<Item>, ProtocolError> {
     let mut slot = store.slot(key);
-    let expiry = Expiry::new(exptime, slot.now());
+    let expiry = exptime.expiry(slot.now());
     let found = slot.item();
     if found.is_some() {
         slot.note();
         slot.touch(expiry)?;
     }
-    counts[Counter::CmdTouch] += 1;
-    counts[if found.is_some() {
+    counts.add(Counter::CmdTouch);
+    counts.add(if found.is_some() {
         Counter::TouchHits
     } else {
         Counter::TouchMisses
-    }] += 1;
+    });
     Ok(found)
 }

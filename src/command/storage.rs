@@ -1,7 +1,7 @@
 //! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which says the same and more.
 
-use crate::datastore::clock::Expiry;
-use crate::datastore::{Datastore, Draft, Item};
+use crate::datastore::{Datastore, Draft};
+use crate::item::Item;
 use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode};
 use crate::serialization::{Response, Unmet};
 use crate::stats::{Counter, Counts};
@@ -60,9 +60,9 @@ pub fn store(
     request: &Storage<'_>,
     draft: Draft<'_>,
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Outcome, ProtocolError> {
-    counts[Counter::CmdSet] += 1;
+    counts.add(Counter::CmdSet);
     let mut new = draft.item;
     let mut slot = store.slot(&request.key.bytes);
     // The commonest command does not look at what is there.
@@ -77,29 +77,29 @@ pub fn store(
             }
             (None, _) => new,
             (Some(_), None) => {
-                counts[Counter::CasMisses] += 1;
+                counts.add(Counter::CasMisses);
                 return Ok(Outcome::NotFound);
             }
             (Some(unique), Some(old)) if unique == old.cas && unique != 0 => {
-                counts[Counter::CasHits] += 1;
+                counts.add(Counter::CasHits);
                 new
             }
             // It comes too late, and is better than nothing: it is stored as what it is, and whoever was
             // to bring a new value still is.
             (Some(unique), Some(old)) if request.stale && unique < old.cas && unique != 0 => {
-                counts[Counter::CasHits] += 1;
+                counts.add(Counter::CasHits);
                 new.expiry = old.expiry;
                 (new.marks.stale, new.marks.won) = (true, old.marks.won);
                 new
             }
             (Some(_), Some(old)) => {
-                counts[Counter::CasBadval] += 1;
+                counts.add(Counter::CasBadval);
                 return Ok(Outcome::Exists(old.cas));
             }
         },
         (StoreMode::Append | StoreMode::Prepend, None) => match request.vivify {
             Some(exptime) => {
-                new.expiry = Expiry::new(exptime, slot.now());
+                new.expiry = exptime.expiry(slot.now());
                 new
             }
             None => return Ok(Outcome::NotStored(Unmet::KeyIsFree)),
@@ -124,7 +124,7 @@ pub fn store(
     };
     let bytes = item.value().len();
     let cas = slot.put(item, request.cas)?;
-    counts[Counter::TotalItems] += 1;
+    counts.add(Counter::TotalItems);
     Ok(Outcome::Stored { cas, bytes })
 }
 
@@ -141,14 +141,14 @@ fn joined(old: &Item, value: [&[u8]; 2], store: &Datastore) -> Option<Item> {
 pub fn delete(
     key: &[u8],
     store: &Datastore,
-    counts: &mut Counts,
+    counts: &Counts,
 ) -> Result<Response<'static>, ProtocolError> {
     let mut slot = store.slot(key);
     if slot.item().is_none() {
-        counts[Counter::DeleteMisses] += 1;
+        counts.add(Counter::DeleteMisses);
         return Ok(Response::NotFound);
     }
     slot.remove()?;
-    counts[Counter::DeleteHits] += 1;
+    counts.add(Counter::DeleteHits);
     Ok(Response::Deleted)
 }

@@ -6,9 +6,9 @@ use std::os::fd::AsRawFd;
 use super::wire::{Line, Wire};
 use crate::clients::Client;
 use crate::command::{self, Service, Then};
-use crate::protocol::{self, Answer, ProtocolError, Request};
+use crate::protocol::{self, Answer, ProtocolError};
 use crate::serialization::Response;
-use crate::stats::Counter;
+use crate::stats::{Counter, Counts};
 use crate::trace::Trace;
 
 /// Serves a client until it hangs up, is hung up on, or the server stops.
@@ -18,8 +18,9 @@ pub fn serve(client: &Client, service: &Service) {
         "new client connection from {}",
         client.address
     ));
-    let mut wire = Wire::new(client, service, trace);
-    match converse(&mut wire, client, service, trace) {
+    let counts = Counts::default();
+    let mut wire = Wire::new(client, service, &counts, trace);
+    match converse(&mut wire, client, service, &counts, trace) {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
         // The two names that the time-out of a socket has.
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -36,6 +37,7 @@ fn converse(
     wire: &mut Wire<'_>,
     client: &Client,
     service: &Service,
+    counts: &Counts,
     trace: Trace<'_>,
 ) -> io::Result<&'static str> {
     client.stream.set_nodelay(true)?;
@@ -56,7 +58,7 @@ fn converse(
             Line::HungUp => break "the client hung up",
             Line::TooLong => break "a line was too long",
         }
-        if one_command(&line, wire, service, trace)? == Then::HangUp {
+        if one_command(&line, wire, service, counts, trace)? == Then::HangUp {
             break "the client asked for it";
         }
     };
@@ -69,11 +71,12 @@ fn one_command(
     line: &[u8],
     wire: &mut Wire<'_>,
     service: &Service,
+    counts: &Counts,
     trace: Trace<'_>,
 ) -> io::Result<Then> {
     trace.received(line);
     let parsed = protocol::parse(line);
-    let may_change = parsed.request.as_ref().is_ok_and(Request::may_change);
+    let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
     // A draft may evict, and that is a change too. But no answer tells of it, so none that leaves while the
     // block is read need wait for its record.
     let outcome = match parsed
@@ -101,8 +104,6 @@ fn one_command(
     if may_change {
         wire.begin_change()?;
     }
-    // Counted apart while the wire is lent to the answers.
-    let mut counts = std::mem::take(&mut wire.counts);
     let mut answer = |response: Response<'_>| match parsed.answer {
         Answer::Wanted => {
             trace.sent(&response);
@@ -114,10 +115,9 @@ fn one_command(
         }
     };
     let then = match outcome {
-        Ok((draft, request)) => command::execute(request, draft, service, &mut counts, &mut answer),
+        Ok((draft, request)) => command::execute(request, draft, service, counts, &mut answer),
         Err(error) => answer(Response::Error(error)).map(|()| Then::GoOn),
     };
-    wire.counts = counts;
     wire.end_change(parsed.answer);
     then
 }

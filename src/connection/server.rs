@@ -15,8 +15,8 @@ use crate::clients::Clients;
 use crate::command::Service;
 use crate::config::Config;
 use crate::datastore::{Datastore, Limits, WhenFull};
+use crate::log;
 use crate::stats::{Counter, Stats};
-use crate::trace;
 
 /// A worker's stack, in bytes. There is one for every connection allowed, so it is small: a worker's
 /// buffers are on the heap, and nothing recurses.
@@ -67,7 +67,7 @@ impl Server {
                 .open_log(aof.clone(), || clients.stopping())
                 .map_err(|error| error.to_string())?;
             let (items, _) = store.size();
-            trace::tell(format_args!(
+            log::line(format_args!(
                 "rustmemc: {}: {replayed}, {items} items",
                 aof.path.display()
             ));
@@ -146,7 +146,7 @@ impl Server {
         // Before anything is told: nobody may be reading.
         service.store.close_log();
         if left > 0 {
-            trace::tell(format_args!(
+            log::line(format_args!(
                 "rustmemc: {left} clients did not take their answers in time"
             ));
         }
@@ -227,7 +227,7 @@ fn accept(listener: &TcpListener, service: &Arc<Service>, pool: &ThreadPool) {
                 ) => {}
             Err(error) => {
                 if !resting {
-                    trace::tell(format_args!(
+                    log::line(format_args!(
                         "rustmemc: cannot accept clients for now: {error}"
                     ));
                 }

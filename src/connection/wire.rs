@@ -49,7 +49,7 @@ pub struct Wire<'c> {
     service: &'c Service,
     trace: Trace<'c>,
     /// What this connection's commands have counted since answers last left.
-    pub counts: Counts,
+    counts: &'c Counts,
 }
 
 /// How reading a line went.
@@ -65,7 +65,12 @@ pub enum Line {
 
 impl<'c> Wire<'c> {
     /// A wire to this client.
-    pub fn new(client: &'c Client, service: &'c Service, trace: Trace<'c>) -> Self {
+    pub fn new(
+        client: &'c Client,
+        service: &'c Service,
+        counts: &'c Counts,
+        trace: Trace<'c>,
+    ) -> Self {
         let stream = &client.stream;
         let outgoing = Outgoing {
             stream,
@@ -81,7 +86,7 @@ impl<'c> Wire<'c> {
             client,
             service,
             trace,
-            counts: Counts::default(),
+            counts,
         }
     }
 
@@ -183,7 +188,7 @@ impl<'c> Wire<'c> {
     /// # Errors
     /// Those of the socket.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.service.stats.take(&mut self.counts);
+        self.service.stats.take(self.counts);
         // Also where nothing is to be sent: `noreply` is recorded before the client is waited for.
         self.settle()?;
         self.writer.flush()

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::clock::{Expiry, UnixTime};
-use super::item::{Item, Marks, Tail, Text, allocated, key_of, numbers_of, stamp_of};
+use crate::item::{Expiry, UnixTime};
+use crate::item::{Item, Marks, Tail, Text, allocated, key_of, numbers_of, stamp_of};
 
 /// What a queue has of an item.
 #[derive(Debug)]
@@ -317,7 +317,7 @@ mod tests {
     fn what_is_kept_of_an_item_is_the_whole_item() {
         let large = u64::from(u32::MAX) + 1;
         for (flags, cas) in [(0, 5), (0, large), (1, 5), (u32::MAX, u64::MAX)] {
-            let mut new = Item::new(b"k", flags, Expiry::new(Exptime::After(9), 100), &[b"v"]);
+            let mut new = Item::new(b"k", flags, Exptime::After(9).expiry(100), &[b"v"]);
             new.cas = cas;
             new.fetched = true;
             new.marks.stale = true;

@@ -33,10 +33,10 @@
 //! are gone, and what that takes is taken from the items. In as much memory the server itself holds 143,000 of
 //! these items, for 79.66, 61.08 and 73.85 per cent.
 
-use super::clock::UnixTime;
 use super::entry::View;
 use super::index::Part;
 use super::shard::Shard;
+use crate::item::UnixTime;
 
 /// How a shard's loss is counted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn remove_expired(shard: &mut Shard, now: UnixTime) -> Removed {
     let mut removed = Removed::default();
     if shard.has_expired(now) {
         shard.remove_where(|entry| {
-            let goes = entry.expiry().is_over(now);
+            let goes = entry.expiry().has_passed(now);
             removed.expired += u64::from(goes);
             removed.expired_unfetched += u64::from(goes && !entry.fetched());
             goes
@@ -112,10 +112,10 @@ pub fn evict(shard: &mut Shard, part: Part) -> Removed {
 mod tests {
     use std::hash::RandomState;
 
-    use super::super::clock::Expiry;
-    use super::super::item::Item;
     use super::super::shard::Hashed;
     use super::*;
+    use crate::item::Expiry;
+    use crate::item::Item;
     use crate::protocol::Exptime;
 
     struct Evicting {
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn only_what_has_expired_is_removed_as_expired() {
         let mut shard = Evicting::new(0..1);
-        shard.put(1, Expiry::new(Exptime::After(10), 100));
+        shard.put(1, Exptime::After(10).expiry(100));
         let removed = remove_expired(&mut shard.shard, 110);
         let expected = Removed {
             expired: 1,

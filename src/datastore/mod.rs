@@ -20,7 +20,6 @@ pub mod clock;
 mod entry;
 mod eviction;
 mod index;
-pub mod item;
 mod persistence;
 mod queue;
 mod room;
@@ -33,10 +32,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::aof::Aof;
 use crate::aof::record::Record;
-use crate::protocol::{Exptime, ProtocolError};
+use crate::item::{Item, UnixTime};
+use crate::protocol::Exptime;
 use crate::stats::{Counter, Stats};
-use clock::{Clock, Expiry, UnixTime};
-pub use item::{Item, Marks};
+use clock::Clock;
 pub use room::{Draft, Reservation};
 use shard::{Hashed, Shard};
 pub use slot::Slot;
@@ -64,6 +63,17 @@ pub enum Bump {
     Yes,
     /// Not this time (`mg … u`).
     No,
+}
+
+/// Why the store did not do what it was asked to do. Nothing has changed then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreError {
+    /// The item would be larger than `-I` allows.
+    TooLarge,
+    /// There is no room, and `-M` forbids eviction, or nothing is left to evict.
+    OutOfMemory,
+    /// The append-only file cannot be written.
+    LogFailed,
 }
 
 /// The limits of a store.
@@ -151,7 +161,7 @@ impl Datastore {
         let key = Hashed::new(key, &self.hasher);
         let shard = read(&self.bay(key.hash).shard);
         let view = shard.get(key)?;
-        if view.entry.expiry().is_over(now) {
+        if view.entry.expiry().has_passed(now) {
             self.stats.add(Counter::GetExpired, 1);
             return None;
         }
@@ -165,8 +175,8 @@ impl Datastore {
     /// `flush_all`: removes every item, now. A delayed flush that was pending is no longer.
     ///
     /// # Errors
-    /// [`ProtocolError::LogFailed`]: then nothing is removed.
-    pub fn flush(&self) -> Result<(), ProtocolError> {
+    /// [`StoreError::LogFailed`]: then nothing is removed.
+    pub fn flush(&self) -> Result<(), StoreError> {
         self.remove_everything(None)
     }
 
@@ -176,11 +186,11 @@ impl Datastore {
     /// It happens one second before its time, as in memcached: `flush_all 1` happens at once.
     ///
     /// # Errors
-    /// [`ProtocolError::LogFailed`]: then it is not pending.
-    pub fn flush_later(&self, when: Exptime) -> Result<(), ProtocolError> {
+    /// [`StoreError::LogFailed`]: then it is not pending.
+    pub fn flush_later(&self, when: Exptime) -> Result<(), StoreError> {
         self.flush_if_due();
         let now = self.clock.now();
-        let time = Expiry::new(when, now).time().filter(|&time| time > now);
+        let time = when.expiry(now).time().filter(|&time| time > now);
         if time == Some(now.saturating_add(1)) {
             return self.flush();
         }
@@ -244,7 +254,7 @@ impl Datastore {
     }
 
     /// Removes every item; with a time, only if a flush is still pending for just this time.
-    fn remove_everything(&self, due: Option<UnixTime>) -> Result<(), ProtocolError> {
+    fn remove_everything(&self, due: Option<UnixTime>) -> Result<(), StoreError> {
         // All shards are locked before the first is emptied: a flush is one moment for everybody.
         let mut shards: Vec<_> = self.bays.iter().map(|bay| write(&bay.shard)).collect();
         if due.is_some_and(|due| self.flush_at.load(Relaxed) != due) {

@@ -4,13 +4,13 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::StoreError;
 use super::{Datastore, WhenFull, read};
 use crate::aof::record::Record;
 use crate::aof::replay::{OpenError, Replayed};
 use crate::aof::{Aof, Options};
-use crate::protocol::ProtocolError;
+use crate::log;
 use crate::stats::Counter;
-use crate::trace;
 
 /// A cas unique that a client chose itself (`E`) may be anything; one from here on is not taken for one
 /// that was given out, so that there is always a next one.
@@ -53,7 +53,7 @@ impl Datastore {
         self.flush_at.store(flush_at.unwrap_or(0), Relaxed);
         if forgotten > 0 {
             // The file knows keys that memory had no room for, and so would not know to remove.
-            trace::tell(format_args!(
+            log::line(format_args!(
                 "rustmemc: -m holds less than the file: {forgotten} items were evicted"
             ));
             self.rewrite_log(&stopping)
@@ -74,7 +74,7 @@ impl Datastore {
                 self.last_cas.fetch_max(cas, Relaxed);
             }
         };
-        let _: Result<_, ProtocolError> = match record {
+        let _: Result<_, StoreError> = match record {
             Record::Heading { cas } => {
                 self.last_cas.fetch_max(cas, Relaxed);
                 Ok(())
@@ -127,13 +127,10 @@ impl Datastore {
     /// Records a change. To be called with the changed key's shard locked, before the change is made.
     ///
     /// # Errors
-    /// [`ProtocolError::LogFailed`]: then it must not be made.
-    pub(super) fn record<'a>(
-        &self,
-        record: impl FnOnce() -> Record<'a>,
-    ) -> Result<(), ProtocolError> {
+    /// [`StoreError::LogFailed`]: then it must not be made.
+    pub(super) fn record<'a>(&self, record: impl FnOnce() -> Record<'a>) -> Result<(), StoreError> {
         match &self.log {
-            Some(log) => log.append(&record()).map_err(|_| ProtocolError::LogFailed),
+            Some(log) => log.append(&record()).map_err(|_| StoreError::LogFailed),
             None => Ok(()),
         }
     }
@@ -154,7 +151,7 @@ impl Datastore {
             && let Err(error) = self.rewrite_log(&stopping)
             && !stopping()
         {
-            trace::tell(format_args!(
+            log::line(format_args!(
                 "rustmemc: cannot rewrite the append-only file ({error}); it goes on growing"
             ));
         }

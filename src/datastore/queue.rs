@@ -8,9 +8,9 @@
 
 use std::collections::VecDeque;
 
-use super::clock::Expiry;
 use super::entry::{Block, Entry, Kept, View};
-use super::item::{Marks, charge_of_text};
+use crate::item::Expiry;
+use crate::item::{Marks, charge_of_text};
 
 /// So many items stand together: a queue that grows does not move those that are there, and has little more room
 /// than it needs.
@@ -283,8 +283,8 @@ fn own_size(entry: &Entry) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::item::Item;
     use super::*;
+    use crate::item::Item;
 
     fn entry(key: usize) -> Entry {
         let key = key.to_string();

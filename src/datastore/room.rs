@@ -9,13 +9,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::RwLockWriteGuard;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::clock::Expiry;
+use super::StoreError;
 use super::eviction::{self, Removed};
-use super::item::Item;
 use super::shard::Shard;
 use super::{Bay, Datastore, WhenFull, read, write};
 use crate::aof::record::Record;
-use crate::protocol::{Exptime, ProtocolError};
+use crate::item::Item;
+use crate::protocol::Exptime;
 use crate::stats::Counter;
 
 /// So many evictions are made while a shard is locked: they share the cost of that, and whoever waits for the
@@ -51,17 +51,17 @@ impl Datastore {
     /// A new item, of which the data is still to come, and the room for it.
     ///
     /// # Errors
-    /// [`ProtocolError::TooLarge`] or [`ProtocolError::OutOfMemory`]; then nothing is allocated.
+    /// [`StoreError::TooLarge`] or [`StoreError::OutOfMemory`]; then nothing is allocated.
     pub fn draft(
         &self,
         key: &[u8],
         flags: u32,
         exptime: Exptime,
         bytes: usize,
-    ) -> Result<Draft<'_>, ProtocolError> {
+    ) -> Result<Draft<'_>, StoreError> {
         if !self.fits(key, flags, bytes) {
             self.stats.add(Counter::StoreTooLarge, 1);
-            return Err(ProtocolError::TooLarge);
+            return Err(StoreError::TooLarge);
         }
         let reservation = self.reserve(Item::charge_of(key, flags, bytes))?;
         // Only a span of time needs to know when it begins: most items have none.
@@ -70,7 +70,7 @@ impl Datastore {
         } else {
             0
         };
-        let expiry = Expiry::new(exptime, now);
+        let expiry = exptime.expiry(now);
         Ok(Draft {
             item: Item::blank(key, flags, expiry, bytes),
             _reservation: reservation,
@@ -92,7 +92,7 @@ impl Datastore {
         flags: u32,
         exptime: Exptime,
         value: &[u8],
-    ) -> Result<Draft<'_>, ProtocolError> {
+    ) -> Result<Draft<'_>, StoreError> {
         let mut draft = self.draft(key, flags, exptime, value.len())?;
         draft.item.fill(&[value]);
         Ok(draft)
@@ -109,10 +109,10 @@ impl Datastore {
         }
     }
 
-    fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, ProtocolError> {
+    fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, StoreError> {
         let no_room = || {
             self.stats.add(Counter::StoreNoMemory, 1);
-            ProtocolError::OutOfMemory
+            StoreError::OutOfMemory
         };
         // What is spoken for cannot be evicted: if that alone leaves no room, nobody's items have to go.
         let fits =
@@ -150,7 +150,7 @@ impl Datastore {
     }
 
     /// Makes room until there is enough; whether there is.
-    pub(super) fn make_room(&self, is_enough: impl Fn() -> bool) -> Result<bool, ProtocolError> {
+    pub(super) fn make_room(&self, is_enough: impl Fn() -> bool) -> Result<bool, StoreError> {
         let mut in_vain = 0;
         while !is_enough() {
             // In the first round those who were read are spared, in the second one nobody is.
@@ -175,7 +175,7 @@ impl Datastore {
         &self,
         patience: usize,
         is_enough: &impl Fn() -> bool,
-    ) -> Result<bool, ProtocolError> {
+    ) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let age = |bay: &Bay| {
             let oldest = u32::try_from(bay.oldest.load(Relaxed)).ok()?;

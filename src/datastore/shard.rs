@@ -5,11 +5,11 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use super::clock::{Expiry, UnixTime};
 use super::entry::{Entry, View};
 use super::index::{Index, Part, Place, Tag};
-use super::item::{Item, Marks};
 use super::queue::Queue;
+use crate::item::{Expiry, UnixTime};
+use crate::item::{Item, Marks};
 
 /// A key with its hash, which says in which shard it is and where it stands there.
 #[derive(Debug, Clone, Copy)]
@@ -214,7 +214,7 @@ impl Shard {
     pub fn live(&self, now: UnixTime) -> Vec<Item> {
         let live = self
             .items()
-            .filter(|view| !view.entry.expiry().is_over(now));
+            .filter(|view| !view.entry.expiry().has_passed(now));
         live.map(|view| view.item(now)).collect()
     }
 
@@ -301,7 +301,7 @@ mod tests {
     }
 
     fn ends(seconds: u32) -> Expiry {
-        Expiry::new(Exptime::After(seconds), 100)
+        Exptime::After(seconds).expiry(100)
     }
 
     /// All keys have the same hash here.
@@ -361,7 +361,7 @@ mod tests {
         put(&mut shard, "late", "", ends(20));
         put(&mut shard, "soon", "", ends(10));
         assert!(!shard.has_expired(109) && shard.has_expired(110));
-        shard.remove_where(|entry| entry.expiry().is_over(110));
+        shard.remove_where(|entry| entry.expiry().has_passed(110));
         assert_eq!(shard.len(), 2);
         assert!(!shard.has_expired(119) && shard.has_expired(120));
     }

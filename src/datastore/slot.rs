@@ -7,13 +7,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Datastore;
-use super::clock::{Expiry, UnixTime};
+use super::StoreError;
 use super::entry::View;
-use super::item::{Item, Marks};
 use super::room::Held;
 use super::shard::Hashed;
 use crate::aof::record::Record;
-use crate::protocol::ProtocolError;
+use crate::item::{Expiry, Item, Marks, UnixTime};
 
 /// One key, held for writing: whoever has it is alone with that key (and its shard) until it is dropped.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ impl Slot<'_> {
 
     fn view(&self) -> Option<View<'_>> {
         let view = self.shard.get(self.key);
-        view.filter(|view| !view.entry.expiry().is_over(self.expired_by))
+        view.filter(|view| !view.entry.expiry().has_passed(self.expired_by))
     }
 
     /// The time at which the key was taken hold of.
@@ -79,13 +78,13 @@ impl Slot<'_> {
     /// one, which is returned.
     ///
     /// # Errors
-    /// [`ProtocolError::LogFailed`]: then nothing has changed.
-    pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> Result<u64, ProtocolError> {
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn put(&mut self, mut item: Item, cas: Option<u64>) -> Result<u64, StoreError> {
         debug_assert_eq!(item.key(), self.key.key);
         let cas = cas.unwrap_or_else(|| self.store.new_cas());
         let now = self.now;
         item.cas = cas;
-        self.store.record(|| match item.expiry.is_over(now) {
+        self.store.record(|| match item.expiry.has_passed(now) {
             false => Record::Put(item.clone()),
             true => Record::Remove {
                 key: self.key.key.into(),
@@ -100,14 +99,14 @@ impl Slot<'_> {
     /// Gives the item, if there is one, another expiry. Its cas unique stays: its content does.
     ///
     /// # Errors
-    /// [`ProtocolError::LogFailed`]: then nothing has changed.
-    pub fn touch(&mut self, expiry: Expiry) -> Result<(), ProtocolError> {
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn touch(&mut self, expiry: Expiry) -> Result<(), StoreError> {
         let Some(view) = self.view() else {
             return Ok(());
         };
         let (cas, marks) = (view.cas(), view.entry.marks());
         let key = self.key.key.into();
-        self.store.record(|| match expiry.is_over(self.now) {
+        self.store.record(|| match expiry.has_passed(self.now) {
             false => Record::Touch { key, expiry },
             true => Record::Remove { key, cas: None },
         })?;
@@ -131,8 +130,8 @@ impl Slot<'_> {
     /// one, or else a new one, so that who read it before cannot store over what comes after.
     ///
     /// # Errors
-    /// [`ProtocolError::LogFailed`]: then nothing has changed.
-    pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) -> Result<(), ProtocolError> {
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) -> Result<(), StoreError> {
         let Some(view) = self.view() else {
             return Ok(());
         };
@@ -143,7 +142,7 @@ impl Slot<'_> {
         };
         let cas = cas.unwrap_or_else(|| self.store.new_cas());
         let key = self.key.key.into();
-        self.store.record(|| match expiry.is_over(self.now) {
+        self.store.record(|| match expiry.has_passed(self.now) {
             false => Record::Stale { key, expiry, cas },
             true => Record::Remove {
                 key,
@@ -164,8 +163,8 @@ impl Slot<'_> {
     /// Removes the item, if there is one.
     ///
     /// # Errors
-    /// [`ProtocolError::LogFailed`]: then nothing has changed.
-    pub fn remove(&mut self) -> Result<(), ProtocolError> {
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn remove(&mut self) -> Result<(), StoreError> {
         if self.view().is_some() {
             self.store.record(|| Record::Remove {
                 key: self.key.key.into(),

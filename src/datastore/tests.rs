@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::DebugTime;
+use crate::item::Expiry;
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -16,7 +16,7 @@ fn store_with(memory: usize, when_full: WhenFull) -> Datastore {
         when_full,
     };
     let store = Datastore::new(limits, Arc::default());
-    store.clock().debug(DebugTime::Pause);
+    store.clock().pause();
     store
 }
 
@@ -41,7 +41,7 @@ fn get(store: &Datastore, key: &str) -> Option<String> {
 }
 
 fn pass(store: &Datastore, seconds: i64) {
-    store.clock().debug(DebugTime::Jump(seconds));
+    store.clock().jump(seconds);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn every_store_gives_a_greater_cas_unique() {
 fn a_touch_changes_the_expiry_and_nothing_else() {
     let store = store();
     let cas = set(&store, "k", "v", Exptime::Never);
-    let expiry = Expiry::new(Exptime::After(5), store.clock().now());
+    let expiry = Exptime::After(5).expiry(store.clock().now());
     store.slot(b"k").touch(expiry).expect("nothing is recorded");
     let item = store.get(b"k", Bump::Yes).expect("it is still there");
     assert_eq!((item.cas, item.value()), (cas, &b"v"[..]));
@@ -369,7 +369,7 @@ proptest! {
                     model.items.insert(key, (value, exptime.map(|seconds| model.now + seconds)));
                 }
                 Event::Touch { key, exptime } => {
-                    let expiry = Expiry::new(exptime_of(exptime), store.clock().now());
+                    let expiry = exptime_of(exptime).expiry(store.clock().now());
                     store.slot(key.to_string().as_bytes()).touch(expiry).expect("nothing is recorded");
                     if let Some((_, end)) = model.items.get_mut(&key) {
                         *end = exptime.map(|seconds| model.now + seconds);

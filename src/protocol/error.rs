@@ -219,7 +219,11 @@ impl fmt::Display for Flaw {
             Flaw::LineTooShort => f.write_str("a line has at least four bytes, its end included"),
             Flaw::TooFewWords(form) => write!(f, "too few words for {form}"),
             Flaw::KeyTooLong(bytes) => {
-                write!(f, "key is {bytes} bytes long, at most {}", super::MAX_KEY)
+                write!(
+                    f,
+                    "key is {bytes} bytes long, at most {}",
+                    crate::item::MAX_KEY
+                )
             }
             Flaw::Bytes => f.write_str("<bytes> is a number from 0 to 2147483645"),
             Flaw::Flags => f.write_str("<flags> is a number from 0 to 4294967295"),

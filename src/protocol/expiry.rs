@@ -1,5 +1,7 @@
 //! exptime: the five things that one number can mean (`doc/protocol.txt`, "Expiration times").
 
+use crate::item::{Expiry, UnixTime};
+
 /// When an item expires, as a client says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exptime {
@@ -11,6 +13,18 @@ pub enum Exptime {
     At(u64),
     /// Negative: at once.
     AtOnce,
+}
+
+impl Exptime {
+    /// When an item with this exptime expires if the time is `now`.
+    pub fn expiry(self, now: UnixTime) -> Expiry {
+        match self {
+            Exptime::Never => Expiry::NEVER,
+            Exptime::After(seconds) => Expiry::at(u64::from(now) + u64::from(seconds)),
+            Exptime::At(date) => Expiry::at(date),
+            Exptime::AtOnce => Expiry::AT_ONCE,
+        }
+    }
 }
 
 /// 30 days in seconds: the last exptime that is relative.
@@ -30,6 +44,28 @@ impl From<i64> for Exptime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_item_is_there_until_the_second_of_its_expiry_begins() {
+        let expiry = Exptime::After(10).expiry(1000);
+        assert!(!expiry.has_passed(1009));
+        assert!(expiry.has_passed(1010));
+        assert!(!Exptime::Never.expiry(1000).has_passed(UnixTime::MAX));
+        assert!(Exptime::AtOnce.expiry(1000).has_passed(1000));
+        assert!(Exptime::At(999).expiry(1000).has_passed(1000));
+    }
+
+    #[test]
+    fn dates_beyond_what_the_protocol_can_say_are_the_last_one_that_it_can() {
+        assert_eq!(
+            Exptime::At(u64::MAX).expiry(1000).time(),
+            Some(i32::MAX as UnixTime)
+        );
+        assert_eq!(
+            Exptime::After(10).expiry(UnixTime::MAX).time(),
+            Some(i32::MAX as UnixTime)
+        );
+    }
 
     #[test]
     fn thirty_days_are_the_border_between_seconds_from_now_and_a_date() {

@@ -14,6 +14,7 @@ mod meta;
 mod number;
 pub mod request;
 
+use crate::item::MAX_KEY;
 pub use error::{Flaw, ProtocolError};
 pub use expiry::Exptime;
 pub use number::number_in;
@@ -21,9 +22,6 @@ pub use request::{
     Arithmetic, DebugTime, Direction, Flush, Key, Keys, MetaDelete, MetaGet, OnFailure, Request,
     Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, Vivify, WithCas,
 };
-
-/// The longest key, in bytes.
-pub const MAX_KEY: usize = 250;
 
 /// What one command line says.
 #[derive(Debug, PartialEq, Eq)]

@@ -62,38 +62,6 @@ pub enum Request<'a> {
     Http,
 }
 
-impl Request<'_> {
-    /// Whether it may change what is stored. It counts as well that it would have, if another's change had not
-    /// come first: a `delete` that finds nothing promises that nothing is there after a restart either.
-    /// Who merely looks is answered whatever becomes of the append-only file.
-    pub fn may_change(&self) -> bool {
-        match self {
-            Request::Get(request) => request.touch.is_some(),
-            // What `R` decides, who wins, is not recorded.
-            Request::MetaGet(request) => request.touch.is_some() || request.vivify.is_some(),
-            Request::Version
-            | Request::Verbosity(_)
-            | Request::Stats(_)
-            | Request::CacheMemlimit(_)
-            | Request::Shutdown(_)
-            | Request::DebugTime(_)
-            | Request::MetaNoop
-            | Request::MetaDebug { .. }
-            | Request::Metadump
-            | Request::Quit
-            | Request::Http => false,
-            Request::Store(_)
-            | Request::Delete { .. }
-            | Request::Arithmetic(_)
-            | Request::Touch { .. }
-            | Request::FlushAll(_)
-            | Request::MetaSet(..)
-            | Request::MetaDelete(_)
-            | Request::MetaArithmetic(..) => true,
-        }
-    }
-}
-
 /// A key: a word of the line, or what a word in base64 stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Key<'a> {

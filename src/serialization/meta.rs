@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use super::Unmet;
-use crate::datastore::Item;
+use crate::item::Item;
 use crate::protocol::base64;
 
 /// `<code> [<bytes>] <flags>*`, and the data block where the code is `VA`.

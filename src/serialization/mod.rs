@@ -9,8 +9,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use crate::VERSION_SPOKEN;
-use crate::datastore::Item;
-use crate::datastore::clock::UnixTime;
+use crate::item::{Item, UnixTime};
 use crate::protocol::{ProtocolError, WithCas};
 use meta::spelled;
 pub use meta::{Code, Flag, Meta, Value};
@@ -241,7 +240,7 @@ fn size(item: &Item) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datastore::clock::Expiry;
+    use crate::item::Expiry;
 
     fn check(response: &Response, wire: &str) {
         let mut out = Vec::new();

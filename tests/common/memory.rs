@@ -12,9 +12,9 @@ use rustmemc::aof::replay::OpenError;
 use rustmemc::aof::{Fsync, Options};
 use rustmemc::clients::Clients;
 use rustmemc::command::{self, Service};
-use rustmemc::datastore::clock::UnixTime;
 use rustmemc::datastore::{Datastore, Limits, WhenFull};
-use rustmemc::protocol::{self, Answer, DebugTime};
+use rustmemc::item::UnixTime;
+use rustmemc::protocol::{self, Answer};
 use rustmemc::serialization::Response;
 use rustmemc::stats::{Counts, Stats};
 
@@ -80,7 +80,7 @@ impl Memory {
             when_full: WhenFull::Evict,
         };
         let mut store = Datastore::new(limits, Arc::clone(&stats));
-        store.clock().debug(DebugTime::Pause);
+        store.clock().pause();
         move_clock(&store, time);
         // Synced and rewritten when the test says so.
         let options = Options {
@@ -184,7 +184,7 @@ impl Memory {
     /// Says whole commands, and gives all their answers.
     pub fn say(&self, commands: impl AsRef<[u8]>) -> Vec<u8> {
         let (mut rest, mut answers) = (commands.as_ref(), Vec::new());
-        let mut counts = Counts::default();
+        let counts = Counts::default();
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, behind) = rest.split_at(end + 1);
             let parsed = protocol::parse(line);
@@ -203,8 +203,7 @@ impl Memory {
             });
             match outcome {
                 Ok((request, draft)) => {
-                    command::execute(request, draft, &self.service, &mut counts, &mut answer)
-                        .map(drop)
+                    command::execute(request, draft, &self.service, &counts, &mut answer).map(drop)
                 }
                 Err(error) => answer(Response::Error(error)),
             }
@@ -268,6 +267,6 @@ fn move_clock(store: &Datastore, time: UnixTime) {
     let clock = store.clock();
     // A jump goes from where the clock would be if it had not stood still.
     while clock.now() != time {
-        clock.debug(DebugTime::Jump(i64::from(time) - i64::from(clock.now())));
+        clock.jump(i64::from(time) - i64::from(clock.now()));
     }
 }

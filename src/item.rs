@@ -1,9 +1,13 @@
 //! An item: key, flags, expiry, cas unique, marks and data block.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::clock::{Expiry, UnixTime};
-use crate::protocol::MAX_KEY;
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 250;
+
+/// Seconds of unix time. 32 bits are enough until 2106, and an item carries one.
+pub type UnixTime = u32;
 
 /// What ends every data block on the wire. An item keeps it, so that a `get` sends it with the value.
 const END: &[u8] = b"\r\n";
@@ -12,10 +16,10 @@ const END: &[u8] = b"\r\n";
 /// the lock and sends it in its own time.
 #[derive(Debug, Clone)]
 pub struct Item {
-    pub(super) text: Text,
-    pub(super) tail: Tail,
+    pub(crate) text: Text,
+    pub(crate) tail: Tail,
     /// The client's 32 bits. They never change: the text has room for them, or has none.
-    pub(super) flags: u32,
+    pub(crate) flags: u32,
     /// When it ends.
     pub expiry: Expiry,
     /// Changes whenever the item does. 0 until it is stored.
@@ -44,7 +48,7 @@ pub struct Marks {
 /// The bytes of an item: a byte with the key's length, the key, the value, `\r\n`, and a [`Tail`]. They are all of
 /// an allocation, or, once they are kept, perhaps part of one that small items share. Clones share it too.
 #[derive(Debug, Clone)]
-pub(super) struct Text {
+pub(crate) struct Text {
     block: Arc<[u8]>,
     start: u32,
     end: u32,
@@ -52,7 +56,7 @@ pub(super) struct Text {
 
 /// How a text ends: the cas unique and the flags, which most items hardly need room for, and a stamp of 4 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tail {
+pub(crate) enum Tail {
     /// 4 bytes of cas unique; the flags are 0.
     Short,
     /// 8 bytes of cas unique and 4 of flags.
@@ -159,7 +163,7 @@ impl Text {
 }
 
 /// Cas unique and flags in a text that ends so.
-pub(super) fn numbers_of(text: &[u8], tail: Tail) -> (u64, u32) {
+pub(crate) fn numbers_of(text: &[u8], tail: Tail) -> (u64, u32) {
     let (text, _) = text.split_at(text.len() - STAMP);
     match tail {
         Tail::Short => {
@@ -175,7 +179,7 @@ pub(super) fn numbers_of(text: &[u8], tail: Tail) -> (u64, u32) {
 }
 
 /// When the item of a text took its place, counted in stores.
-pub(super) fn stamp_of(text: &[u8]) -> u32 {
+pub(crate) fn stamp_of(text: &[u8]) -> u32 {
     let stamp = text.last_chunk().copied();
     stamp.map_or(0, u32::from_ne_bytes)
 }
@@ -189,7 +193,7 @@ fn split(text: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The key in a text.
-pub(super) fn key_of(text: &[u8]) -> &[u8] {
+pub(crate) fn key_of(text: &[u8]) -> &[u8] {
     split(text).0
 }
 
@@ -277,16 +281,49 @@ impl Item {
 
 /// What an item is charged for a text in an allocation of its own. Between pieces of all sizes the allocator loses
 /// some memory, which was measured to be up to a quarter of what is used.
-pub(super) fn charge_of_text(length: usize) -> usize {
+pub(crate) fn charge_of_text(length: usize) -> usize {
     allocated(length) * 5 / 4
 }
 
 /// How much memory a text of so many bytes takes: an `Arc` has two counts before it, and the allocator keeps
 /// 8 bytes of its own and rounds up to 16.
-pub(super) fn allocated(text: usize) -> usize {
+pub(crate) fn allocated(text: usize) -> usize {
     const COUNTS: usize = 2 * size_of::<usize>();
     const ALLOCATOR: usize = 8;
     (COUNTS + text + ALLOCATOR).next_multiple_of(16)
+}
+
+/// The last date that the protocol can say (19 January 2038): its exptime has 31 bits, and so has the time
+/// in a log.
+const LAST: UnixTime = i32::MAX as UnixTime;
+
+/// The moment from which an item is no longer there. It is never 0, so that an `Option` of what has an expiry
+/// is no larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry(NonZeroU32);
+
+impl Expiry {
+    /// It stays until it is deleted or evicted.
+    pub const NEVER: Expiry = Expiry(NonZeroU32::MAX);
+
+    /// The item has expired as soon as it is stored.
+    pub const AT_ONCE: Expiry = Expiry(NonZeroU32::MIN);
+
+    /// The item expires at this unix time, in seconds; 0 means never.
+    pub fn at(date: u64) -> Self {
+        let date = date.min(LAST.into()) as UnixTime;
+        NonZeroU32::new(date).map_or(Expiry::NEVER, Expiry)
+    }
+
+    /// Whether the moment has come.
+    pub fn has_passed(self, now: UnixTime) -> bool {
+        self.0.get() <= now && self != Expiry::NEVER
+    }
+
+    /// The moment itself; `None` for never.
+    pub fn time(self) -> Option<UnixTime> {
+        (self != Expiry::NEVER).then_some(self.0.get())
+    }
 }
 
 #[cfg(test)]
