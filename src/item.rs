@@ -1,7 +1,8 @@
-//! An item: key, flags, expiry, cas unique, marks and data block.
+//! What a key holds. This is the ground floor: every part of the server may know it, and it knows none of them.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 250;
@@ -12,25 +13,38 @@ pub type UnixTime = u32;
 /// What ends every data block on the wire. An item keeps it, so that a `get` sends it with the value.
 const END: &[u8] = b"\r\n";
 
-/// What one key holds. Cloning is cheap: key and value are shared, so a reader takes its clone out of
-/// the lock and sends it in its own time.
+/// An item: key, value, and what is known of them.
+///
+/// An item that is made for the store owns its bytes. An item that is read from the store borrows them from the
+/// [room](Item::copied_to) of its reader, or shares them if they are many.
 #[derive(Debug, Clone)]
-pub struct Item {
-    pub(crate) text: Text,
-    pub(crate) tail: Tail,
-    /// The client's 32 bits. They never change: the text has room for them, or has none.
-    pub(crate) flags: u32,
-    /// When it ends.
+pub struct Item<'a> {
+    /// The key, the value and `\r\n`, one behind the other.
+    pub(crate) bytes: Bytes<'a>,
+    pub(crate) key_length: u8,
+    /// The client's 32 bits.
+    pub flags: u32,
+    /// When it expires.
     pub expiry: Expiry,
     /// Changes whenever the item does. 0 until it is stored.
     pub cas: u64,
     /// What meta commands have noted on it.
     pub marks: Marks,
-    /// When it was last read (or else stored), before it was looked up this time.
+    /// When it was last read (or else stored), before this look at it.
     pub last_access: UnixTime,
-    /// Whether it was ever read before it was looked up this time; or, of one that is to be stored, whether
-    /// it counts as read.
+    /// Whether it was read before this look at it. For an item that is about to be stored: whether it counts as read.
     pub fetched: bool,
+}
+
+/// Where the bytes of an item are.
+#[derive(Debug, Clone)]
+pub(crate) enum Bytes<'a> {
+    /// In the store, as long as its lock is held, or in the room of a reader.
+    Borrowed(&'a [u8]),
+    /// In the item itself.
+    Owned(Vec<u8>),
+    /// In memory that the store and readers share.
+    Shared(Arc<LargeBytes>),
 }
 
 /// What meta commands note on an item.
@@ -40,174 +54,25 @@ pub struct Marks {
     pub binary_key: bool,
     /// The value is out of date (`md … I`).
     pub stale: bool,
-    /// One client has been told that it is its part to bring a new value (`W`); the others are told so
-    /// (`Z`).
+    /// One client has been told to bring a new value (`W`). The others are told so (`Z`).
     pub won: bool,
 }
 
-/// The bytes of an item: a byte with the key's length, the key, the value, `\r\n`, and a [`Tail`]. They are all of
-/// an allocation, or, once they are kept, perhaps part of one that small items share. Clones share it too.
-#[derive(Debug, Clone)]
-pub(crate) struct Text {
-    block: Arc<[u8]>,
-    start: u32,
-    end: u32,
-}
-
-/// How a text ends: the cas unique and the flags, which most items hardly need room for, and a stamp of 4 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tail {
-    /// 4 bytes of cas unique; the flags are 0.
-    Short,
-    /// 8 bytes of cas unique and 4 of flags.
-    Long,
-}
-
-const STAMP: usize = size_of::<u32>();
-
-impl Tail {
-    /// How many bytes it is long.
-    const fn length(self) -> usize {
-        match self {
-            Tail::Short => 4 + STAMP,
-            Tail::Long => 12 + STAMP,
-        }
-    }
-
-    /// That of a new item. Its cas unique is most likely none of those above 4 billion.
-    const fn of(flags: u32) -> Self {
-        if flags == 0 { Tail::Short } else { Tail::Long }
-    }
-}
-
-/// How long the text of such an item is, in bytes.
-const fn length(key: usize, flags: u32, bytes: usize) -> usize {
-    1 + key + bytes + END.len() + Tail::of(flags).length()
-}
-
-impl Text {
-    /// A text that is the whole of a block.
-    pub fn whole(block: Arc<[u8]>) -> Self {
-        let end = block.len() as u32;
-        Text {
-            block,
-            start: 0,
-            end,
-        }
-    }
-
-    /// A text that is part of a block.
-    pub fn part(block: Arc<[u8]>, start: u32, end: u32) -> Self {
-        Text { block, start, end }
-    }
-
-    fn blank(key: &[u8], flags: u32, bytes: usize) -> Self {
-        debug_assert!(key.len() <= MAX_KEY);
-        let length = length(key.len(), flags, bytes);
-        let mut text = Text::whole(std::iter::repeat_n(0, length).collect());
-        if let Some((key_length, rest)) = text.own().split_first_mut() {
-            *key_length = key.len() as u8;
-            let (key_room, _) = rest.split_at_mut(key.len());
-            key_room.copy_from_slice(key);
-        }
-        text
-    }
-
-    /// All of it.
-    pub fn bytes(&self) -> &[u8] {
-        let range = self.start as usize..self.end as usize;
-        self.block.get(range).unwrap_or_default()
-    }
-
-    /// All of it, to be changed, in an allocation of its own that nobody shares.
-    fn own(&mut self) -> &mut [u8] {
-        if self.bytes().len() < self.block.len() {
-            *self = Text::whole(self.bytes().into());
-        }
-        Arc::make_mut(&mut self.block)
-    }
-
-    /// The same in an allocation of its own.
-    pub fn into_own(mut self) -> Arc<[u8]> {
-        self.own();
-        self.block
-    }
-
-    /// Writes down cas unique, flags and stamp (when it took its place, counted in stores), with the long tail if need
-    /// be. Gives how it ends now. Readers who share the text keep it as it was.
-    pub fn set_tail(&mut self, tail: Tail, cas: u64, flags: u32, stamp: u32) -> Tail {
-        let short = u32::try_from(cas).ok().filter(|_| tail == Tail::Short);
-        if short.is_none() && tail == Tail::Short {
-            let (begin, _) = self.bytes().split_at(self.bytes().len() - tail.length());
-            let room = std::iter::repeat_n(0, Tail::Long.length());
-            *self = Text::whole(begin.iter().copied().chain(room).collect());
-        }
-        let Some((text, room)) = self.own().split_last_chunk_mut() else {
-            return tail;
-        };
-        *room = stamp.to_ne_bytes();
-        if let Some(cas) = short
-            && let Some(room) = text.last_chunk_mut()
-        {
-            *room = cas.to_ne_bytes();
-            return Tail::Short;
-        }
-        if let Some((text, room)) = text.split_last_chunk_mut() {
-            *room = flags.to_ne_bytes();
-            if let Some(room) = text.last_chunk_mut() {
-                *room = cas.to_ne_bytes();
-            }
-        }
-        Tail::Long
-    }
-}
-
-/// Cas unique and flags in a text that ends so.
-pub(crate) fn numbers_of(text: &[u8], tail: Tail) -> (u64, u32) {
-    let (text, _) = text.split_at(text.len() - STAMP);
-    match tail {
-        Tail::Short => {
-            let cas = text.last_chunk().copied().map(u32::from_ne_bytes);
-            (cas.unwrap_or(0).into(), 0)
-        }
-        Tail::Long => {
-            let (text, flags) = text.split_last_chunk().unwrap_or((text, &[0; 4]));
-            let cas = text.last_chunk().copied().map(u64::from_ne_bytes);
-            (cas.unwrap_or(0), u32::from_ne_bytes(*flags))
-        }
-    }
-}
-
-/// When the item of a text took its place, counted in stores.
-pub(crate) fn stamp_of(text: &[u8]) -> u32 {
-    let stamp = text.last_chunk().copied();
-    stamp.map_or(0, u32::from_ne_bytes)
-}
-
-/// The key in a text, and what is behind it.
-fn split(text: &[u8]) -> (&[u8], &[u8]) {
-    match text.split_first() {
-        Some((key_length, rest)) => rest.split_at(usize::from(*key_length)),
-        None => (&[], &[]),
-    }
-}
-
-/// The key in a text.
-pub(crate) fn key_of(text: &[u8]) -> &[u8] {
-    split(text).0
-}
-
-impl Item {
-    /// An item with room for `bytes` of value, to be filled through [`Item::data_block_mut`].
+impl<'a> Item<'a> {
+    /// An item with a value of `bytes` bytes, to be filled through [`Item::data_block_mut`].
     pub fn blank(key: &[u8], flags: u32, expiry: Expiry, bytes: usize) -> Self {
-        let (text, marks) = (Text::blank(key, flags, bytes), Marks::default());
+        debug_assert!(key.len() <= MAX_KEY);
+        // Zeros come from the system without being written, and the room is exactly as large as it must be.
+        let mut room = vec![0; key.len() + bytes + END.len()];
+        let (key_room, _) = room.split_at_mut(key.len());
+        key_room.copy_from_slice(key);
         Item {
-            text,
-            tail: Tail::of(flags),
+            bytes: Bytes::Owned(room),
+            key_length: key.len() as u8,
             flags,
             expiry,
             cas: 0,
-            marks,
+            marks: Marks::default(),
             last_access: 0,
             fetched: false,
         }
@@ -215,17 +80,13 @@ impl Item {
 
     /// An item whose value is these parts, one behind the other.
     pub fn new(key: &[u8], flags: u32, expiry: Expiry, value: &[&[u8]]) -> Self {
-        let mut item = Item::blank(
-            key,
-            flags,
-            expiry,
-            value.iter().map(|part| part.len()).sum(),
-        );
+        let length = value.iter().map(|part| part.len()).sum();
+        let mut item = Item::blank(key, flags, expiry, length);
         item.fill(value);
         item
     }
 
-    /// Fills a blank item whose value has just this length.
+    /// Fills a blank item whose value is exactly as long as these parts together.
     pub fn fill(&mut self, value: &[&[u8]]) {
         let mut room = self.data_block_mut();
         for part in value.iter().chain([&END]) {
@@ -237,12 +98,7 @@ impl Item {
 
     /// The key.
     pub fn key(&self) -> &[u8] {
-        key_of(self.text.bytes())
-    }
-
-    /// The client's 32 bits.
-    pub fn flags(&self) -> u32 {
-        self.flags
+        self.parts().0
     }
 
     /// The value.
@@ -251,24 +107,79 @@ impl Item {
         block.strip_suffix(END).unwrap_or(block)
     }
 
-    /// The value and the `\r\n` behind it, as it travels.
+    /// The value and the `\r\n` behind it, as they are sent.
     pub fn data_block(&self) -> &[u8] {
-        let (_, rest) = split(self.text.bytes());
-        rest.split_at(rest.len() - self.tail.length()).0
+        self.parts().1
     }
 
-    /// The room for value and `\r\n`. While the item is new it is nobody else's, and this is the very
-    /// memory that will be kept; of an item that is shared already, it is a copy.
+    fn parts(&self) -> (&[u8], &[u8]) {
+        self.bytes().split_at(self.key_length.into())
+    }
+
+    /// Key, value and `\r\n`.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Borrowed(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Shared(large) => &large.bytes,
+        }
+    }
+
+    /// The room for value and `\r\n`. An item that does not own its bytes gets a copy first.
     pub fn data_block_mut(&mut self) -> &mut [u8] {
-        let start = 1 + self.key().len();
-        let rest = self.text.own().split_at_mut(start).1;
-        rest.split_at_mut(rest.len() - self.tail.length()).0
+        if !matches!(self.bytes, Bytes::Owned(_)) {
+            self.bytes = Bytes::Owned(self.bytes().to_vec());
+        }
+        match &mut self.bytes {
+            Bytes::Owned(bytes) => bytes.split_at_mut(self.key_length.into()).1,
+            Bytes::Borrowed(_) | Bytes::Shared(_) => &mut [],
+        }
     }
 
-    /// How many bytes of memory an item needs before it is stored. Its place in a queue and one in an index come to
-    /// that, which the shard has already or makes.
-    pub fn charge_of(key: &[u8], flags: u32, bytes: usize) -> usize {
-        charge_of_text(length(key.len(), flags, bytes))
+    /// Its bytes, for the store to keep.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self.bytes {
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Borrowed(_) | Bytes::Shared(_) => self.bytes().to_vec(),
+        }
+    }
+
+    /// The same item without a copy of its bytes.
+    pub fn borrowed(&self) -> Item<'_> {
+        self.with_bytes(Bytes::Borrowed(self.bytes()))
+    }
+
+    /// The same item with its bytes in `room`, in place of what is there. Large bytes are shared and not copied.
+    pub fn copied_to<'r>(&self, room: &'r mut Vec<u8>) -> Item<'r> {
+        self.with_bytes(match &self.bytes {
+            Bytes::Shared(large) => Bytes::Shared(Arc::clone(large)),
+            Bytes::Borrowed(_) | Bytes::Owned(_) => {
+                room.clear();
+                room.extend_from_slice(self.bytes());
+                Bytes::Borrowed(room)
+            }
+        })
+    }
+
+    /// The same item with bytes of its own. Large bytes are shared and not copied.
+    pub fn into_owned(self) -> Item<'static> {
+        self.with_bytes(match &self.bytes {
+            Bytes::Shared(large) => Bytes::Shared(Arc::clone(large)),
+            Bytes::Borrowed(_) | Bytes::Owned(_) => Bytes::Owned(self.bytes().to_vec()),
+        })
+    }
+
+    fn with_bytes<'b>(&self, bytes: Bytes<'b>) -> Item<'b> {
+        Item {
+            bytes,
+            key_length: self.key_length,
+            flags: self.flags,
+            expiry: self.expiry,
+            cas: self.cas,
+            marks: self.marks,
+            last_access: self.last_access,
+            fetched: self.fetched,
+        }
     }
 
     /// The size that memcached would give this item: what `-I` limits, so that what fits there fits
@@ -279,31 +190,81 @@ impl Item {
     }
 }
 
-/// What an item is charged for a text in an allocation of its own. Between pieces of all sizes the allocator loses
-/// some memory, which was measured to be up to a quarter of what is used.
-pub(crate) fn charge_of_text(length: usize) -> usize {
-    allocated(length) * 5 / 4
+/// The bytes of a large item. The store and the readers that still send them share them, and they count as used
+/// memory until the last of those lets go.
+#[derive(Debug)]
+pub struct LargeBytes {
+    bytes: Vec<u8>,
+    _charge: Charge,
 }
 
-/// How much memory a text of so many bytes takes: an `Arc` has two counts before it, and the allocator keeps
-/// 8 bytes of its own and rounds up to 16.
-pub(crate) fn allocated(text: usize) -> usize {
-    const COUNTS: usize = 2 * size_of::<usize>();
-    const ALLOCATOR: usize = 8;
-    (COUNTS + text + ALLOCATOR).next_multiple_of(16)
+impl LargeBytes {
+    /// These bytes, charged to an account of used memory.
+    pub(crate) fn new(bytes: Vec<u8>, account: &Arc<AtomicUsize>) -> Self {
+        let _charge = Charge::new(account, bytes.capacity());
+        LargeBytes { bytes, _charge }
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The earlier of two moments, where `None` is never.
+pub(crate) fn earlier(one: Option<UnixTime>, other: Option<UnixTime>) -> Option<UnixTime> {
+    [one, other].into_iter().flatten().min()
+}
+
+/// Memory that counts as used as long as this value lives.
+#[derive(Debug)]
+pub struct Charge {
+    account: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Charges this many bytes to an account.
+    pub fn new(account: &Arc<AtomicUsize>, bytes: usize) -> Self {
+        account.fetch_add(bytes, Relaxed);
+        Charge {
+            account: Arc::clone(account),
+            bytes,
+        }
+    }
+
+    /// How much it is, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// It is this much now. Written only when it changes: what all threads write, all threads wait for.
+    pub fn set(&mut self, bytes: usize) {
+        if bytes != self.bytes {
+            // Wrapping: the difference may be negative, and added to the whole it comes out right.
+            let more = bytes.wrapping_sub(self.bytes);
+            self.account.fetch_add(more, Relaxed);
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// The last date that the protocol can say (19 January 2038): its exptime has 31 bits, and so has the time
 /// in a log.
 const LAST: UnixTime = i32::MAX as UnixTime;
 
-/// The moment from which an item is no longer there. It is never 0, so that an `Option` of what has an expiry
-/// is no larger.
+/// The moment from which an item is no longer there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry(NonZeroU32);
 
 impl Expiry {
-    /// It stays until it is deleted or evicted.
+    /// The item stays until it is deleted or evicted.
     pub const NEVER: Expiry = Expiry(NonZeroU32::MAX);
 
     /// The item has expired as soon as it is stored.
@@ -347,13 +308,40 @@ mod tests {
     }
 
     #[test]
-    fn data_read_into_a_new_item_is_not_copied_again() {
-        let mut item = Item::blank(b"k", 0, Expiry::NEVER, 3);
-        let room = item.data_block_mut();
-        room.copy_from_slice(b"abc\r\n");
-        let address = room.as_ptr();
-        assert_eq!(item.clone().data_block().as_ptr(), address);
-        assert_eq!(item.value(), b"abc");
+    fn a_copy_in_a_room_takes_the_place_of_what_was_there() {
+        let mut room = b"what was there before".to_vec();
+        let item = Item::new(b"k", 0, Expiry::NEVER, &[b"v"]);
+        let copy = item.copied_to(&mut room);
+        assert_eq!((copy.key(), copy.value()), (&b"k"[..], &b"v"[..]));
+        drop(copy);
+        assert_eq!(room, b"kv\r\n");
+    }
+
+    #[test]
+    fn large_bytes_are_charged_until_the_last_holder_lets_go() {
+        let account = Arc::default();
+        let large = Arc::new(LargeBytes::new(vec![0; 100_000], &account));
+        let reader = Item {
+            bytes: Bytes::Shared(Arc::clone(&large)),
+            ..Item::blank(b"", 0, Expiry::NEVER, 0)
+        };
+        let copy = reader.copied_to(&mut Vec::new()).into_owned();
+        drop((large, reader));
+        assert_eq!(account.load(Relaxed), 100_000);
+        drop(copy);
+        assert_eq!(account.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_charge_follows_what_it_is_set_to() {
+        let account = Arc::default();
+        let mut charge = Charge::new(&account, 100);
+        charge.set(30);
+        assert_eq!((account.load(Relaxed), charge.bytes()), (30, 30));
+        charge.set(70);
+        assert_eq!(account.load(Relaxed), 70);
+        drop(charge);
+        assert_eq!(account.load(Relaxed), 0);
     }
 
     #[test]

@@ -36,12 +36,12 @@
 //!    it to a worker of the pool: the worker stays with it for its life.
 //! 2. `connection/conversation.rs` reads one line, which is bounded. [`protocol::parse`] turns it into a
 //!    request that borrows the key from that line, and says that 5 bytes of data follow.
-//! 3. [`command::draft`] makes an [`Item`](item::Item) with room for just so much, after looking
-//!    whether it may be so large and whether there is memory; the data is read straight into it.
-//! 4. [`command::execute`] takes the key's [`Slot`](datastore::Slot), which is the write lock of the
+//! 3. [`command::reserve`] reserves the memory for an [`Item`](item::Item) of that size, by evicting others if need be; the
+//!    data is read straight into it.
+//! 4. [`command::execute`] takes the [`KeyGuard`](datastore::KeyGuard) of the key, which is the write lock of the
 //!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and
-//!    stores: the slot first appends a [`Record`](aof::record::Record) to those that are on their way to
-//!    the append-only file, then changes the table.
+//!    stores: the guard first appends a [`Record`](aof::record::Record) to those that are on their way to
+//!    the append-only file, then copies the item to the end of a segment, and notes in the index where it is.
 //! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
 //!    buffer.
 //! 6. When the client has sent nothing more, the records are written to the file, and then the answers
@@ -51,7 +51,7 @@
 //!
 //! A variant of [`Request`](protocol::Request); its verb in `protocol/mod.rs` and its grammar in a
 //! function of `protocol/classic.rs` or `meta.rs`; what it does in a file of `command/` and a line in the
-//! `match` of [`command::execute`] (and of [`command::draft`], if it brings data); an answer, if there is
+//! `match` of [`command::execute`] (and of [`command::reserve`], if it brings data); an answer, if there is
 //! none like it, in `serialization`; a counter, if it is to be counted, in [`stats`]; and a section in
 //! `tests/conversations`.
 //!
@@ -63,15 +63,15 @@
 //!    answer leaves, and with `--fsync always` on disk ([`aof`], `connection/wire.rs`).
 //! 2. **The order of the log is the order of the store, key by key.** A record is appended while its
 //!    key's shard is locked; lock order: shard, then file, then pending records; never two shards except all
-//!    in ascending order ([`datastore::Slot`], [`aof`], [`datastore`]).
+//!    in ascending order ([`datastore::KeyGuard`], [`aof`], [`datastore`]).
 //! 3. **The log replays to the very state that memory held.** Records say what holds afterwards, evictions
 //!    and flushes included ([`aof::record`]).
 //! 4. **No lock across the network.** Nothing reads from or writes to a socket while it holds a lock of
-//!    the store: a value leaves the lock as a cheap clone ([`datastore`]).
+//!    the store: a small value is copied while the lock is held, a large one is shared ([`datastore`]).
 //! 5. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
-//!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::draft`]).
-//! 6. **Memory is counted as it really is, and stays within `-m`**: room is reserved before it is taken
-//!    ([`datastore`], `room.rs`), and the charge is that of what is allocated (`queue.rs`, `index.rs`).
+//!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::reserve`]).
+//! 6. **Memory is counted as it really is, and stays within `-m`**: memory is reserved before it is taken
+//!    (`datastore/reserve.rs`), and each piece is counted by the value that holds it (`datastore/memory.rs`).
 //! 7. **A broken request costs its own answer and nothing else.** The next command on that connection
 //!    is understood ([`protocol::Parsed::data_block`]); only a line without end and a browser's are hung up
 //!    on, and data whose length cannot be read is read as commands.

@@ -17,7 +17,7 @@ use common::memory::{Memory, NOW, State, assert_same};
 use proptest::prelude::*;
 
 /// So little room, in bytes, that evictions are part of most histories; and so much that there are none.
-const LITTLE: usize = 6 << 10;
+const LITTLE: usize = 256 << 10;
 const ENOUGH: usize = 1 << 20;
 
 /// What happens to a store.
@@ -162,7 +162,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just("flush_all 2592001\r\n".to_owned()),
     ];
     // Many keys, each once: only these fill the store.
-    let filler = (0..1000u32, 100..1000usize).prop_map(|(number, length)| {
+    let filler = (0..1000u32, 10_000..30_000usize).prop_map(|(number, length)| {
         format!("set f{number} 0 0 {length}\r\n{}\r\n", "f".repeat(length))
     });
     prop_oneof![

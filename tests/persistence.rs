@@ -550,13 +550,13 @@ fn uniques_go_on_where_they_were_also_if_the_last_is_of_an_item_that_ended_at_on
 
 #[test]
 fn what_was_evicted_does_not_come_back_even_if_it_was_deleted_since() {
-    const ROOM: usize = 16 << 10;
+    const ROOM: usize = 512 << 10;
     let folder = Folder::new();
     let memory = Memory::open_within(&folder.file("aof"), NOW, ROOM);
-    let value = "v".repeat(200);
+    let value = "v".repeat(5000);
     let keys: Vec<String> = (0..200).map(|n| format!("k{n}")).collect();
     for key in &keys {
-        memory.check(format!("set {key} 0 0 200\r\n{value}\r\n"), "STORED\r\n");
+        memory.check(format!("set {key} 0 0 5000\r\n{value}\r\n"), "STORED\r\n");
     }
     let state = memory.state();
     assert!(
@@ -582,12 +582,12 @@ fn with_less_room_some_of_it_is_kept_and_the_rest_does_not_come_back_later() {
     let memory = Memory::open(&path, NOW);
     for n in 0..200 {
         memory.check(
-            format!("set k{n} 0 0 200\r\n{}\r\n", "v".repeat(200)),
+            format!("set k{n} 0 0 5000\r\n{}\r\n", "v".repeat(5000)),
             "STORED\r\n",
         );
     }
     drop(memory);
-    let memory = Memory::open_within(&path, NOW, 16 << 10);
+    let memory = Memory::open_within(&path, NOW, 512 << 10);
     let state = memory.state();
     assert!((10..150).contains(&state.len()), "{} are kept", state.len());
     for n in 0..200 {
@@ -599,15 +599,18 @@ fn with_less_room_some_of_it_is_kept_and_the_rest_does_not_come_back_later() {
 
 #[test]
 fn what_expired_long_ago_takes_no_room_from_what_is_there() {
-    const ROOM: usize = 64 << 10;
+    const ROOM: usize = 512 << 10;
     let folder = Folder::new();
     let memory = Memory::open_within(&folder.file("aof"), NOW, ROOM);
     for n in 0..40 {
         memory.check(format!("set keep{n} 0 0 3\r\nold\r\n"), "STORED\r\n");
     }
-    let value = "v".repeat(200);
+    let value = "v".repeat(4000);
     for n in 0..1000 {
-        memory.check(format!("set short{n} 0 1 200\r\n{value}\r\n"), "STORED\r\n");
+        memory.check(
+            format!("set short{n} 0 1 4000\r\n{value}\r\n"),
+            "STORED\r\n",
+        );
         if n % 50 == 49 {
             memory.pass(1);
         }

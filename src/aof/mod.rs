@@ -149,13 +149,13 @@ const TURNS: u32 = 30;
 const RETRY: Duration = Duration::from_secs(60);
 
 impl Aof {
-    /// Appends one change, which is to be made once this has returned. The changed key's shard is locked.
+    /// Appends changes, which are made once this has returned. The shard of the changed keys is locked.
     ///
     /// # Errors
-    /// The file cannot be written, and the change must not be made.
-    pub fn append(&self, record: &Record<'_>) -> io::Result<()> {
+    /// The file cannot be written, and the changes must not be made.
+    pub fn append<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
         // Encoded before anything is locked here: others wait for no more than the copying.
-        let bytes = encoded(std::slice::from_ref(record));
+        let (bytes, count) = encoded(records);
         let mut pending = lock(&self.pending);
         while pending.stuck || pending.bytes.len() > MOST_PENDING {
             drop(pending);
@@ -164,7 +164,7 @@ impl Aof {
         }
         pending.bytes.extend_from_slice(&bytes);
         self.appended.fetch_add(bytes.len() as u64, Relaxed);
-        self.records.fetch_add(1, Relaxed);
+        self.records.fetch_add(count, Relaxed);
         Ok(())
     }
 
@@ -293,14 +293,15 @@ impl Aof {
     }
 }
 
-/// Records as they stand in the file.
-fn encoded(records: &[Record<'_>]) -> Vec<u8> {
+/// Records as they are in the file, and how many they are.
+fn encoded<'a>(records: impl IntoIterator<Item = Record<'a>>) -> (Vec<u8>, u64) {
     // Room for an ordinary record: growing into it bit by bit was measured at 100 ns of the 810 of a set.
-    let mut bytes = Vec::with_capacity(256);
+    let (mut bytes, mut count) = (Vec::with_capacity(256), 0);
     for record in records {
         record.write(&mut bytes);
+        count += 1;
     }
-    bytes
+    (bytes, count)
 }
 
 /// Opens a file for appending, and locks it as long as it is open.

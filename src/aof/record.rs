@@ -43,7 +43,7 @@ pub enum Record<'a> {
         cas: u64,
     },
     /// What a key now holds.
-    Put(Item),
+    Put(Item<'a>),
     /// An item ends at another time.
     Touch {
         /// Its key.
@@ -87,8 +87,8 @@ impl Record<'_> {
             Record::Put(item) => {
                 let binary = begin(out, "ms ", item.key(), item.marks.binary_key);
                 add(out, format_args!(" {}{binary}", item.value().len()));
-                if item.flags() != 0 {
-                    add(out, format_args!(" F{}", item.flags()));
+                if item.flags != 0 {
+                    add(out, format_args!(" F{}", item.flags));
                 }
                 if let Some(time) = item.expiry.time() {
                     add(out, format_args!(" T{time}"));
@@ -168,7 +168,7 @@ pub enum Parsed<'a> {
     /// All of it.
     Whole(Record<'a>),
     /// An item whose data is still to come: so many bytes and `\r\n`, with this checksum.
-    Announced(Item, u32),
+    Announced(Item<'static>, u32),
 }
 
 /// Parses a record's line, its end included, through the same parser as a client's line.
@@ -270,7 +270,7 @@ mod tests {
         String::from_utf8(out).expect("these are plain text")
     }
 
-    fn item(key: &[u8], value: &[u8]) -> Item {
+    fn item(key: &[u8], value: &[u8]) -> Item<'static> {
         let mut item = Item::new(key, 0, Expiry::NEVER, &[value]);
         item.cas = 7;
         item

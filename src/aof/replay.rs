@@ -160,7 +160,7 @@ impl Aof {
         let mut writer = io::BufWriter::new(Arc::new(file));
         let mut length = length;
         if length == 0 {
-            let heading = encoded(&[Record::Heading { cas: 0 }]);
+            let (heading, _) = encoded([Record::Heading { cas: 0 }]);
             write_and_flush(&mut writer, &heading).map_err(failed)?;
             length = heading.len() as u64;
             sync_folder(&path).map_err(failed)?;

@@ -41,7 +41,7 @@ impl Aof {
                 length: 0,
                 failure: None,
             };
-            copy.append(&encoded(&[Record::Heading { cas: cas() }]));
+            copy.append(&encoded([Record::Heading { cas: cas() }]).0);
             copy.check()?;
             Ok(copy)
         };
@@ -56,8 +56,8 @@ impl Aof {
     ///
     /// # Errors
     /// The rewrite is to be given up.
-    pub fn copy(&self, records: &[Record<'_>]) -> io::Result<()> {
-        let bytes = encoded(records);
+    pub fn copy<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
+        let (bytes, _) = encoded(records);
         let mut log = self.lock();
         log.take(&self.pending);
         let Some(copy) = &mut log.copy else {

@@ -29,7 +29,9 @@ impl Sample {
 
     /// Appends a record that can be told from others; whether it may be.
     fn append(&self, number: u32) -> bool {
-        self.aof.append(&Record::FlushAt(number)).is_ok()
+        self.aof
+            .append([Record::FlushAt(number)].into_iter())
+            .is_ok()
     }
 
     fn hand_over(&self) -> bool {
@@ -109,7 +111,7 @@ fn in_a_rewrite_each_copy_comes_behind_what_was_pending_and_before_what_comes_la
     assert!(sample.append(2));
     sample
         .aof
-        .copy(&[Record::FlushAt(3)])
+        .copy([Record::FlushAt(3)].into_iter())
         .expect("it can be copied");
     assert!(sample.append(4) && sample.hand_over());
     assert_eq!(sample.numbers(), [1, 2, 4], "the old file has all as well");
@@ -127,7 +129,7 @@ fn a_rewrite_takes_the_place_of_what_could_not_be_written() {
     sample
         .aof
         .begin_rewrite(|| 1)
-        .and_then(|()| sample.aof.copy(&[Record::FlushAt(1)]))
+        .and_then(|()| sample.aof.copy([Record::FlushAt(1)].into_iter()))
         .expect("the new file can be written");
     assert!(!sample.append(2), "the old one cannot");
     sample

@@ -1,6 +1,6 @@
 //! `incr`, `decr` and `ma`: a number of 64 bits, kept as text like any other value.
 
-use crate::datastore::{Datastore, Draft};
+use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
 use crate::item::{Expiry, UnixTime};
 use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in};
@@ -55,25 +55,25 @@ pub fn apply(
         None => None,
         Some((created, number)) => Some((
             number,
-            store.draft_of(key, 0, created.finally, number.to_string().as_bytes())?,
+            store.reserve_for(key, created.finally, number.to_string().as_bytes())?,
         )),
     };
     // A number has up to 20 digits.
-    let _room = store.room_for(key, 20);
-    let mut slot = store.slot(key);
-    let Some(old) = slot.item() else {
-        let Some((number, Draft { item, .. })) = initial else {
+    let _room = store.reserve_change(key.len() + 20);
+    let mut guard = store.lock_key(key);
+    let Some(old) = guard.item() else {
+        let Some((number, PendingItem { item, .. })) = initial else {
             counts.add(misses);
             return Ok(Outcome::NotFound);
         };
         let expiry = Expiry::NEVER;
-        let cas = slot.put(item, request.cas)?;
+        let cas = guard.put(item, request.cas)?;
         return Ok(Outcome::Counted {
             number,
             cas,
             expiry,
             created: true,
-            now: slot.now(),
+            now: guard.now(),
         });
     };
     if old.value().is_empty() {
@@ -93,19 +93,20 @@ pub fn apply(
     text.resize(text.len().max(old.value().len()), b' ');
     let expiry = request
         .touch
-        .map_or(old.expiry, |exptime| exptime.expiry(slot.now()));
-    let mut item = Item::new(key, old.flags(), expiry, &[&text]);
+        .map_or(old.expiry, |exptime| exptime.expiry(guard.now()));
+    let mut item = Item::new(key, old.flags, expiry, &[&text]);
     // A longer one makes a new item, on which nothing is noted.
     if !grows {
         (item.marks, item.fetched) = (old.marks, old.fetched);
     }
-    let cas = slot.put(item, request.cas)?;
+    let old_expiry = old.expiry;
+    let cas = guard.put(item, request.cas)?;
     counts.add(hits);
     Ok(Outcome::Counted {
         number,
         cas,
-        expiry: old.expiry,
+        expiry: old_expiry,
         created: false,
-        now: slot.now(),
+        now: guard.now(),
     })
 }

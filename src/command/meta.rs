@@ -6,7 +6,7 @@
 //! to expire, the first reader *wins* (`W`), and the rest are told that somebody has (`Z`).
 
 use super::{arithmetic, storage};
-use crate::datastore::{Bump, Datastore, Draft};
+use crate::datastore::{Bump, Datastore, PendingItem};
 use crate::item::{Expiry, Item, UnixTime};
 use crate::protocol::{
     Arithmetic, Key, MetaDelete, MetaGet, ProtocolError, Shown, ShownFlag, Storage,
@@ -19,12 +19,13 @@ pub fn get<'a>(
     request: &MetaGet<'a>,
     store: &Datastore,
     counts: &Counts,
+    room: &'a mut Vec<u8>,
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
     let bump = if request.no_bump { Bump::No } else { Bump::Yes };
     let mut read_before = None;
     if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
-        match store.get(key, bump) {
+        match store.get(key, bump, room) {
             None => return Ok(missed(request, counts)),
             // Somebody is to win it, and that needs the lock for writing.
             Some(item) if item.marks.stale && !item.marks.won => {
@@ -37,34 +38,34 @@ pub fn get<'a>(
         }
     }
     // Room for an item that may have to be created, while no lock is held.
-    let draft = match request.vivify {
-        Some(created) => store.draft_of(key, 0, created.finally, b"").ok(),
+    let pending = match request.vivify {
+        Some(created) => store.reserve_for(key, created.finally, b"").ok(),
         None => None,
     };
-    let mut slot = store.slot(key);
-    let (mut item, created) = match (slot.item(), draft) {
-        (Some(item), _) => (item, Created::No),
+    let mut guard = store.lock_key(key);
+    let (mut item, created) = match (guard.item(), pending) {
+        (Some(item), _) => (item.into_owned(), Created::No),
         (None, None) => return Ok(missed(request, counts)),
-        (None, Some(Draft { mut item, .. })) => {
-            item.last_access = slot.now();
-            item.cas = slot.put(item.clone(), request.cas)?;
+        (None, Some(PendingItem { mut item, .. })) => {
+            item.last_access = guard.now();
+            item.cas = guard.put(item.borrowed(), request.cas)?;
             (item, Created::Yes)
         }
     };
     if let Some(before) = read_before {
         (item.fetched, item.last_access) = before;
     }
-    let found = Found::new(request, item, created, || slot.now());
+    let found = Found::new(request, item, created, || guard.now());
     if bump == Bump::Yes {
-        slot.note();
+        guard.mark_read();
     }
     if found.wins {
-        slot.win();
+        guard.win();
     }
     if found.expiry != found.item.expiry {
-        slot.touch(found.expiry)?;
+        guard.touch(found.expiry)?;
     }
-    drop(slot);
+    drop(guard);
     Ok(found.response(request, counts))
 }
 
@@ -76,7 +77,7 @@ enum Created {
 
 /// An item that `mg` has found or created, and what its flags make of it in their turn.
 struct Found<'a> {
-    item: Item,
+    item: Item<'a>,
     /// When it ends after this command.
     expiry: Expiry,
     /// Whether it is up to this client to bring a new value.
@@ -87,7 +88,7 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn new(
         request: &MetaGet<'a>,
-        item: Item,
+        item: Item<'a>,
         created: Created,
         // Asked only by those flags that need it: the clock costs a tenth of an `mg`.
         now: impl Fn() -> UnixTime,
@@ -125,7 +126,7 @@ impl<'a> Found<'a> {
                     flags.push(Flag::Key(item.key().to_vec().into(), marks.binary_key))
                 }
                 ShownFlag::Cas => flags.push(Flag::Cas(item.cas)),
-                ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags())),
+                ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
                 ShownFlag::Hit => flags.push(Flag::Hit(item.fetched)),
                 ShownFlag::LastAccess => {
                     flags.push(Flag::LastAccess(now().saturating_sub(item.last_access)));
@@ -188,11 +189,11 @@ fn missed<'a>(request: &MetaGet<'a>, counts: &Counts) -> Response<'a> {
 pub fn set<'a>(
     request: &Storage<'a>,
     shown: &Shown<'a>,
-    draft: Draft<'_>,
+    pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
-    let (code, cas, bytes) = match storage::store(request, draft, store, counts)? {
+    let (code, cas, bytes) = match storage::store(request, pending, store, counts)? {
         storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
         storage::Outcome::NotStored(unmet) => (Code::NotStored(unmet), 0, request.bytes),
         storage::Outcome::Exists(cas) => (Code::Exists(cas), 0, request.bytes),
@@ -218,12 +219,8 @@ pub fn delete<'a>(
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
-    // An item that is marked takes another place.
-    let _room = request
-        .invalidate
-        .then(|| store.room_for(&request.key.bytes, 0));
-    let mut slot = store.slot(&request.key.bytes);
-    let code = match slot.item() {
+    let mut guard = store.lock_key(&request.key.bytes);
+    let code = match guard.item() {
         None => {
             counts.add(Counter::DeleteMisses);
             Code::NotFound
@@ -233,7 +230,7 @@ pub fn delete<'a>(
             Code::Exists(item.cas)
         }
         Some(item) => {
-            let touched = request.touch.map(|exptime| exptime.expiry(slot.now()));
+            let touched = request.touch.map(|exptime| exptime.expiry(guard.now()));
             match (request.remove_value, request.invalidate) {
                 (true, invalidate) => {
                     let expiry = touched.unwrap_or(Expiry::NEVER);
@@ -241,10 +238,10 @@ pub fn delete<'a>(
                     empty.marks.stale = invalidate;
                     // A stale item has a new unique, one that was only emptied keeps its own.
                     let kept = if invalidate { None } else { Some(item.cas) };
-                    slot.put(empty, request.cas.or(kept))?;
+                    guard.put(empty, request.cas.or(kept))?;
                 }
-                (false, true) => slot.invalidate(touched.unwrap_or(item.expiry), request.cas)?,
-                (false, false) => slot.remove()?,
+                (false, true) => guard.invalidate(touched.unwrap_or(item.expiry), request.cas)?,
+                (false, false) => guard.remove()?,
             }
             if !request.invalidate {
                 counts.add(Counter::DeleteHits);
@@ -309,7 +306,7 @@ pub fn count<'a>(
     }))
 }
 
-fn not_counted<'a>(code: Code, request: &Arithmetic<'a>, shown: &Shown<'a>) -> Response<'a> {
+fn not_counted<'a>(code: Code<'a>, request: &Arithmetic<'a>, shown: &Shown<'a>) -> Response<'a> {
     Response::Meta(Meta {
         code,
         flags: echoed(&request.key, shown),
@@ -318,9 +315,14 @@ fn not_counted<'a>(code: Code, request: &Arithmetic<'a>, shown: &Shown<'a>) -> R
 }
 
 /// `me`
-pub fn debug(key: &[u8], store: &Datastore, counts: &Counts) -> Response<'static> {
+pub fn debug<'r>(
+    key: &[u8],
+    store: &Datastore,
+    counts: &Counts,
+    room: &'r mut Vec<u8>,
+) -> Response<'r> {
     counts.add(Counter::CmdMeta);
-    match store.get(key, Bump::No) {
+    match store.get(key, Bump::No, room) {
         Some(item) => Response::Described(item, store.clock().now()),
         None => Response::Meta(Meta {
             code: Code::Miss,

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::clients::Clients;
 use crate::config::Config;
-use crate::datastore::{Datastore, Draft, StoreError};
+use crate::datastore::{Datastore, PendingItem, StoreError};
 use crate::protocol::{ProtocolError, Request};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
@@ -86,76 +86,78 @@ pub fn may_change(request: &Request<'_>) -> bool {
     }
 }
 
-/// Makes room for the data block that a request announces.
+/// Reserves memory for the data block that a request announces.
 ///
 /// # Errors
 /// The answer, when the block must not be stored but swallowed.
-pub fn draft<'s>(
+pub fn reserve(
     request: &Request<'_>,
-    service: &'s Service,
-) -> Result<Option<Draft<'s>>, ProtocolError> {
+    service: &Service,
+) -> Result<Option<PendingItem>, ProtocolError> {
     match request {
-        Request::Store(announced) => storage::draft(announced, &service.store).map(Some),
+        Request::Store(announced) => storage::reserve(announced, &service.store).map(Some),
         Request::MetaSet(announced, shown) => {
-            let draft = storage::draft(announced, &service.store)?;
+            let pending = storage::reserve(announced, &service.store)?;
             if shown.opaque_too_long {
                 Err(ProtocolError::OpaqueTooLong)
             } else {
-                Ok(Some(draft))
+                Ok(Some(pending))
             }
         }
         _ => Ok(None),
     }
 }
 
-/// Executes one request. `draft` is the filled data block of a request that brings one.
+/// Executes one request. `pending` is the item of a request that brings a data block, filled; `room` is where a small
+/// value is copied to while its lock is held.
 ///
 /// `answer` is called with each piece of the answer, while no lock is held.
 ///
 /// # Errors
 /// Only those of `answer`.
-pub fn execute(
-    request: Request<'_>,
-    draft: Option<Draft<'_>>,
+pub fn execute<'a>(
+    request: Request<'a>,
+    pending: Option<PendingItem>,
     service: &Service,
     counts: &Counts,
+    room: &'a mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<Then> {
     let store = &service.store;
-    let response = match (request, draft) {
+    let response = match (request, pending) {
         // Those whose answer has any number of pieces, or none.
         (Request::Get(request), _) => {
-            return retrieval::get(&request, store, counts, answer).map(|()| Then::GoOn);
+            return retrieval::get(&request, store, counts, room, answer).map(|()| Then::GoOn);
         }
         (Request::Stats(topic), _) => {
             return admin::stats(topic, service, counts, answer).map(|()| Then::GoOn);
         }
         (Request::Metadump, _) => return admin::metadump(service, answer).map(|()| Then::GoOn),
-        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(Then::GoOn), // Cannot be: `draft` makes one for each.
+        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(Then::GoOn), // Cannot be: `reserve` makes one for each.
         (Request::Quit | Request::Http, _) => return Ok(Then::HangUp),
         (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
             Ok(()) => return Ok(Then::HangUp),
             Err(error) => Err(error),
         },
 
-        (Request::Store(request), Some(draft)) => {
-            storage::store(&request, draft, store, counts).map(Into::into)
+        (Request::Store(request), Some(pending)) => {
+            storage::store(&request, pending, store, counts).map(Into::into)
         }
         (Request::Delete { key }, _) => storage::delete(key, store, counts),
         (Request::Arithmetic(request), _) => {
             arithmetic::apply(&request, store, counts).map(Into::into)
         }
         (Request::Touch { key, exptime }, _) => retrieval::touch(key, exptime, store, counts),
-        (Request::MetaGet(request), _) => meta::get(&request, store, counts),
-        (Request::MetaSet(request, shown), Some(draft)) => {
-            meta::set(&request, &shown, draft, store, counts)
+        (Request::MetaGet(request), _) => meta::get(&request, store, counts, room),
+        (Request::MetaSet(request, shown), Some(pending)) => {
+            meta::set(&request, &shown, pending, store, counts)
         }
         (Request::MetaDelete(request), _) => meta::delete(&request, store, counts),
         (Request::MetaArithmetic(request, shown), _) => {
             meta::count(&request, &shown, store, counts)
         }
         (Request::MetaNoop, _) => Ok(Response::MetaNoop),
-        (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts)),
+        (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts, room)),
         (Request::FlushAll(flush), _) => admin::flush_all(flush, service, counts),
         (Request::Version, _) => Ok(Response::Version),
         (Request::Verbosity(level), _) => Ok(admin::verbosity(level, service)),

@@ -14,12 +14,13 @@ pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,
     counts: &Counts,
+    room: &mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     for key in request.keys.iter() {
         let found = match request.touch {
-            None => look_up(key, store, counts),
-            Some(exptime) => match touched(key, exptime, store, counts) {
+            None => look_up(key, store, counts, room),
+            Some(exptime) => match touched(key, exptime, store, counts, room) {
                 Ok(found) => found,
                 Err(error) => return answer(Response::Error(error)),
             },
@@ -38,14 +39,22 @@ pub fn touch(
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'static>, ProtocolError> {
-    Ok(match touched(key, exptime, store, counts)? {
-        Some(_) => Response::Touched,
-        None => Response::NotFound,
-    })
+    // The value is not wanted.
+    Ok(
+        match touched(key, exptime, store, counts, &mut Vec::new())? {
+            Some(_) => Response::Touched,
+            None => Response::NotFound,
+        },
+    )
 }
 
-fn look_up(key: &[u8], store: &Datastore, counts: &Counts) -> Option<Item> {
-    let found = store.get(key, Bump::Yes);
+fn look_up<'r>(
+    key: &[u8],
+    store: &Datastore,
+    counts: &Counts,
+    room: &'r mut Vec<u8>,
+) -> Option<Item<'r>> {
+    let found = store.get(key, Bump::Yes, room);
     counts.add(Counter::CmdGet);
     counts.add(if found.is_some() {
         Counter::GetHits
@@ -57,18 +66,19 @@ fn look_up(key: &[u8], store: &Datastore, counts: &Counts) -> Option<Item> {
 
 /// Gives the item its new expiry, and the item. An exptime that has passed ends it, but the client that
 /// said so still gets the value.
-fn touched(
+fn touched<'r>(
     key: &[u8],
     exptime: Exptime,
     store: &Datastore,
     counts: &Counts,
-) -> Result<Option<Item>, ProtocolError> {
-    let mut slot = store.slot(key);
-    let expiry = exptime.expiry(slot.now());
-    let found = slot.item();
+    room: &'r mut Vec<u8>,
+) -> Result<Option<Item<'r>>, ProtocolError> {
+    let mut guard = store.lock_key(key);
+    let expiry = exptime.expiry(guard.now());
+    let found = guard.item().map(|item| item.copied_to(room));
     if found.is_some() {
-        slot.note();
-        slot.touch(expiry)?;
+        guard.mark_read();
+        guard.touch(expiry)?;
     }
     counts.add(Counter::CmdTouch);
     counts.add(if found.is_some() {

@@ -1,6 +1,6 @@
 //! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which says the same and more.
 
-use crate::datastore::{Datastore, Draft};
+use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
 use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode};
 use crate::serialization::{Response, Unmet};
@@ -35,39 +35,39 @@ impl From<Outcome> for Response<'_> {
     }
 }
 
-/// The new item that a storage command announces, with room for its data.
-pub fn draft<'s>(
-    announced: &Storage<'_>,
-    store: &'s Datastore,
-) -> Result<Draft<'s>, ProtocolError> {
+/// Reserves memory for the item that a storage command announces.
+pub fn reserve(announced: &Storage<'_>, store: &Datastore) -> Result<PendingItem, ProtocolError> {
     let key = &announced.key;
-    let draft = store.draft(
+    let pending = store.reserve(
         &key.bytes,
         announced.flags,
         announced.exptime,
         announced.bytes,
     );
-    if draft.is_err() && announced.on_failure == OnFailure::RemoveOld {
-        store.slot(&key.bytes).remove()?;
+    if pending.is_err() && announced.on_failure == OnFailure::RemoveOld {
+        store.lock_key(&key.bytes).remove()?;
     }
-    let mut draft = draft?;
-    draft.item.marks.binary_key = key.binary;
-    Ok(draft)
+    let mut pending = pending?;
+    pending.item.marks.binary_key = key.binary;
+    Ok(pending)
 }
 
-/// Stores a draft that has got its data, if the command's conditions are met.
+/// Stores an item that has got its value, if the command's conditions are met.
 pub fn store(
     request: &Storage<'_>,
-    draft: Draft<'_>,
+    pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Outcome, ProtocolError> {
     counts.add(Counter::CmdSet);
-    let mut new = draft.item;
-    let mut slot = store.slot(&request.key.bytes);
+    let PendingItem {
+        item: mut new,
+        reservation: _reservation,
+    } = pending;
+    let mut guard = store.lock_key(&request.key.bytes);
     // The commonest command does not look at what is there.
     let unconditional = request.mode == StoreMode::Set && request.compare.is_none();
-    let old = if unconditional { None } else { slot.item() };
+    let old = if unconditional { None } else { guard.item() };
     let item = match (request.mode, old) {
         (StoreMode::Add, Some(_)) => return Ok(Outcome::NotStored(Unmet::KeyIsTaken)),
         (StoreMode::Add, None) => new,
@@ -99,7 +99,7 @@ pub fn store(
         },
         (StoreMode::Append | StoreMode::Prepend, None) => match request.vivify {
             Some(exptime) => {
-                new.expiry = exptime.expiry(slot.now());
+                new.expiry = exptime.expiry(guard.now());
                 new
             }
             None => return Ok(Outcome::NotStored(Unmet::KeyIsFree)),
@@ -123,18 +123,18 @@ pub fn store(
         }
     };
     let bytes = item.value().len();
-    let cas = slot.put(item, request.cas)?;
+    let cas = guard.put(item, request.cas)?;
     counts.add(Counter::TotalItems);
     Ok(Outcome::Stored { cas, bytes })
 }
 
 /// An item that is the old one with more data: flags and expiry stay the old ones, whatever the command
 /// line says. `None` if it would be too large.
-fn joined(old: &Item, value: [&[u8]; 2], store: &Datastore) -> Option<Item> {
+fn joined(old: &Item<'_>, value: [&[u8]; 2], store: &Datastore) -> Option<Item<'static>> {
     let bytes = value.iter().map(|part| part.len()).sum();
     store
-        .fits(old.key(), old.flags(), bytes)
-        .then(|| Item::new(old.key(), old.flags(), old.expiry, &value))
+        .is_size_allowed(old.key(), old.flags, bytes)
+        .then(|| Item::new(old.key(), old.flags, old.expiry, &value))
 }
 
 /// `delete`
@@ -143,12 +143,12 @@ pub fn delete(
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'static>, ProtocolError> {
-    let mut slot = store.slot(key);
-    if slot.item().is_none() {
+    let mut guard = store.lock_key(key);
+    if guard.item().is_none() {
         counts.add(Counter::DeleteMisses);
         return Ok(Response::NotFound);
     }
-    slot.remove()?;
+    guard.remove()?;
     counts.add(Counter::DeleteHits);
     Ok(Response::Deleted)
 }

@@ -48,7 +48,8 @@ fn converse(
         .stream
         .set_write_timeout(service.config.idle_timeout)?;
 
-    let mut line = Vec::new();
+    // Where a small value is copied to while the store is locked: it is never larger than such a value.
+    let (mut line, mut room) = (Vec::new(), Vec::new());
     let ending = loop {
         if service.clients.stopping() {
             break "the server stops";
@@ -58,7 +59,7 @@ fn converse(
             Line::HungUp => break "the client hung up",
             Line::TooLong => break "a line was too long",
         }
-        if one_command(&line, wire, service, counts, trace)? == Then::HangUp {
+        if one_command(&line, &mut room, wire, service, counts, trace)? == Then::HangUp {
             break "the client asked for it";
         }
     };
@@ -69,6 +70,7 @@ fn converse(
 /// One command: its line is here, its data block is still to come.
 fn one_command(
     line: &[u8],
+    room: &mut Vec<u8>,
     wire: &mut Wire<'_>,
     service: &Service,
     counts: &Counts,
@@ -77,11 +79,11 @@ fn one_command(
     trace.received(line);
     let parsed = protocol::parse(line);
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
-    // A draft may evict, and that is a change too. But no answer tells of it, so none that leaves while the
+    // To reserve memory may evict, and that is a change too. But no answer tells of it, so none that leaves while the
     // block is read need wait for its record.
     let outcome = match parsed
         .request
-        .and_then(|request| Ok((command::draft(&request, service)?, request)))
+        .and_then(|request| Ok((command::reserve(&request, service)?, request)))
     {
         Err(error) => {
             if let Some(bytes) = parsed.data_block {
@@ -90,11 +92,11 @@ fn one_command(
             Err(error)
         }
         Ok((None, request)) => Ok((None, request)),
-        Ok((Some(mut draft), request)) => {
-            let room = draft.item.data_block_mut();
+        Ok((Some(mut pending), request)) => {
+            let room = pending.item.data_block_mut();
             wire.read_block(room)?;
             if room.ends_with(b"\r\n") {
-                Ok((Some(draft), request))
+                Ok((Some(pending), request))
             } else {
                 Err(ProtocolError::BadDataChunk)
             }
@@ -115,7 +117,9 @@ fn one_command(
         }
     };
     let then = match outcome {
-        Ok((draft, request)) => command::execute(request, draft, service, counts, &mut answer),
+        Ok((pending, request)) => {
+            command::execute(request, pending, service, counts, room, &mut answer)
+        }
         Err(error) => answer(Response::Error(error)).map(|()| Then::GoOn),
     };
     wire.end_change(parsed.answer);

@@ -1,163 +1,172 @@
-//! Where the items of a shard stand, by key.
+//! Where the items of a shard are, by key.
 //!
 //! A `HashMap` from keys would keep with each item, or keep twice, what the item has already. So it is a map
-//! from a [`Tag`], 32 bits of the key's hash, to a [`Place`], 32 bits too: 9 bytes a place in std's table. The
-//! items themselves stand in queues, closer together than in any table. Two keys may have the same tag: whoever
-//! asks says whether it is the right item that was found.
+//! from a [`Hash32`], 32 bits of the key's hash, to a [`Location`], 32 bits too: 9 bytes a bucket in std's table. The
+//! items themselves are in segments. Two keys may have the same 32 bits: the caller says whether the item that was
+//! found is the right one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
-use super::queue::Queue;
+use super::memory::Memory;
+use super::segment::MAX_SLOTS;
+use crate::item::Charge;
 
 /// 32 bits of a key's hash.
-pub type Tag = u32;
+pub type Hash32 = u32;
 
-/// Which queue of a shard.
+/// The number of a segment in its shard.
+pub type SegmentId = u32;
+
+/// One of the two queues of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// Where new items stand.
+pub enum QueueId {
+    /// Where new items are.
     Probation,
-    /// Where those stand that were read meanwhile.
+    /// Where items are that were read before they would have been evicted.
     Main,
 }
 
-/// A queue, in the highest bit, and a number there.
+/// A segment and a slot in it: 21 and 11 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place(u32);
+pub struct Location(u32);
 
-impl Place {
-    /// A place of this queue.
-    pub fn new(part: Part, number: u32) -> Self {
-        debug_assert!(number < Queue::NUMBERS);
-        match part {
-            Part::Probation => Place(number),
-            Part::Main => Place(number + Queue::NUMBERS),
-        }
+/// How many segments a shard can have.
+pub const MAX_SEGMENTS: usize = 1 << 21;
+
+impl Location {
+    /// The location of this slot.
+    pub fn new(segment: SegmentId, slot: usize) -> Self {
+        debug_assert!((segment as usize) < MAX_SEGMENTS && slot < MAX_SLOTS);
+        Location(segment * MAX_SLOTS as u32 + slot as u32)
     }
 
-    /// The queue.
-    pub fn part(self) -> Part {
-        if self.0 < Queue::NUMBERS {
-            Part::Probation
-        } else {
-            Part::Main
-        }
+    /// The segment.
+    pub fn segment(self) -> SegmentId {
+        self.0 / MAX_SLOTS as u32
     }
 
-    /// The number there.
-    pub fn number(self) -> u32 {
-        self.0 % Queue::NUMBERS
+    /// The slot in it.
+    pub fn slot(self) -> usize {
+        self.0 as usize % MAX_SLOTS
     }
 }
 
-/// Places by tag.
-#[derive(Debug, Default)]
+type Table = HashMap<Hash32, Location, BuildHasherDefault<SpreadHasher>>;
+
+/// Locations by hash.
+#[derive(Debug)]
 pub struct Index {
-    places: HashMap<Tag, Place, BuildHasherDefault<AsItIs>>,
-    /// Those whose tag another key has had first: a handful among a million.
-    namesakes: Vec<(Tag, Place)>,
-    /// For how many places the table was made. (What `HashMap` says is less when some are used up, see
+    table: Table,
+    /// The locations of keys whose hash another key had first: a handful among a million.
+    collisions: Vec<(Hash32, Location)>,
+    /// For how many locations the table was made. (`HashMap` says less when deletions have made buckets unusable, see
     /// [`Index::insert`].)
     capacity: usize,
+    charge: Charge,
 }
 
 impl Index {
-    /// The place for which `is_it` says so, among those of this tag.
-    pub fn find(&self, tag: Tag, is_it: impl Fn(Place) -> bool) -> Option<Place> {
-        let first = self.places.get(&tag).copied().filter(|&place| is_it(place));
+    /// An empty index.
+    pub fn new(memory: &Arc<Memory>) -> Self {
+        Index {
+            table: Table::default(),
+            collisions: Vec::new(),
+            capacity: 0,
+            charge: memory.charge(0),
+        }
+    }
+
+    /// The location for which `is_it` says yes, among those of this hash.
+    pub fn find(&self, hash: Hash32, is_it: impl Fn(Location) -> bool) -> Option<Location> {
+        let first = self.table.get(&hash).copied().filter(|&found| is_it(found));
         first.or_else(|| {
-            let namesakes = self.namesakes.iter().filter(|(other, _)| *other == tag);
-            namesakes
-                .map(|(_, place)| *place)
-                .find(|&place| is_it(place))
+            let collisions = self.collisions.iter().filter(|(other, _)| *other == hash);
+            collisions
+                .map(|(_, location)| *location)
+                .find(|&found| is_it(found))
         })
     }
 
-    /// Notes one more place.
-    pub fn insert(&mut self, tag: Tag, place: Place) {
-        let full = self.places.len() == self.places.capacity();
-        // A place that was given up can stay unusable until the table is made anew, and then std makes it
-        // twice as large. Where there is still room in it, it is made anew with the size that it has.
-        if full && self.places.len() < self.capacity / 16 * 15 {
-            let anew =
-                HashMap::with_capacity_and_hasher(self.capacity, BuildHasherDefault::default());
-            let old = std::mem::replace(&mut self.places, anew);
-            self.places.extend(old);
+    /// Adds the location of a key that has none.
+    pub fn insert(&mut self, hash: Hash32, location: Location) {
+        let is_full = self.table.len() == self.table.capacity();
+        // A bucket that was emptied can stay unusable until the table is made anew, and then std makes the table twice
+        // as large. Where there is still room, it is made anew with the size that it has.
+        if is_full && self.table.len() < self.capacity / 16 * 15 {
+            let empty =
+                Table::with_capacity_and_hasher(self.capacity, BuildHasherDefault::default());
+            let old = std::mem::replace(&mut self.table, empty);
+            self.table.extend(old);
         }
-        if let Some(first) = self.places.insert(tag, place) {
-            self.places.insert(tag, first);
-            self.namesakes.push((tag, place));
+        if let Some(first) = self.table.insert(hash, location) {
+            self.table.insert(hash, first);
+            self.collisions.push((hash, location));
         }
-        self.capacity = self.capacity.max(self.places.capacity());
+        self.set_capacity(self.capacity.max(self.table.capacity()));
     }
 
-    /// Forgets a place.
-    pub fn remove(&mut self, tag: Tag, place: Place) {
-        if self.places.get(&tag) == Some(&place) {
-            self.places.remove(&tag);
+    /// Removes a location.
+    pub fn remove(&mut self, hash: Hash32, location: Location) {
+        if self.table.get(&hash) == Some(&location) {
+            self.table.remove(&hash);
         } else {
-            self.namesakes.retain(|(_, other)| *other != place);
+            self.collisions.retain(|(_, other)| *other != location);
         }
-    }
-
-    /// Forgets all places but those for which `stays` says so.
-    pub fn retain(&mut self, mut stays: impl FnMut(Place) -> bool) {
-        self.places.retain(|_, place| stays(*place));
-        self.namesakes.retain(|(_, place)| stays(*place));
-    }
-
-    /// An item stands somewhere else now.
-    pub fn relocate(&mut self, tag: Tag, from: Place, to: Place) {
-        let first = self.places.get_mut(&tag).into_iter();
-        let namesakes = self.namesakes.iter_mut().map(|(_, place)| place);
-        let place = first.chain(namesakes).find(|place| **place == from);
-        if let Some(place) = place {
-            *place = to;
-        }
-    }
-
-    /// Other numbers for all items of a queue.
-    pub fn renumber(&mut self, part: Part, new: &dyn Fn(u32) -> u32) {
-        let namesakes = self.namesakes.iter_mut().map(|(_, place)| place);
-        let places = self.places.values_mut().chain(namesakes);
-        for place in places.filter(|place| place.part() == part) {
-            *place = Place::new(part, new(place.number()));
-        }
-    }
-
-    /// Gives memory back if there is much to be given.
-    pub fn tidy(&mut self) {
-        let len = self.places.len();
+        let len = self.table.len();
         if self.capacity > 8 * len {
-            self.places.shrink_to(2 * len);
-            self.capacity = self.places.capacity();
+            self.table.shrink_to(2 * len);
+            self.set_capacity(self.table.capacity());
         }
     }
 
-    /// How much memory it takes: std's table has a power of two of places, fills seven of eight, and keeps a
-    /// byte for each beside what stands there.
+    /// Notes that an item has moved.
+    pub fn relocate(&mut self, hash: Hash32, from: Location, to: Location) {
+        let first = self.table.get_mut(&hash).into_iter();
+        let collisions = self.collisions.iter_mut().map(|(_, location)| location);
+        let location = first.chain(collisions).find(|location| **location == from);
+        if let Some(location) = location {
+            *location = to;
+        }
+    }
+
+    /// How many locations there are.
+    pub fn len(&self) -> usize {
+        self.table.len() + self.collisions.len()
+    }
+
+    /// How much memory it takes, in bytes.
     pub fn size(&self) -> usize {
-        const PLACE: usize = size_of::<(Tag, Place)>() + 1;
-        match self.capacity {
-            0 => 0,
-            capacity => (capacity * 8 / 7).next_power_of_two() * PLACE,
+        self.charge.bytes()
+    }
+
+    /// std's table has a power of two of buckets, fills seven of eight, and keeps a byte for each beside what is in
+    /// it.
+    fn set_capacity(&mut self, capacity: usize) {
+        const BUCKET: usize = size_of::<(Hash32, Location)>() + 1;
+        if capacity != self.capacity {
+            self.capacity = capacity;
+            self.charge.set(match capacity {
+                0 => 0,
+                _ => (capacity * 8 / 7).next_power_of_two() * BUCKET,
+            });
         }
     }
 }
 
-/// A tag is part of a good hash already: all that is left to do is to spread its bits over 64.
+/// What is hashed is part of a good hash already: this only spreads its bits over 64.
 #[derive(Debug, Default)]
-struct AsItIs(u64);
+struct SpreadHasher(u64);
 
-impl Hasher for AsItIs {
-    fn write_u32(&mut self, tag: u32) {
+impl Hasher for SpreadHasher {
+    fn write_u32(&mut self, hash: u32) {
         // An odd number whose bits look random: 2^64 divided by the golden ratio.
-        self.0 = u64::from(tag).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Nothing but a tag is ever hashed here; this is what the trait demands.
+        // Nothing but a `Hash32` is ever hashed here; this is what the trait demands.
         for &byte in bytes {
             self.write_u32(self.0 as u32 ^ u32::from(byte));
         }
@@ -172,41 +181,65 @@ impl Hasher for AsItIs {
 mod tests {
     use super::*;
 
-    fn place(number: u32) -> Place {
-        Place::new(Part::Main, number)
+    fn location(number: u32) -> Location {
+        Location::new(number, number as usize % MAX_SLOTS)
+    }
+
+    fn index() -> Index {
+        Index::new(&Arc::new(Memory::new(usize::MAX)))
     }
 
     #[test]
-    fn keys_of_the_same_tag_are_told_apart_whoever_goes_first() {
-        for gone in 0..3 {
-            let mut index = Index::default();
-            (0..3).for_each(|number| index.insert(7, place(number)));
-            index.remove(7, place(gone));
-            index.insert(7, place(3));
-            index.relocate(7, place(3), place(4));
-            let found = (0..5).filter(|&number| index.find(7, |at| at == place(number)).is_some());
+    fn a_location_keeps_segment_and_slot_apart() {
+        let last = Location::new(MAX_SEGMENTS as u32 - 1, MAX_SLOTS - 1);
+        assert_eq!(
+            (last.segment() as usize, last.slot()),
+            (MAX_SEGMENTS - 1, MAX_SLOTS - 1)
+        );
+        assert_eq!(
+            (location(5000).segment(), location(5000).slot()),
+            (5000, 904)
+        );
+    }
+
+    #[test]
+    fn keys_of_the_same_hash_are_told_apart_whichever_is_removed_first() {
+        for removed in 0..3 {
+            let mut index = index();
+            (0..3).for_each(|number| index.insert(7, location(number)));
+            index.remove(7, location(removed));
+            index.insert(7, location(3));
+            index.relocate(7, location(3), location(4));
+            let found =
+                (0..5).filter(|&number| index.find(7, |at| at == location(number)).is_some());
             let expected: Vec<_> = [0, 1, 2, 4]
                 .into_iter()
-                .filter(|&number| number != gone)
+                .filter(|&number| number != removed)
                 .collect();
             assert_eq!(found.collect::<Vec<_>>(), expected);
         }
     }
 
     #[test]
-    fn a_table_does_not_grow_because_items_come_and_go() {
-        let mut index = Index::default();
-        let spread = |number: u32| number.wrapping_mul(0x9E37_79B9);
-        (0..6000).for_each(|number| index.insert(spread(number), place(number)));
+    fn a_table_does_not_grow_when_items_come_and_go_and_shrinks_when_most_have_gone() {
+        let mut index = index();
+        // Hashes as a random generator gives them: their buckets have full neighbours, so removing leaves some unusable.
+        let hash = |number: u32| {
+            let mut hash = u64::from(number)
+                .wrapping_add(1)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            hash = (hash ^ hash >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            (hash >> 29) as u32
+        };
+        (0..6000).for_each(|number| index.insert(hash(number), location(number)));
         let size = index.size();
         for number in 6000..1_000_000 {
-            index.remove(spread(number - 6000), place(number - 6000));
-            index.insert(spread(number), place(number));
+            index.remove(hash(number - 6000), location(number - 6000));
+            index.insert(hash(number), location(number));
             assert_eq!(index.size(), size);
         }
-        index.retain(|place| place.number() >= 999_990);
-        index.tidy();
+        (994_000..999_990).for_each(|number| index.remove(hash(number), location(number)));
         assert!(index.size() <= 32 * 9);
-        assert!(index.find(spread(999_999), |_| true).is_some());
+        assert!(index.find(hash(999_999), |_| true).is_some());
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::StoreError;
+use super::segment::SEGMENT;
 use super::{Datastore, WhenFull, read};
 use crate::aof::record::Record;
 use crate::aof::replay::{OpenError, Replayed};
@@ -16,8 +17,8 @@ use crate::stats::Counter;
 /// that was given out, so that there is always a next one.
 const CHOSEN: u64 = 1 << 62;
 
-/// What a shard may take, in bytes, for chunks of which little is used.
-const BEGUN: usize = 16 << 10;
+/// About how many bytes a record has beside key and value: verb, numbers and checksums.
+const RECORD_LINE: usize = 48;
 
 impl Datastore {
     /// Replays an append-only file into this store, which must be empty, and records every change in it
@@ -37,16 +38,17 @@ impl Datastore {
             |record| self.apply(record, &mut flush_at),
             &stopping,
         )?;
-        // Items lie otherwise in memory than they did, and what they take differs by a little. What was there is to
-        // be there again; the next writes evict what is too much.
-        let a_sixteenth = self.memory_limit() / 16;
-        self.fit(self.memory_limit().saturating_add(a_sixteenth + BEGUN));
+        self.sweep();
+        // Items lie otherwise in segments than they did, and what they take differs by a little. What was there must be
+        // there again; the next writes evict what is too much.
+        let slack = self.memory_limit() / 16 + 2 * SEGMENT;
+        self.evict_in_replay(self.memory_limit().saturating_add(slack));
         let forgotten = self.stats.get(Counter::Evictions);
         self.stats.reset();
         log.set_base(
-            self.bays
+            self.shards
                 .iter()
-                .map(|bay| read(&bay.shard).size_of_records())
+                .map(|shard| read(shard).bytes(RECORD_LINE) as u64)
                 .sum(),
         );
         self.log = Some(log);
@@ -82,21 +84,20 @@ impl Datastore {
             Record::Put(item) => {
                 given_out(item.cas);
                 let (key, cas) = (item.key().to_vec(), Some(item.cas));
-                let stored = self.slot_in_replay(&key).put(item, cas).map(drop);
-                let evicts = self.limits.when_full == WhenFull::Evict;
-                if evicts && self.used.load(Relaxed) / 2 > self.memory_limit() + BEGUN {
-                    self.fit(self.memory_limit());
+                let stored = self.lock_key_in_replay(&key).put(item, cas).map(drop);
+                if self.memory.used() / 2 > self.memory_limit() {
+                    self.evict_in_replay(self.memory_limit());
                 }
                 stored
             }
-            Record::Touch { key, expiry } => self.slot_in_replay(&key).touch(expiry),
+            Record::Touch { key, expiry } => self.lock_key_in_replay(&key).touch(expiry),
             Record::Stale { key, expiry, cas } => {
                 given_out(cas);
-                self.slot_in_replay(&key).invalidate(expiry, Some(cas))
+                self.lock_key_in_replay(&key).invalidate(expiry, Some(cas))
             }
             Record::Remove { key, cas } => {
                 given_out(cas.unwrap_or(0));
-                self.slot_in_replay(&key).remove()
+                self.lock_key_in_replay(&key).remove()
             }
             Record::Flush => {
                 *flush_at = None;
@@ -114,23 +115,33 @@ impl Datastore {
         };
     }
 
-    /// Removes what has expired, and evicts until all items together take at most so many bytes; with
-    /// `-M`, what was stored stays.
-    fn fit(&self, bytes: usize) {
-        self.sweep();
+    /// Evicts until at most this many bytes are used. With `-M`, what was stored stays.
+    fn evict_in_replay(&self, bytes: usize) {
         if self.limits.when_full == WhenFull::Evict {
             // Nothing is recorded yet, so nothing can fail.
-            let _ = self.make_room(|| self.used.load(Relaxed) <= bytes);
+            let _ = self.evict_down_to(bytes, usize::MAX);
+            self.memory.trim_pool();
         }
     }
 
-    /// Records a change. To be called with the changed key's shard locked, before the change is made.
+    /// Records a change. Call this with the changed key's shard locked, before the change is made.
     ///
     /// # Errors
     /// [`StoreError::LogFailed`]: then it must not be made.
     pub(super) fn record<'a>(&self, record: impl FnOnce() -> Record<'a>) -> Result<(), StoreError> {
+        self.record_all(std::iter::once_with(record))
+    }
+
+    /// Records several changes together, to keys of one shard.
+    ///
+    /// # Errors
+    /// [`StoreError::LogFailed`]: then none of them must be made.
+    pub(super) fn record_all<'a>(
+        &self,
+        records: impl Iterator<Item = Record<'a>>,
+    ) -> Result<(), StoreError> {
         match &self.log {
-            Some(log) => log.append(&record()).map_err(|_| StoreError::LogFailed),
+            Some(log) => log.append(records).map_err(|_| StoreError::LogFailed),
             None => Ok(()),
         }
     }
@@ -173,23 +184,17 @@ impl Datastore {
         let Some(log) = &self.log else { return Ok(()) };
         let rewrite = || {
             log.begin_rewrite(|| self.last_cas.load(Relaxed))?;
-            for (number, bay) in self.bays.iter().enumerate() {
+            for (number, shard) in self.shards.iter().enumerate() {
                 if stopping() {
                     return Err(io::Error::other("the server stops"));
                 }
                 // Locked until its records are in the new file: its next change comes behind them.
-                let shard = read(&bay.shard);
-                let mut records: Vec<_> = shard
-                    .live(self.clock.now())
-                    .into_iter()
-                    .map(Record::Put)
-                    .collect();
+                let shard = read(shard);
+                let items = shard.alive(self.clock.now()).map(Record::Put);
                 // A pending flush goes with the first shard, whose lock it is changed under.
-                let flush_at = self.flush_at.load(Relaxed);
-                if number == 0 && flush_at != 0 {
-                    records.push(Record::FlushAt(flush_at));
-                }
-                log.copy(&records)?;
+                let flush_at = Some(self.flush_at.load(Relaxed));
+                let flush_at = flush_at.filter(|&time| number == 0 && time != 0);
+                log.copy(items.chain(flush_at.map(Record::FlushAt)))?;
             }
             log.finish_rewrite()
         };

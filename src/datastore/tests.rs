@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
+use super::segment::SEGMENT;
 use super::*;
-use crate::item::Expiry;
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -24,19 +24,39 @@ fn store() -> Datastore {
     store_with(64 * MEGABYTE, WhenFull::Evict)
 }
 
+/// Stores an item, if there is room for it. Gives its cas unique.
+fn try_set(
+    store: &Datastore,
+    key: &str,
+    value: &[u8],
+    exptime: Exptime,
+) -> Result<u64, StoreError> {
+    let pending = store.reserve_for(key.as_bytes(), exptime, value)?;
+    store.lock_key(key.as_bytes()).put(pending.item, None)
+}
+
 fn set(store: &Datastore, key: &str, value: &str, exptime: Exptime) -> u64 {
-    let draft = store
-        .draft_of(key.as_bytes(), 0, exptime, value.as_bytes())
-        .expect("there is room");
-    store
-        .slot(key.as_bytes())
-        .put(draft.item, None)
-        .expect("nothing is recorded")
+    try_set(store, key, value.as_bytes(), exptime).expect("there is room")
+}
+
+/// Checks the invariants of all shards, and that all memory is accounted for while nobody else has any.
+fn validate(store: &Datastore) {
+    let mut sizes = 0;
+    for shard in &store.shards {
+        let shard = read(shard);
+        shard.validate();
+        sizes += shard.size();
+    }
+    assert_eq!(
+        store.memory.used(),
+        sizes,
+        "all that is used is accounted for"
+    );
 }
 
 fn get(store: &Datastore, key: &str) -> Option<String> {
     store
-        .get(key.as_bytes(), Bump::Yes)
+        .get(key.as_bytes(), Bump::Yes, &mut Vec::new())
         .map(|item| String::from_utf8_lossy(item.value()).into_owned())
 }
 
@@ -54,7 +74,7 @@ fn an_expired_item_is_gone_at_once_and_its_memory_with_the_next_sweep() {
     assert_eq!(get(&store, "k"), None);
     assert_eq!(store.size().0, 1);
     store.sweep();
-    assert_eq!((store.size(), store.used.load(Relaxed)), ((0, 0), 0));
+    assert_eq!((store.size(), store.memory.used()), ((0, 0), 0));
     assert_eq!(store.stats.get(Counter::Reclaimed), 1);
     assert_eq!(
         store.stats.get(Counter::ExpiredUnfetched),
@@ -76,8 +96,14 @@ fn a_touch_changes_the_expiry_and_nothing_else() {
     let store = store();
     let cas = set(&store, "k", "v", Exptime::Never);
     let expiry = Exptime::After(5).expiry(store.clock().now());
-    store.slot(b"k").touch(expiry).expect("nothing is recorded");
-    let item = store.get(b"k", Bump::Yes).expect("it is still there");
+    store
+        .lock_key(b"k")
+        .touch(expiry)
+        .expect("nothing is recorded");
+    let mut room = Vec::new();
+    let item = store
+        .get(b"k", Bump::Yes, &mut room)
+        .expect("it is still there");
     assert_eq!((item.cas, item.value()), (cas, &b"v"[..]));
     pass(&store, 5);
     assert_eq!(get(&store, "k"), None);
@@ -127,84 +153,111 @@ fn a_flush_takes_the_place_of_the_one_that_was_pending() {
 }
 
 #[test]
-fn memory_stays_under_its_limit_by_evicting() {
+fn memory_stays_within_its_limit_by_evicting() {
     let store = store_with(MEGABYTE, WhenFull::Evict);
     let value = "v".repeat(1000);
     for n in 0..5000 {
         set(&store, &format!("key {n}"), &value, Exptime::Never);
-        // A shard that begins another chunk may take a little more for a moment.
-        assert!(store.used.load(Relaxed) <= MEGABYTE + 5000);
+        // A shard that begins a segment may take a little more for a moment.
+        assert!(store.memory.used() <= MEGABYTE + 2 * SEGMENT);
     }
+    validate(&store);
     assert_eq!(
         get(&store, "key 4999"),
         Some(value),
         "what was stored last is there"
     );
     assert!(store.stats.get(Counter::Evictions) > 3000);
-    assert_eq!(store.used.load(Relaxed), store.size().1);
 }
 
 #[test]
 fn without_evictions_a_full_store_refuses_and_forgets_nothing() {
     let store = store_with(MEGABYTE, WhenFull::Refuse);
-    let value = "v".repeat(1000);
-    let mut stored = 0;
-    while let Ok(mut draft) = store.draft(
-        format!("key {stored}").as_bytes(),
-        0,
-        Exptime::Never,
-        value.len(),
-    ) {
-        draft
-            .item
-            .data_block_mut()
-            .copy_from_slice(format!("{value}\r\n").as_bytes());
-        store
-            .slot(format!("key {stored}").as_bytes())
-            .put(draft.item, None)
-            .expect("nothing is recorded");
-        stored += 1;
-    }
+    let key = |n: usize| format!("key {n}");
+    let value = [b'v'; 1000];
+    let fits = |n: &usize| try_set(&store, &key(*n), &value, Exptime::Never).is_ok();
+    let stored = (0..).take_while(fits).count();
     assert!((500..1000).contains(&stored), "{stored}");
     assert_eq!(store.size().0, stored);
     assert!(get(&store, "key 0").is_some());
-    store.slot(b"key 0").remove().expect("nothing is recorded");
-    assert!(store.draft(b"new", 0, Exptime::Never, value.len()).is_ok());
 }
 
 #[test]
-fn what_is_announced_counts_until_it_is_stored_or_given_up() {
+fn without_evictions_items_that_are_removed_make_room_for_others() {
+    let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
+    let key = |n: usize| format!("key {n}");
+    let fits = |n: &usize| try_set(&store, &key(*n), &[b'v'; 50], Exptime::Never).is_ok();
+    let stored = (0..).take_while(fits).count();
+    for n in (0..stored).step_by(5) {
+        let key = key(n);
+        let mut guard = store.lock_key(key.as_bytes());
+        guard.remove().expect("nothing is recorded");
+    }
+    validate(&store);
+    let more = (stored..).take_while(fits).count();
+    assert!(more > stored / 10, "{more} beside {stored}");
+}
+
+#[test]
+fn an_announced_item_counts_until_it_is_stored_or_given_up() {
     let store = store_with(MEGABYTE, WhenFull::Evict);
-    let announce = || store.draft(b"k", 0, Exptime::Never, 100_000);
+    let announce = || store.reserve(b"k", 0, Exptime::Never, 100_000);
     let announced: Vec<_> = std::iter::from_fn(|| announce().ok()).take(100).collect();
     assert!((8..=10).contains(&announced.len()), "{}", announced.len());
     set(&store, "small", "v", Exptime::Never);
     assert!(announce().is_err());
     assert!(
         get(&store, "small").is_some(),
-        "what is announced in vain evicts nobody"
+        "an announcement in vain evicts nothing"
     );
     drop(announced);
-    assert_eq!(store.reserved.load(Relaxed), 0);
+    validate(&store);
     assert!(announce().is_ok());
 }
 
 #[test]
-fn what_was_stored_first_goes_first_also_if_clients_choose_the_cas_uniques() {
+fn a_large_item_that_is_being_sent_counts_until_its_reader_lets_go() {
     let store = store_with(4 * MEGABYTE, WhenFull::Evict);
+    let value = "v".repeat(MEGABYTE);
+    let mut rooms = vec![Vec::new(); 10];
+    let mut readers = Vec::new();
+    let mut refused = 0;
+    for room in &mut rooms {
+        refused += usize::from(try_set(&store, "k", value.as_bytes(), Exptime::Never).is_err());
+        readers.extend(store.get(b"k", Bump::Yes, room));
+        assert!(
+            store.memory.used() <= 5 * MEGABYTE,
+            "{}",
+            store.memory.used()
+        );
+    }
+    assert_eq!((readers.len(), refused), (10, 7));
+    assert_eq!(
+        get(&store, "k"),
+        Some(value.clone()),
+        "a refusal evicts nothing"
+    );
+    drop(readers);
+    validate(&store);
+    set(&store, "k", &value, Exptime::Never);
+}
+
+#[test]
+fn items_are_evicted_in_the_order_of_storing_whatever_their_cas_uniques_are() {
+    let store = store_with(16 * MEGABYTE, WhenFull::Evict);
     let key = |n: u32| format!("key {n}");
-    for n in 0..70_000 {
-        let draft = store
-            .draft_of(key(n).as_bytes(), 0, Exptime::Never, b"value")
+    for n in 0..300_000 {
+        let pending = store
+            .reserve_for(key(n).as_bytes(), Exptime::Never, b"value")
             .expect("there is room");
         store
-            .slot(key(n).as_bytes())
-            .put(draft.item, Some(7))
+            .lock_key(key(n).as_bytes())
+            .put(pending.item, Some(7))
             .expect("nothing is recorded");
     }
     let there =
         |keys: std::ops::Range<u32>| keys.filter(|&n| get(&store, &key(n)).is_some()).count();
-    assert_eq!((there(0..1000), there(69_000..70_000)), (0, 1000));
+    assert_eq!((there(0..1000), there(299_000..300_000)), (0, 1000));
 }
 
 #[test]
@@ -221,71 +274,40 @@ fn an_item_in_use_outlives_those_that_are_not_however_large_they_are() {
             }
         }
     }
+    validate(&store);
 }
 
 #[test]
-fn without_evictions_what_is_removed_makes_room_for_others() {
-    let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
-    let key = |n: usize| format!("key {n}");
-    let store_one = |n: usize| {
-        let draft = store.draft_of(key(n).as_bytes(), 0, Exptime::Never, &[b'v'; 50]);
-        draft.map(|draft| {
-            let key = key(n);
-            let mut slot = store.slot(key.as_bytes());
-            slot.put(draft.item, None).expect("nothing is recorded");
-        })
-    };
-    let stored = (0..).take_while(|&n| store_one(n).is_ok()).count();
-    for n in (0..stored).step_by(5) {
-        let key = key(n);
-        store
-            .slot(key.as_bytes())
-            .remove()
-            .expect("nothing is recorded");
+fn a_limit_that_is_lowered_is_reached_by_many_writes_and_not_by_one() {
+    let store = store_with(64 * MEGABYTE, WhenFull::Evict);
+    for n in 0..50_000 {
+        set(&store, &n.to_string(), &"v".repeat(1000), Exptime::Never);
     }
-    let more = (stored..).take_while(|&n| store_one(n).is_ok()).count();
-    assert!(more > stored / 10, "{more} beside {stored}");
+    store.set_memory_limit(8 * MEGABYTE);
+    let (mut writes, mut before) = (0, store.memory.used());
+    while store.memory.used() > 8 * MEGABYTE {
+        set(&store, "k", &writes.to_string(), Exptime::Never);
+        let freed = before.saturating_sub(store.memory.used());
+        assert!(freed <= 8 * SEGMENT, "one write frees {freed} bytes");
+        (writes, before) = (writes + 1, store.memory.used());
+    }
+    assert!((50..1000).contains(&writes), "{writes}");
+    validate(&store);
 }
 
 #[test]
-fn marking_items_as_stale_takes_no_more_memory_than_there_is() {
-    let store = store_with(4 * MEGABYTE, WhenFull::Evict);
-    let keys: Vec<_> = (0..40_000).map(|n| format!("key {n}")).collect();
-    for key in &keys {
-        set(&store, key, "value", Exptime::Never);
-    }
-    let before = store.size().0;
-    for key in &keys {
-        let _room = store.room_for(key.as_bytes(), 5);
-        let mut slot = store.slot(key.as_bytes());
-        slot.invalidate(Expiry::NEVER, None)
-            .expect("nothing is recorded");
-    }
-    assert!(
-        store.size().1 <= 4 * MEGABYTE + MEGABYTE / 8,
-        "{:?}",
-        store.size()
-    );
-    assert!(
-        store.size().0 > before / 2,
-        "{:?} of {before}",
-        store.size()
-    );
-}
-
-#[test]
-fn after_a_flush_room_is_made_where_the_items_are() {
+fn after_a_flush_all_memory_can_be_used_again() {
     let store = store_with(16 * MEGABYTE, WhenFull::Evict);
     for n in 0..10_000 {
         set(&store, &n.to_string(), "", Exptime::Never);
     }
     store.flush().expect("nothing is recorded");
+    assert_eq!(store.memory.used(), 0);
     let value = "v".repeat(MEGABYTE);
-    for n in 0..10 {
+    for n in 0..14 {
         set(&store, &n.to_string(), &value, Exptime::Never);
     }
-    let enough = || store.used.load(Relaxed) <= 4 * MEGABYTE;
-    assert_eq!(store.make_room(enough), Ok(true));
+    assert_eq!(store.stats.get(Counter::Evictions), 0);
 }
 
 /// What can happen to a store.
@@ -293,12 +315,15 @@ fn after_a_flush_room_is_made_where_the_items_are() {
 enum Event {
     Set {
         key: u8,
-        value: String,
+        length: usize,
         exptime: Option<u32>,
     },
     Touch {
         key: u8,
         exptime: Option<u32>,
+    },
+    Invalidate {
+        key: u8,
     },
     Remove {
         key: u8,
@@ -316,19 +341,32 @@ enum Event {
     },
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    let key = 0..6u8;
+/// Values of all lengths, small and large, with a few lengths that come again and again.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => 0..40usize,
+        2 => Just(100usize),
+        4 => 500..5000usize,
+        2 => 15_000..40_000usize,
+    ]
+}
+
+fn event(keys: u8) -> impl Strategy<Value = Event> {
+    let key = 0..keys;
     let exptime = proptest::option::of(1..20u32);
     prop_oneof![
-        4 => (key.clone(), "[a-z]{0,40}", exptime.clone())
-            .prop_map(|(key, value, exptime)| Event::Set { key, value, exptime }),
+        8 => (key.clone(), length(), exptime.clone())
+            .prop_map(|(key, length, exptime)| Event::Set { key, length, exptime }),
         2 => (key.clone(), exptime).prop_map(|(key, exptime)| Event::Touch { key, exptime }),
-        1 => key.clone().prop_map(|key| Event::Remove { key }),
-        4 => key.prop_map(|key| Event::Get { key }),
+        1 => key.clone().prop_map(|key| Event::Invalidate { key }),
+        2 => key.clone().prop_map(|key| Event::Remove { key }),
+        6 => key.prop_map(|key| Event::Get { key }),
         2 => (1..10u8).prop_map(|seconds| Event::Pass { seconds }),
         1 => Just(Event::Sweep),
-        1 => Just(Event::Flush),
-        1 => (1..10u8).prop_map(|seconds| Event::FlushLater { seconds }),
+        1 => prop_oneof![
+            Just(Event::Flush),
+            (1..10u8).prop_map(|seconds| Event::FlushLater { seconds }),
+        ],
     ]
 }
 
@@ -336,11 +374,20 @@ fn event() -> impl Strategy<Value = Event> {
 #[derive(Default)]
 struct Model {
     now: u32,
+    /// Values, each all of one letter, and when they expire.
     items: HashMap<u8, (String, Option<u32>)>,
     flush_at: Option<u32>,
+    sets: usize,
 }
 
 impl Model {
+    /// A value of this length that is not the one before.
+    fn value(&mut self, length: usize) -> String {
+        self.sets += 1;
+        let letter = char::from(b'a' + (self.sets % 26) as u8);
+        letter.to_string().repeat(length)
+    }
+
     fn pass(&mut self, seconds: u8) {
         self.now += u32::from(seconds);
         if self.flush_at.is_some_and(|due| due <= self.now) {
@@ -349,6 +396,72 @@ impl Model {
         }
         self.items
             .retain(|_, (_, end)| end.is_none_or(|end| end > self.now));
+    }
+
+    /// Plays a history on a store and on the model. After each event all invariants are checked, and a key that was
+    /// asked for holds what `agrees` allows.
+    fn play(
+        &mut self,
+        store: &Datastore,
+        history: Vec<Event>,
+        agrees: impl Fn(&Option<String>, &Option<String>) -> bool,
+    ) {
+        for event in history {
+            match event {
+                Event::Set {
+                    key,
+                    length,
+                    exptime,
+                } => {
+                    let value = self.value(length);
+                    set(store, &key.to_string(), &value, exptime_of(exptime));
+                    let end = exptime.map(|seconds| self.now + seconds);
+                    self.items.insert(key, (value, end));
+                }
+                Event::Touch { key, exptime } => {
+                    let expiry = exptime_of(exptime).expiry(store.clock().now());
+                    let touched = store.lock_key(key.to_string().as_bytes()).touch(expiry);
+                    touched.expect("nothing is recorded");
+                    if let Some((_, end)) = self.items.get_mut(&key) {
+                        *end = exptime.map(|seconds| self.now + seconds);
+                    }
+                }
+                Event::Invalidate { key } => {
+                    let key = key.to_string();
+                    let mut guard = store.lock_key(key.as_bytes());
+                    if let Some(expiry) = guard.item().map(|item| item.expiry) {
+                        guard.invalidate(expiry, None).expect("nothing is recorded");
+                    }
+                }
+                Event::Remove { key } => {
+                    let removed = store.lock_key(key.to_string().as_bytes()).remove();
+                    removed.expect("nothing is recorded");
+                    self.items.remove(&key);
+                }
+                Event::Get { key } => {
+                    let expected = self.items.get(&key).map(|(value, _)| value.clone());
+                    let found = get(store, &key.to_string());
+                    assert!(agrees(&found, &expected), "{key}: {found:?}, {expected:?}");
+                }
+                Event::Pass { seconds } => {
+                    pass(store, seconds.into());
+                    self.pass(seconds);
+                }
+                Event::Sweep => store.sweep(),
+                Event::Flush => {
+                    store.flush().expect("nothing is recorded");
+                    self.items.clear();
+                    self.flush_at = None;
+                }
+                Event::FlushLater { seconds } => {
+                    let later = store.flush_later(Exptime::After(seconds.into()));
+                    later.expect("nothing is recorded");
+                    self.flush_at = Some(self.now + u32::from(seconds) - 1);
+                    self.pass(0);
+                }
+            }
+            validate(store);
+        }
     }
 }
 
@@ -359,47 +472,10 @@ fn exptime_of(seconds: Option<u32>) -> Exptime {
 proptest! {
     #[test]
     fn any_history_leaves_the_store_as_the_model_has_it(
-        history in proptest::collection::vec(event(), 1..80)
+        history in proptest::collection::vec(event(6), 1..80)
     ) {
         let (store, mut model) = (store(), Model::default());
-        for event in history {
-            match event {
-                Event::Set { key, value, exptime } => {
-                    set(&store, &key.to_string(), &value, exptime_of(exptime));
-                    model.items.insert(key, (value, exptime.map(|seconds| model.now + seconds)));
-                }
-                Event::Touch { key, exptime } => {
-                    let expiry = exptime_of(exptime).expiry(store.clock().now());
-                    store.slot(key.to_string().as_bytes()).touch(expiry).expect("nothing is recorded");
-                    if let Some((_, end)) = model.items.get_mut(&key) {
-                        *end = exptime.map(|seconds| model.now + seconds);
-                    }
-                }
-                Event::Remove { key } => {
-                    store.slot(key.to_string().as_bytes()).remove().expect("nothing is recorded");
-                    model.items.remove(&key);
-                }
-                Event::Get { key } => {
-                    let expected = model.items.get(&key).map(|(value, _)| value.clone());
-                    prop_assert_eq!(get(&store, &key.to_string()), expected);
-                }
-                Event::Pass { seconds } => {
-                    pass(&store, seconds.into());
-                    model.pass(seconds);
-                }
-                Event::Sweep => store.sweep(),
-                Event::Flush => {
-                    store.flush().expect("nothing is recorded");
-                    model.items.clear();
-                    model.flush_at = None;
-                }
-                Event::FlushLater { seconds } => {
-                    store.flush_later(Exptime::After(seconds.into())).expect("nothing is recorded");
-                    model.flush_at = Some(model.now + u32::from(seconds) - 1);
-                    model.pass(0);
-                }
-            }
-        }
+        model.play(&store, history, |found, expected| found == expected);
         store.sweep();
         let live: HashMap<String, String> = store
             .snapshot()
@@ -412,6 +488,21 @@ proptest! {
         let expected: HashMap<String, String> =
             model.items.iter().map(|(key, (value, _))| (key.to_string(), value.clone())).collect();
         prop_assert_eq!(live, expected);
-        prop_assert_eq!(store.size().1, store.used.load(Relaxed));
+    }
+}
+
+proptest! {
+    // Each history is long, so that memory runs out, and is checked after each event.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn in_a_store_that_is_full_a_key_holds_its_last_value_or_nothing(
+        history in proptest::collection::vec(event(200), 1..600)
+    ) {
+        let store = store_with(MEGABYTE / 2, WhenFull::Evict);
+        Model::default().play(&store, history, |found, expected| {
+            found.is_none() || found == expected
+        });
+        prop_assert!(store.memory.used() <= MEGABYTE / 2 + 2 * SEGMENT);
     }
 }

@@ -11,7 +11,7 @@ use crate::protocol::base64;
 #[derive(Debug, Clone)]
 pub struct Meta<'a> {
     /// What came of the command.
-    pub code: Code,
+    pub code: Code<'a>,
     /// What it has to show.
     pub flags: Vec<Flag<'a>>,
     /// `q` has asked not to hear of it.
@@ -20,11 +20,11 @@ pub struct Meta<'a> {
 
 /// What came of a meta command.
 #[derive(Debug, Clone)]
-pub enum Code {
+pub enum Code<'a> {
     /// `HD`: done.
     Done,
     /// `VA`: done, and here is the value.
-    Value(Value),
+    Value(Value<'a>),
     /// `EN`: there is no such item to get.
     Miss,
     /// `NF`: there is no such item to change.
@@ -37,9 +37,9 @@ pub enum Code {
 
 /// A value in the answer to a meta command.
 #[derive(Debug, Clone)]
-pub enum Value {
+pub enum Value<'a> {
     /// An item's.
-    Of(Item),
+    Of(Item<'a>),
     /// The number that `ma` arrived at.
     Number(u64),
 }

@@ -19,7 +19,7 @@ pub use meta::{Code, Flag, Meta, Value};
 #[derive(Debug, Clone)]
 pub enum Response<'a> {
     /// `VALUE <key> <flags> <bytes> [<cas unique>]` and the data block.
-    Value(Item, WithCas),
+    Value(Item<'a>, WithCas),
     /// `END`: no more values, or no more stats.
     End,
     /// `STORED`
@@ -45,15 +45,15 @@ pub enum Response<'a> {
     /// `STAT <name> <value>`
     Stat(String, String),
     /// `ITEM <key> [<bytes> b; <unix time> s]`: an item in a list of keys.
-    Listed(Item),
+    Listed(Item<'a>),
     /// The answer to a meta command.
     Meta(Meta<'a>),
     /// `MN`
     MetaNoop,
     /// `ME <key> …`: what is known of an item, at this time.
-    Described(Item, UnixTime),
+    Described(Item<'a>, UnixTime),
     /// `key=<key> …`: the same in a list of all items.
-    Dumped(Item),
+    Dumped(Item<'a>),
     /// An error line.
     Error(ProtocolError),
 }
@@ -69,14 +69,14 @@ pub enum Unmet {
     TooLarge,
 }
 
-impl Response<'_> {
+impl<'a> Response<'a> {
     /// Whether the client has asked not to hear of it (`q`).
     pub fn is_hidden(&self) -> bool {
         matches!(self, Response::Meta(Meta { hidden: true, .. }))
     }
 
     /// The item whose data block follows the line.
-    pub fn item(&self) -> Option<&Item> {
+    pub fn item(&self) -> Option<&Item<'a>> {
         match self {
             Response::Value(item, _)
             | Response::Meta(Meta {
@@ -120,7 +120,7 @@ impl Response<'_> {
             Response::Value(item, with_cas) => {
                 out.write_all(b"VALUE ")?;
                 out.write_all(item.key())?;
-                write!(out, " {} {}", item.flags(), item.value().len())?;
+                write!(out, " {} {}", item.flags, item.value().len())?;
                 if *with_cas == WithCas::Yes {
                     write!(out, " {}", item.cas)?;
                 }
@@ -171,7 +171,7 @@ impl Response<'_> {
                     yes(item.fetched)
                 )?;
                 // The line ends just so in memcached.
-                writeln!(out, "cls=1 size={} flags={} ", size(item), item.flags())
+                writeln!(out, "cls=1 size={} flags={} ", size(item), item.flags)
             }
             Response::Error(error) => write!(out, "{error}\r\n"),
         }
@@ -233,8 +233,8 @@ fn yes(yes: bool) -> &'static str {
     if yes { "yes" } else { "no" }
 }
 
-fn size(item: &Item) -> usize {
-    Item::size_in_memcached(item.key(), item.flags(), item.value().len())
+fn size(item: &Item<'_>) -> usize {
+    Item::size_in_memcached(item.key(), item.flags, item.value().len())
 }
 
 #[cfg(test)]

@@ -184,7 +184,7 @@ impl Memory {
     /// Says whole commands, and gives all their answers.
     pub fn say(&self, commands: impl AsRef<[u8]>) -> Vec<u8> {
         let (mut rest, mut answers) = (commands.as_ref(), Vec::new());
-        let counts = Counts::default();
+        let (counts, mut room) = (Counts::default(), Vec::new());
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, behind) = rest.split_at(end + 1);
             let parsed = protocol::parse(line);
@@ -195,16 +195,22 @@ impl Memory {
                 Answer::Silenced => Ok(()),
             };
             let outcome = parsed.request.and_then(|request| {
-                let mut draft = command::draft(&request, &self.service)?;
-                if let Some(draft) = &mut draft {
-                    draft.item.data_block_mut().copy_from_slice(block);
+                let mut pending = command::reserve(&request, &self.service)?;
+                if let Some(pending) = &mut pending {
+                    pending.item.data_block_mut().copy_from_slice(block);
                 }
-                Ok((request, draft))
+                Ok((request, pending))
             });
             match outcome {
-                Ok((request, draft)) => {
-                    command::execute(request, draft, &self.service, &counts, &mut answer).map(drop)
-                }
+                Ok((request, pending)) => command::execute(
+                    request,
+                    pending,
+                    &self.service,
+                    &counts,
+                    &mut room,
+                    &mut answer,
+                )
+                .map(drop),
                 Err(error) => answer(Response::Error(error)),
             }
             .expect("a Vec takes everything");
@@ -231,7 +237,7 @@ impl Memory {
             .map(|item| {
                 let held = Held {
                     value: text(item.value()),
-                    flags: item.flags(),
+                    flags: item.flags,
                     cas: item.cas,
                     ends: item.expiry.time(),
                     stale: item.marks.stale,

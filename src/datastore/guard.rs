@@ -1,0 +1,178 @@
+//! A key's guard: how a command changes what a key holds.
+//!
+//! Invariant: every change is recorded before it is made (but for who has won or read an item, which is not recorded),
+//! and both happen while the shard is locked. So the order of the log is the order of the store, key by key, and what
+//! the log refuses has not happened.
+
+use std::sync::RwLockWriteGuard;
+
+use super::index::Location;
+use super::segment::ItemRef;
+use super::shard::{HashedKey, Shard};
+use super::{Datastore, StoreError, write};
+use crate::aof::record::Record;
+use crate::item::{Expiry, Item, Marks, UnixTime};
+
+/// One key, locked for changing: nobody else reads or changes it (or any other key of its shard) until this is dropped.
+#[derive(Debug)]
+pub struct KeyGuard<'s> {
+    store: &'s Datastore,
+    shard: RwLockWriteGuard<'s, Shard>,
+    key: HashedKey<'s>,
+    /// Where the key's item is, expired or not.
+    at: Option<Location>,
+    now: UnixTime,
+    /// Items that expire up to this time have expired.
+    expired_by: UnixTime,
+}
+
+impl Datastore {
+    /// Locks a key, to look at its item and change it. Its shard is locked until the guard is dropped: meanwhile this
+    /// thread must not use the store in any other way.
+    pub fn lock_key<'s>(&'s self, key: &'s [u8]) -> KeyGuard<'s> {
+        // A flush that is due comes first, while no lock is held.
+        self.flush_if_due();
+        let mut guard = self.lock_key_in_replay(key);
+        // The time is that of holding the lock, not of waiting for it: what has expired for one must not be
+        // alive for the next.
+        guard.now = self.clock.now();
+        guard.expired_by = guard.now;
+        guard
+    }
+
+    /// The same while a log is replayed: nothing has expired.
+    pub(super) fn lock_key_in_replay<'s>(&'s self, key: &'s [u8]) -> KeyGuard<'s> {
+        let key = HashedKey::new(key, &self.shared.hasher);
+        let shard = write(self.shard(key));
+        let at = shard.find(key);
+        KeyGuard {
+            store: self,
+            shard,
+            key,
+            at,
+            now: self.clock.now(),
+            expired_by: 0,
+        }
+    }
+}
+
+impl KeyGuard<'_> {
+    /// The item that the key holds. An item that has expired is none.
+    pub fn item(&self) -> Option<Item<'_>> {
+        Some(self.item_ref()?.1.item(self.now))
+    }
+
+    fn item_ref(&self) -> Option<(Location, ItemRef<'_>)> {
+        let at = self.at?;
+        let item = self.shard.get(at)?;
+        (!item.head.expiry.has_passed(self.expired_by)).then_some((at, item))
+    }
+
+    /// The time at which the key was locked.
+    pub fn now(&self) -> UnixTime {
+        self.now
+    }
+
+    /// Stores an item under the key, in place of any other. It gets the given cas unique, or else a new
+    /// one, which is returned.
+    ///
+    /// # Errors
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn put(&mut self, mut item: Item<'_>, cas: Option<u64>) -> Result<u64, StoreError> {
+        debug_assert_eq!(item.key(), self.key.key);
+        let cas = cas.unwrap_or_else(|| self.store.new_cas());
+        item.cas = cas;
+        self.store
+            .record(|| match item.expiry.has_passed(self.now) {
+                false => Record::Put(item.borrowed()),
+                true => Record::Remove {
+                    key: self.key.key.into(),
+                    cas: Some(cas),
+                },
+            })?;
+        self.at = Some(self.shard.put(self.key, self.at, item, self.now));
+        Ok(cas)
+    }
+
+    /// Gives the item, if there is one, another expiry. Its cas unique stays, because its content does.
+    ///
+    /// # Errors
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn touch(&mut self, expiry: Expiry) -> Result<(), StoreError> {
+        let Some((at, _)) = self.item_ref() else {
+            return Ok(());
+        };
+        let key = self.key.key.into();
+        self.store.record(|| match expiry.has_passed(self.now) {
+            false => Record::Touch { key, expiry },
+            true => Record::Remove { key, cas: None },
+        })?;
+        self.shard.update(at, |head| head.expiry = expiry);
+        Ok(())
+    }
+
+    /// Notes on the item, if there is one, that a client has won it. This is forgotten with the process.
+    pub fn win(&mut self) {
+        if let Some((at, _)) = self.item_ref() {
+            self.shard.update(at, |head| {
+                head.set_marks(Marks {
+                    won: true,
+                    ..head.marks()
+                });
+            });
+        }
+    }
+
+    /// Marks the item, if there is one, as stale: the next reader wins. Its cas unique becomes the given
+    /// one, or else a new one, so that a client that read it before cannot store over what comes after.
+    ///
+    /// # Errors
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn invalidate(&mut self, expiry: Expiry, cas: Option<u64>) -> Result<(), StoreError> {
+        let Some((at, _)) = self.item_ref() else {
+            return Ok(());
+        };
+        let cas = cas.unwrap_or_else(|| self.store.new_cas());
+        let key = self.key.key.into();
+        self.store.record(|| match expiry.has_passed(self.now) {
+            false => Record::Stale { key, expiry, cas },
+            true => Record::Remove {
+                key,
+                cas: Some(cas),
+            },
+        })?;
+        self.shard.update(at, |head| {
+            (head.expiry, head.cas) = (expiry, cas);
+            head.set_marks(Marks {
+                stale: true,
+                won: false,
+                ..head.marks()
+            });
+        });
+        Ok(())
+    }
+
+    /// Notes that the item was read.
+    pub fn mark_read(&self) {
+        if let Some((_, item)) = self.item_ref() {
+            item.head.access.mark_read(self.now);
+        }
+    }
+
+    /// Removes the item, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::LogFailed`]: then nothing has changed.
+    pub fn remove(&mut self) -> Result<(), StoreError> {
+        if self.item_ref().is_some() {
+            self.store.record(|| Record::Remove {
+                key: self.key.key.into(),
+                cas: None,
+            })?;
+        }
+        if let Some(at) = self.at.take() {
+            self.shard.remove(self.key, at);
+        }
+        Ok(())
+    }
+}

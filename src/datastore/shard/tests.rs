@@ -1,0 +1,330 @@
+//! The invariants of a shard, and what a shard does by itself.
+
+use std::collections::HashMap;
+
+use super::super::index::MAX_SEGMENTS;
+use super::super::segment::{MAX_SLOTS, SEGMENT};
+use super::*;
+use crate::item::Expiry;
+
+impl Shard {
+    /// Checks the invariants of the shard and of its segments.
+    pub fn validate(&self) {
+        let (mut usage, mut earliest, mut items) = (Usage::default(), None, 0);
+        for (segment, id) in self.segments.iter().zip(0..) {
+            let Some(segment) = segment else {
+                assert!(self.vacant.contains(&id), "a number is in use or vacant");
+                continue;
+            };
+            segment.validate();
+            assert!(!self.vacant.contains(&id), "a number is in use or vacant");
+            usage.replace(Usage::default(), segment.usage());
+            earliest = earlier(earliest, segment.earliest_expiry);
+            assert!(segment.items().next().is_some(), "an item is alive");
+            for (slot, item) in segment.items() {
+                let key = HashedKey::new(item.key(), &self.shared.hasher);
+                let found = self.find(key);
+                assert_eq!(found, Some(Location::new(id, slot)), "the index finds it");
+                items += 1;
+            }
+            let in_queue = |queue: &Queue| queue.segments.get(&segment.sequence) == Some(&id);
+            let (probation, main) = (in_queue(&self.probation), in_queue(&self.main));
+            let is_probation = segment.queue == QueueId::Probation;
+            assert_eq!(
+                (probation, main),
+                (is_probation, !is_probation),
+                "its queue"
+            );
+        }
+        let queued = self.probation.segments.len() + self.main.segments.len();
+        assert_eq!(queued, self.segments(), "the queues have nothing else");
+        for queue in [&self.probation, &self.main] {
+            let open = queue
+                .open
+                .is_none_or(|id| queue.segments.values().any(|&it| it == id));
+            assert!(open, "the open segment is in its queue");
+        }
+        assert_eq!(self.index.len(), items, "the index finds nothing else");
+        assert_eq!(
+            self.usage, usage,
+            "the usage is the sum of that of the segments"
+        );
+        assert!(
+            earliest.is_none_or(|earliest| self.earliest_expiry.is_some_and(|it| it <= earliest)),
+            "no item expires before the earliest expiry"
+        );
+        assert!(!self.is_dirty(), "few bytes are dead");
+    }
+}
+
+/// A shard whose keys are numbers.
+struct Sample {
+    shard: Shard,
+    now: UnixTime,
+}
+
+fn hashed<'k>(key: &'k str, shard: &Shard) -> HashedKey<'k> {
+    HashedKey::new(key.as_bytes(), &shard.shared.hasher)
+}
+
+impl Sample {
+    fn new() -> Self {
+        let shared = Shared {
+            hasher: RandomState::new(),
+            memory: Arc::new(Memory::new(usize::MAX)),
+            sequence: AtomicU64::new(0),
+        };
+        Sample {
+            shard: Shard::new(Arc::new(shared)),
+            now: 100,
+        }
+    }
+
+    /// A shard with several segments of these keys, and nothing else.
+    fn filled(keys: std::ops::Range<u32>) -> Self {
+        let mut sample = Sample::new();
+        keys.for_each(|key| sample.put(key, &[b'v'; 1000]));
+        sample
+    }
+
+    fn put(&mut self, key: u32, value: &[u8]) {
+        self.put_until(key, value, Expiry::NEVER);
+    }
+
+    fn put_until(&mut self, key: u32, value: &[u8], expiry: Expiry) {
+        let key = key.to_string();
+        let item = Item::new(key.as_bytes(), 0, expiry, &[value]);
+        let key = hashed(&key, &self.shard);
+        let old = self.shard.find(key);
+        let at = self.shard.put(key, old, item, self.now);
+        assert_eq!(self.shard.find(key), Some(at));
+    }
+
+    fn value(&self, key: u32) -> Option<Vec<u8>> {
+        let key = key.to_string();
+        let at = self.shard.find(hashed(&key, &self.shard))?;
+        Some(self.shard.get(at)?.item(self.now).value().to_vec())
+    }
+
+    /// Reads a key; whether it is there.
+    fn read(&self, key: u32) -> bool {
+        let key = key.to_string();
+        let at = self.shard.find(hashed(&key, &self.shard));
+        let item = at.and_then(|at| self.shard.get(at));
+        item.inspect(|item| item.head.access.mark_read(self.now))
+            .is_some()
+    }
+
+    fn remove(&mut self, key: u32) {
+        let key = key.to_string();
+        let key = hashed(&key, &self.shard);
+        if let Some(at) = self.shard.find(key) {
+            self.shard.remove(key, at);
+        }
+    }
+
+    /// Evicts from one segment, as a store that is full does. Gives how many items are gone.
+    fn evict(&mut self) -> u64 {
+        let Some(victim) = self.shard.next_victim() else {
+            return 0;
+        };
+        let stays = |item: ItemRef<'_>| item.head.access.is_visited();
+        let removed = self.shard.reclaim(victim, QueueId::Main, stays);
+        self.shard.validate();
+        removed.items
+    }
+
+    /// Which of these keys are there.
+    fn held(&self, keys: std::ops::Range<u32>) -> Vec<u32> {
+        keys.filter(|&key| self.value(key).is_some()).collect()
+    }
+}
+
+#[test]
+fn a_key_holds_what_was_stored_last_however_long_it_is() {
+    let mut sample = Sample::new();
+    for length in [3, 3, 100, 0, LARGE, SEGMENT, 7] {
+        let value = vec![b'v'; length];
+        sample.put(1, &value);
+        sample.put(2, b"another");
+        sample.shard.validate();
+        assert_eq!(sample.value(1), Some(value));
+    }
+    sample.remove(1);
+    sample.remove(1);
+    assert_eq!((sample.value(1), sample.shard.len()), (None, 1));
+    assert_eq!(sample.value(2), Some(b"another".to_vec()));
+}
+
+#[test]
+fn keys_with_the_same_hash_are_kept_apart() {
+    let mut sample = Sample::new();
+    let same = |key: &'static str| HashedKey {
+        key: key.as_bytes(),
+        hash: 7,
+    };
+    for key in ["a", "b", "c", "a"] {
+        let item = Item::new(key.as_bytes(), 0, Expiry::NEVER, &[key.as_bytes()]);
+        let old = sample.shard.find(same(key));
+        sample.shard.put(same(key), old, item, 100);
+    }
+    let at = sample.shard.find(same("a")).expect("it is there");
+    sample.shard.remove(same("a"), at);
+    let value = |key| {
+        let at = sample.shard.find(same(key))?;
+        Some(sample.shard.get(at)?.item(100).value().to_vec())
+    };
+    assert_eq!(value("a"), None);
+    assert_eq!(
+        (value("b"), value("c")),
+        (Some(b"b".to_vec()), Some(b"c".to_vec()))
+    );
+}
+
+#[test]
+fn an_item_of_the_same_length_takes_the_place_of_the_old_one() {
+    let mut sample = Sample::filled(0..200);
+    let before = sample.shard.usage;
+    sample.put(7, &[b'w'; 1000]);
+    assert_eq!(sample.shard.usage, before);
+    assert_eq!(sample.value(7), Some(vec![b'w'; 1000]));
+}
+
+#[test]
+fn a_shard_without_items_takes_no_memory() {
+    let mut sample = Sample::filled(0..300);
+    sample.put(300, &[b'v'; LARGE]);
+    (0..=300).for_each(|key| sample.remove(key));
+    assert_eq!(sample.shard.size(), 0);
+    assert_eq!(sample.shard.shared.memory.used(), 0);
+}
+
+#[test]
+fn a_segment_has_no_more_slots_than_a_location_can_say() {
+    let mut sample = Sample::new();
+    let keys = 2 * MAX_SLOTS as u32;
+    for key in 0..keys {
+        let key = key.to_string();
+        let item = Item::new(key.as_bytes(), 0, Expiry::NEVER, &[]);
+        let key = hashed(&key, &sample.shard);
+        sample.shard.put(key, None, item, 100);
+    }
+    sample.shard.validate();
+    assert_eq!(
+        (sample.held(0..keys).len(), sample.shard.segments()),
+        (keys as usize, 2)
+    );
+    const { assert!(MAX_SEGMENTS * MAX_SLOTS == 1 << 32) };
+}
+
+#[test]
+fn the_segment_that_was_filled_first_is_evicted_first() {
+    let mut sample = Sample::filled(0..200);
+    let evicted = sample.evict() as u32;
+    assert!((50..70).contains(&evicted), "{evicted}");
+    assert_eq!(sample.held(0..200), Vec::from_iter(evicted..200));
+}
+
+#[test]
+fn items_that_were_read_outlive_those_that_were_not() {
+    let mut sample = Sample::filled(0..200);
+    (0..10).for_each(|key| assert!(sample.read(key)));
+    sample.evict();
+    sample.evict();
+    assert_eq!(sample.held(0..100), Vec::from_iter(0..10));
+}
+
+#[test]
+fn keys_that_come_once_and_never_again_do_not_drive_out_those_in_use() {
+    let mut sample = Sample::filled(0..300);
+    for once in 1000..3000 {
+        (0..50).for_each(|key| assert!(sample.read(key), "{key} is gone when {once} comes"));
+        sample.put(once, &[b'v'; 1000]);
+        if sample.shard.len() > 400 {
+            sample.evict();
+        }
+    }
+}
+
+#[test]
+fn items_that_are_no_longer_popular_are_evicted() {
+    let mut sample = Sample::filled(0..300);
+    (0..300).for_each(|key| assert!(sample.read(key)));
+    for new in 1000..3000 {
+        sample.put(new, &[b'v'; 1000]);
+        if sample.shard.len() > 350 {
+            sample.evict();
+        }
+        (new - 20..=new).for_each(|key| _ = sample.read(key));
+    }
+    let old = sample.held(0..300).len();
+    assert!(old <= 90, "{old} are still there");
+}
+
+#[test]
+fn a_large_item_that_stays_is_not_copied() {
+    let mut sample = Sample::new();
+    sample.put(1, &[b'v'; 100_000]);
+    let address = |sample: &Sample| {
+        let at = sample
+            .shard
+            .find(hashed("1", &sample.shard))
+            .expect("it is there");
+        sample.shard.get(at).map(|item| item.bytes().as_ptr())
+    };
+    let before = address(&sample);
+    sample.read(1);
+    assert_eq!(sample.evict(), 0);
+    assert_eq!(address(&sample), before);
+    // It was spared once, and is in the main queue now.
+    assert_eq!((sample.evict(), sample.value(1)), (1, None));
+}
+
+#[test]
+fn only_items_that_have_expired_are_removed_and_the_others_keep_their_places() {
+    let mut sample = Sample::new();
+    for key in 0..200 {
+        let expiry = if key % 3 == 0 {
+            Expiry::at(110)
+        } else {
+            Expiry::at(120)
+        };
+        sample.put_until(key, &[b'v'; 1000], expiry);
+    }
+    assert_eq!(sample.shard.remove_expired(109), None);
+    let mut removed = 0;
+    while let Some(some) = sample.shard.remove_expired(110) {
+        removed += some.items;
+        sample.shard.validate();
+    }
+    assert_eq!(removed, 67);
+    let held: Vec<_> = (0..200).filter(|key| key % 3 != 0).collect();
+    assert_eq!(sample.held(0..200), held);
+    assert!(!sample.shard.may_have_expired(119) && sample.shard.may_have_expired(120));
+    let evicted = sample.evict() as u32;
+    assert_eq!(
+        sample.held(0..200).first(),
+        held.get(evicted as usize),
+        "the oldest is gone"
+    );
+}
+
+#[test]
+fn dead_bytes_are_bounded_by_those_that_are_alive() {
+    let mut sample = Sample::new();
+    let mut expected = HashMap::new();
+    for round in 0..10_000_u32 {
+        let key = round.wrapping_mul(2_654_435_761) % 500;
+        let length = 200 + round.wrapping_mul(40_503) % 3000;
+        sample.put(key, &vec![b'v'; length as usize]);
+        expected.insert(key, length as usize);
+        if round % 50 == 0 {
+            sample.shard.validate();
+        }
+    }
+    for (key, length) in &expected {
+        assert_eq!(sample.value(*key).map(|value| value.len()), Some(*length));
+    }
+    let (alive, taken) = (sample.shard.usage.alive, sample.shard.usage.size);
+    assert!(taken < alive * 3 / 2 + 4 * SEGMENT, "{taken} for {alive}");
+}
