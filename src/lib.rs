@@ -19,7 +19,7 @@
 //!
 //! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
 //! (`-v` and `-vv`: the conversation on standard error, explained), [`log`] (other lines on standard
-//! error), [`heap`] (how memory is allocated).
+//! error).
 //!
 //! Imports run one way: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item`. (`aof` reads
 //! the file with the parser of `protocol`.) Everybody may know `item`; `serialization` knows that and
@@ -97,9 +97,9 @@ pub mod command;
 pub mod config;
 pub mod connection;
 pub mod datastore;
-pub mod heap;
 pub mod item;
 pub mod log;
+pub mod memory;
 pub mod protocol;
 pub mod serialization;
 pub mod stats;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustmemc::clients::Clients;
 use rustmemc::config::{self, Wanted};
 use rustmemc::connection::Server;
-use rustmemc::{heap, log};
+use rustmemc::log;
 
 fn main() -> ExitCode {
     match run() {
@@ -31,7 +31,6 @@ fn run() -> Result<(), String> {
             return Ok(());
         }
     };
-    heap::use_one();
     for note in &config.notes {
         log::line(format_args!("rustmemc: note: {note}"));
     }

@@ -83,7 +83,11 @@ impl<'a> Trace<'a> {
             shown(line.trim_ascii_end())
         ));
         if let Some(item) = response.item() {
-            log::line(format_args!(">{} {}", self.connection, shown(item.value())));
+            log::line(format_args!(
+                ">{} {}",
+                self.connection,
+                shown(&item.value())
+            ));
         }
     }
 }

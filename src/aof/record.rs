@@ -85,8 +85,9 @@ impl Record<'_> {
                 add(out, format_args!("{cas}"));
             }
             Record::Put(item) => {
+                let value = item.value();
                 let binary = begin(out, "ms ", item.key(), item.marks.binary_key);
-                add(out, format_args!(" {}{binary}", item.value().len()));
+                add(out, format_args!(" {}{binary}", item.value_length()));
                 if item.flags != 0 {
                     add(out, format_args!(" F{}", item.flags));
                 }
@@ -97,9 +98,10 @@ impl Record<'_> {
                     out.extend_from_slice(b" I");
                 }
                 add(out, format_args!(" E{}", item.cas));
-                let (line, data) = (checksum(out, start), crc32(item.value()));
+                let (line, data) = (checksum(out, start), crc32(&value));
                 add(out, format_args!(" O{line:08x}.{data:08x}\r\n"));
-                out.extend_from_slice(item.data_block());
+                out.extend_from_slice(&value);
+                out.extend_from_slice(b"\r\n");
                 // memcached knows no stale item that was not stored as fresh first. Here the I says it.
                 if item.marks.stale {
                     let (key, expiry, cas) = (item.key().into(), item.expiry, item.cas);

@@ -260,14 +260,16 @@ impl<'f> Reader<'f> {
                 Ok(Next::Record)
             }
             Ok(Parsed::Announced(mut item, checksum)) => {
-                let room = item.data_block_mut();
-                let end = self.offset + length + room.len() as u64;
+                let room = item.value_mut();
+                let end = self.offset + length + room.len() as u64 + 2;
                 // The length has been checked with its line: if so much is not there, it was cut off.
                 if end > self.size {
                     return Ok(Next::TornTail);
                 }
+                let mut line_end = [0; 2];
                 self.input.read_exact(room)?;
-                if !item.data_block().ends_with(b"\r\n") || crc32(item.value()) != checksum {
+                self.input.read_exact(&mut line_end)?;
+                if line_end != *b"\r\n" || crc32(&item.value()) != checksum {
                     return Ok(Next::Damage("the data's checksum is wrong"));
                 }
                 apply(Record::Put(item));

@@ -76,21 +76,21 @@ pub fn apply(
             now: guard.now(),
         });
     };
-    if old.value().is_empty() {
+    if old.value_length() == 0 {
         return Err(ProtocolError::NotNumeric);
     }
     if request.compare.is_some_and(|unique| unique != old.cas) {
         return Ok(Outcome::Exists(old.cas));
     }
-    let number = number_in(old.value()).ok_or(ProtocolError::NotNumeric)?;
+    let number = number_in(&old.value()).ok_or(ProtocolError::NotNumeric)?;
     let number = match request.direction {
         Direction::Up => number.wrapping_add(request.delta),
         Direction::Down => number.saturating_sub(request.delta),
     };
     // memcached writes the result over the old text, so a shorter one leaves spaces behind it.
     let mut text = number.to_string().into_bytes();
-    let grows = text.len() > old.value().len();
-    text.resize(text.len().max(old.value().len()), b' ');
+    let grows = text.len() > old.value_length();
+    text.resize(text.len().max(old.value_length()), b' ');
     let expiry = request
         .touch
         .map_or(old.expiry, |exptime| exptime.expiry(guard.now()));

@@ -131,7 +131,7 @@ impl<'a> Found<'a> {
                 ShownFlag::LastAccess => {
                     flags.push(Flag::LastAccess(now().saturating_sub(item.last_access)));
                 }
-                ShownFlag::Size => flags.push(Flag::Size(item.value().len())),
+                ShownFlag::Size => flags.push(Flag::Size(item.value_length())),
                 ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now()))),
             }
         }

@@ -60,10 +60,7 @@ pub fn store(
     counts: &Counts,
 ) -> Result<Outcome, ProtocolError> {
     counts.add(Counter::CmdSet);
-    let PendingItem {
-        item: mut new,
-        reservation: _reservation,
-    } = pending;
+    let mut new = store.complete(pending);
     let mut guard = store.lock_key(&request.key.bytes);
     // The commonest command does not look at what is there.
     let unconditional = request.mode == StoreMode::Set && request.compare.is_none();
@@ -116,13 +113,13 @@ pub fn store(
                 StoreMode::Append => [old.value(), new.value()],
                 _ => [new.value(), old.value()],
             };
-            match joined(&old, value, store) {
+            match joined(&old, [&value[0], &value[1]], store) {
                 Some(item) => item,
                 None => return Ok(Outcome::NotStored(Unmet::TooLarge)),
             }
         }
     };
-    let bytes = item.value().len();
+    let bytes = item.value_length();
     let cas = guard.put(item, request.cas)?;
     counts.add(Counter::TotalItems);
     Ok(Outcome::Stored { cas, bytes })

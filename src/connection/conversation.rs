@@ -93,9 +93,10 @@ fn one_command(
         }
         Ok((None, request)) => Ok((None, request)),
         Ok((Some(mut pending), request)) => {
-            let room = pending.item.data_block_mut();
-            wire.read_block(room)?;
-            if room.ends_with(b"\r\n") {
+            let mut line_end = [0; 2];
+            wire.read_block(pending.item.value_mut())?;
+            wire.read_block(&mut line_end)?;
+            if line_end == *b"\r\n" {
                 Ok((Some(pending), request))
             } else {
                 Err(ProtocolError::BadDataChunk)

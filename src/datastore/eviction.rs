@@ -38,8 +38,8 @@
 
 use std::sync::RwLock;
 
-use super::index::QueueId;
-use super::segment::ItemRef;
+use super::item_ref::ItemRef;
+use super::segment::QueueId;
 use super::shard::{Removed, Shard};
 use super::{Datastore, StoreError, lock, read, write};
 use crate::aof::record::Record;
@@ -110,7 +110,7 @@ impl Datastore {
             self.count_expired(removed);
         } else if let Some(id) = shard.next_victim() {
             let stays = |item: ItemRef<'_>| {
-                let is_wanted = spares_read && item.head.access.is_visited();
+                let is_wanted = spares_read && item.access.is_visited();
                 is_wanted || item.is_being_sent()
             };
             // Recorded like any removal: an evicted item must not come back with a restart, least of all

@@ -7,7 +7,7 @@
 use std::sync::RwLockWriteGuard;
 
 use super::index::Location;
-use super::segment::ItemRef;
+use super::item_ref::ItemRef;
 use super::shard::{HashedKey, Shard};
 use super::{Datastore, StoreError, write};
 use crate::aof::record::Record;
@@ -155,7 +155,7 @@ impl KeyGuard<'_> {
     /// Notes that the item was read.
     pub fn mark_read(&self) {
         if let Some((_, item)) = self.item_ref() {
-            item.head.access.mark_read(self.now);
+            item.access.mark_read(self.now);
         }
     }
 

@@ -1,25 +1,21 @@
-//! The head of an item: what a segment knows of it beside its bytes, in 24 bytes.
+//! What a segment knows of an item beside its bytes: a head, which is stored with them, and its last access.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::item::{Expiry, Item, Marks, UnixTime};
 
-/// What is known of an item, beside its bytes.
-#[derive(Debug)]
+/// The head of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     pub cas: u64,
     pub flags: u32,
     pub expiry: Expiry,
-    pub access: Access,
-    /// Where its bytes begin: its segment knows.
+    /// Where its bytes begin in the segment.
     pub start: u16,
     pub key_length: u8,
     /// Bits, see below.
     state: u8,
 }
-
-// There is one for each item: every byte counts a million times.
-const _: () = assert!(size_of::<Head>() == 24);
 
 const BINARY_KEY: u8 = 1;
 const STALE: u8 = 2;
@@ -27,13 +23,15 @@ const WON: u8 = 4;
 const DEAD: u8 = 8;
 
 impl Head {
-    /// The head of an item that is stored at the time `now`.
-    pub fn new(item: &Item<'_>, now: UnixTime) -> Self {
+    /// How many bytes a head is in its segment. There is one for each item: every byte counts a million times.
+    pub const SIZE: usize = 20;
+
+    /// The head of an item.
+    pub fn new(item: &Item<'_>) -> Self {
         let mut head = Head {
             cas: item.cas,
             flags: item.flags,
             expiry: item.expiry,
-            access: Access::new(now, item.fetched),
             start: 0,
             key_length: item.key_length,
             state: 0,
@@ -42,8 +40,31 @@ impl Head {
         head
     }
 
+    /// The head as it is stored.
+    pub fn to_bytes(self) -> [u8; Head::SIZE] {
+        let [a, b, c, d, e, f, g, h] = self.cas.to_le_bytes();
+        let [i, j, k, l] = self.flags.to_le_bytes();
+        let [m, n, o, p] = self.expiry.to_u32().to_le_bytes();
+        let [q, r] = self.start.to_le_bytes();
+        let (s, t) = (self.key_length, self.state);
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t]
+    }
+
+    /// The head that is stored so.
+    pub fn from_bytes(bytes: [u8; Head::SIZE]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = bytes;
+        Head {
+            cas: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            flags: u32::from_le_bytes([i, j, k, l]),
+            expiry: Expiry::from_u32(u32::from_le_bytes([m, n, o, p])),
+            start: u16::from_le_bytes([q, r]),
+            key_length: s,
+            state: t,
+        }
+    }
+
     /// What meta commands have noted on the item.
-    pub fn marks(&self) -> Marks {
+    pub fn marks(self) -> Marks {
         Marks {
             binary_key: self.state & BINARY_KEY != 0,
             stale: self.state & STALE != 0,
@@ -61,33 +82,13 @@ impl Head {
     }
 
     /// Whether the item was replaced or removed.
-    pub fn is_dead(&self) -> bool {
+    pub fn is_dead(self) -> bool {
         self.state & DEAD != 0
     }
 
     /// The item is replaced or removed.
     pub fn set_dead(&mut self) {
         self.state |= DEAD;
-    }
-
-    /// The same head at another place in a queue: not visited.
-    pub fn moved(&self) -> Self {
-        self.with(self.start, self.access.0.load(Relaxed) & !VISITED)
-    }
-
-    /// The same head where the bytes of another one were. It counts as visited, because its place in the queue is older
-    /// than it is.
-    pub fn in_place_of(&self, other: &Head) -> Self {
-        self.with(other.start, self.access.0.load(Relaxed) | VISITED)
-    }
-
-    fn with(&self, start: u16, access: u32) -> Self {
-        let access = Access(AtomicU32::new(access));
-        Head {
-            start,
-            access,
-            ..*self
-        }
     }
 }
 
@@ -103,9 +104,20 @@ const VISITED: u32 = 1 << 30;
 const SECONDS: u32 = VISITED - 1;
 
 impl Access {
-    fn new(now: UnixTime, fetched: bool) -> Self {
-        let fetched = if fetched { FETCHED } else { 0 };
+    /// That of an item that is stored at the time `now`.
+    pub fn new(now: UnixTime, is_fetched: bool) -> Self {
+        let fetched = if is_fetched { FETCHED } else { 0 };
         Access(AtomicU32::new(now & SECONDS | fetched))
+    }
+
+    /// The same at another place in a queue: not visited.
+    pub fn unvisited(&self) -> Self {
+        Access(AtomicU32::new(self.0.load(Relaxed) & !VISITED))
+    }
+
+    /// The same as if the item had been visited.
+    pub fn visited(&self) -> Self {
+        Access(AtomicU32::new(self.0.load(Relaxed) | VISITED))
     }
 
     /// Whether the item was read since it was stored.
@@ -124,8 +136,7 @@ impl Access {
         now.saturating_sub(ago)
     }
 
-    /// Notes that the item is read now. All other bits stay as they are while somebody reads, so all readers
-    /// write the same.
+    /// Notes that the item is read now.
     pub fn mark_read(&self, now: UnixTime) {
         let before = self.0.load(Relaxed);
         let after = now & SECONDS | FETCHED | VISITED;
@@ -141,20 +152,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_keeps_what_is_known_of_an_item() {
+    fn a_head_is_read_as_it_was_stored() {
         let mut item = Item::new(b"key", 7, Expiry::at(109), &[b"v"]);
-        (item.cas, item.fetched) = (u64::MAX, true);
+        item.cas = u64::MAX - 1;
         (item.marks.stale, item.marks.binary_key) = (true, true);
-        let head = Head::new(&item, 100);
-        assert_eq!((head.cas, head.flags, head.key_length), (u64::MAX, 7, 3));
-        assert_eq!((head.expiry, head.marks()), (item.expiry, item.marks));
-        assert_eq!(head.access.time(200), 100);
-        assert!(head.access.is_fetched() && !head.access.is_visited());
+        for expiry in [Expiry::NEVER, Expiry::AT_ONCE, Expiry::at(109)] {
+            item.expiry = expiry;
+            let mut head = Head::new(&item);
+            head.start = 65_533;
+            assert_eq!(Head::from_bytes(head.to_bytes()), head);
+            assert_eq!((head.expiry, head.marks()), (expiry, item.marks));
+            assert_eq!((head.cas, head.flags, head.key_length), (item.cas, 7, 3));
+        }
     }
 
     #[test]
     fn a_dead_item_stays_dead_when_its_marks_change() {
-        let mut head = Head::new(&Item::new(b"k", 0, Expiry::NEVER, &[]), 100);
+        let mut head = Head::new(&Item::new(b"k", 0, Expiry::NEVER, &[]));
         head.set_dead();
         head.set_marks(Marks::default());
         assert!(head.is_dead());
@@ -172,10 +186,10 @@ mod tests {
 
     #[test]
     fn an_item_that_moves_is_not_visited_and_still_fetched() {
-        let head = Head::new(&Item::new(b"k", 0, Expiry::NEVER, &[]), 100);
-        head.access.mark_read(105);
-        let moved = head.moved();
-        assert_eq!(moved.access.time(200), 105);
-        assert!(moved.access.is_fetched() && !moved.access.is_visited());
+        let access = Access::new(100, false);
+        access.mark_read(105);
+        let moved = access.unvisited();
+        assert!(moved.is_fetched() && !moved.is_visited() && moved.visited().is_visited());
+        assert_eq!(moved.time(200), 105);
     }
 }

@@ -9,24 +9,14 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::memory::Memory;
 use super::segment::MAX_SLOTS;
-use crate::item::Charge;
+use crate::memory::{Charge, Memory};
 
 /// 32 bits of a key's hash.
 pub type Hash32 = u32;
 
 /// The number of a segment in its shard.
 pub type SegmentId = u32;
-
-/// One of the two queues of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueueId {
-    /// Where new items are.
-    Probation,
-    /// Where items are that were read before they would have been evicted.
-    Main,
-}
 
 /// A segment and a slot in it: 21 and 11 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +176,7 @@ mod tests {
     }
 
     fn index() -> Index {
-        Index::new(&Arc::new(Memory::new(usize::MAX)))
+        Index::new(&Arc::new(Memory::new(usize::MAX / 2)))
     }
 
     #[test]

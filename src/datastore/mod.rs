@@ -7,10 +7,10 @@
 //!
 //! To be read in this order:
 //!
-//! - `segment.rs` and `head.rs`: how items lie in memory, with a picture;
+//! - `segment.rs`, `head.rs`, `item_ref.rs`: how items lie in memory, with a picture;
 //! - `index.rs`, `shard.rs`, `shard/reclaim.rs`: the `HashMap`, segments in queues, and how they leave;
 //! - `guard.rs`: how a key is changed;
-//! - `memory.rs`, `reserve.rs`, `eviction.rs`: how much is used, how memory is asked for, and which items leave;
+//! - `reserve.rs`, `eviction.rs`: how memory is asked for (`src/memory.rs` has it), and which items leave;
 //! - `persistence.rs`: the store and its log.
 //!
 //! Invariants:
@@ -25,7 +25,7 @@ mod eviction;
 mod guard;
 mod head;
 mod index;
-mod memory;
+mod item_ref;
 mod persistence;
 mod reserve;
 mod segment;
@@ -38,13 +38,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use crate::aof::Aof;
 use crate::aof::record::Record;
 use crate::item::{Item, UnixTime};
+use crate::memory::Memory;
 use crate::protocol::Exptime;
 use crate::stats::{Counter, Stats};
 use clock::Clock;
 pub use guard::KeyGuard;
 use head::Head;
 use index::MAX_SEGMENTS;
-use memory::Memory;
 pub use reserve::PendingItem;
 use segment::LARGE;
 use shard::{HashedKey, Shard, Shared};
@@ -156,7 +156,7 @@ impl Datastore {
         }
         let item = found.item(now).copied_to(room);
         if bump == Bump::Yes {
-            found.head.access.mark_read(now);
+            found.access.mark_read(now);
         }
         Some(item)
     }
@@ -200,7 +200,7 @@ impl Datastore {
     pub fn size(&self) -> (usize, usize) {
         self.shards.iter().fold((0, 0), |(items, bytes), shard| {
             let shard = read(shard);
-            (items + shard.len(), bytes + shard.bytes(size_of::<Head>()))
+            (items + shard.len(), bytes + shard.bytes(Head::SIZE))
         })
     }
 
@@ -210,7 +210,7 @@ impl Datastore {
         let oldest = self.shards.iter().filter_map(|shard| {
             let shard = read(shard);
             let items = shard.items();
-            items.map(|item| item.head.access.time(now)).min()
+            items.map(|item| item.access.time(now)).min()
         });
         oldest.min().map_or(0, |last| now.saturating_sub(last))
     }

@@ -6,9 +6,10 @@
 //! what is there stays until it is evicted or removed.)
 
 use super::head::Head;
-use super::segment::SEGMENT;
+use super::segment::{LARGE, SEGMENT};
 use super::{Datastore, StoreError, WhenFull, write};
-use crate::item::{Charge, Item};
+use crate::item::Item;
+use crate::memory::Charge;
 use crate::protocol::Exptime;
 use crate::stats::Counter;
 
@@ -20,7 +21,7 @@ const SHRINK_STEP: usize = 4 * SEGMENT;
 /// that announce much and send little cannot make the server larger than `-m`.
 #[derive(Debug)]
 pub struct PendingItem {
-    /// The item, to be filled through [`Item::data_block_mut`] and stored by [`KeyGuard::put`].
+    /// The item, to be filled through [`Item::value_mut`] and stored by [`KeyGuard::put`](super::KeyGuard::put).
     pub item: Item<'static>,
     /// The memory that it will take.
     pub reservation: Charge,
@@ -43,7 +44,7 @@ impl Datastore {
             self.stats.add(Counter::StoreTooLarge, 1);
             return Err(StoreError::TooLarge);
         }
-        let reservation = self.make_room(key.len() + bytes + size_of::<Head>())?;
+        let reservation = self.make_room(key.len() + bytes + Head::SIZE)?;
         // Only a span of time needs to know when it begins: most items have none.
         let now = match exptime {
             Exptime::After(_) => self.clock.now(),
@@ -66,8 +67,14 @@ impl Datastore {
         value: &[u8],
     ) -> Result<PendingItem, StoreError> {
         let mut pending = self.reserve(key, 0, exptime, value.len())?;
-        pending.item.fill(&[value]);
+        pending.item.value_mut().copy_from_slice(value);
         Ok(pending)
+    }
+
+    /// The item, whose value has come. From now on it counts as what it takes: a large item is copied to the memory where
+    /// it will be kept, while no lock is held.
+    pub fn complete(&self, pending: PendingItem) -> Item<'static> {
+        pending.item.with_large_value(LARGE, &self.memory)
     }
 
     /// Reserves memory for an item that a change may make this many bytes longer. If there is none, the change is made

@@ -27,11 +27,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::head::Head;
-use super::index::{Hash32, Index, Location, QueueId, SegmentId};
-use super::memory::Memory;
-use super::segment::{ItemRef, LARGE, Segment, Usage};
+use super::head::{Access, Head};
+use super::index::{Hash32, Index, Location, SegmentId};
+use super::item_ref::ItemRef;
+use super::segment::{LARGE, QueueId, Segment, Usage};
 use crate::item::{Item, UnixTime, earlier};
+use crate::memory::Memory;
 pub use reclaim::Removed;
 
 /// A key with its hash, which says in which shard the key is, and where it is there.
@@ -125,21 +126,22 @@ impl Shard {
         item: Item<'_>,
         now: UnixTime,
     ) -> Location {
-        let head = Head::new(&item, now);
+        let item = item.with_large_value(LARGE, &self.shared.memory);
+        let access = Access::new(now, item.fetched);
         let Some(old) = old else {
-            let at = self.append_new(QueueId::Probation, head, item);
+            let at = self.append_new(QueueId::Probation, &item, access);
             self.index.insert(key.hash32(), at);
             return at;
         };
-        let overwrite =
-            |segment: &mut Segment| match segment.overwrite(old.slot(), &head, item.bytes()) {
-                true => None,
-                false => Some(segment.queue),
-            };
-        let Some(queue) = self.change(old.segment(), overwrite).flatten() else {
-            return old;
+        let (head, is_large) = (Head::new(&item), item.large.is_some());
+        let overwrite = |segment: &mut Segment| {
+            !is_large && segment.overwrite(old.slot(), head, &access, &item.bytes)
         };
-        let at = self.append_new(queue, head, item);
+        if self.change(old.segment(), overwrite) == Some(true) {
+            return old;
+        }
+        let queue = self.segment(old.segment()).map(|segment| segment.queue);
+        let at = self.append_new(queue.unwrap_or(QueueId::Probation), &item, access);
         self.index.relocate(key.hash32(), old, at);
         self.kill(old);
         match self.clean() {
@@ -194,18 +196,18 @@ impl Shard {
         self.usage.size + self.index.size()
     }
 
-    fn append_new(&mut self, queue: QueueId, head: Head, item: Item<'_>) -> Location {
-        if item.bytes().len() <= LARGE {
-            return self.append(queue, head, item.bytes());
-        }
+    fn append_new(&mut self, queue: QueueId, item: &Item<'_>, access: Access) -> Location {
+        let Some(value) = &item.large else {
+            return self.append(queue, Head::new(item), access, &item.bytes);
+        };
         let id = self.vacant_id();
-        let segment = Segment::large(head, item.into_bytes(), queue, &self.shared.memory);
+        let segment = Segment::large(item, value, access, queue, &self.shared.memory);
         self.attach(id, segment);
         Location::new(id, 0)
     }
 
     /// Appends an item that is not large to the end of a queue.
-    fn append(&mut self, queue: QueueId, head: Head, bytes: &[u8]) -> Location {
+    fn append(&mut self, queue: QueueId, head: Head, access: Access, bytes: &[u8]) -> Location {
         let has_room = |segment: &Segment| segment.has_room(bytes.len());
         let open = self.queue(queue).open;
         let open = open.filter(|id| self.segment(*id).is_some_and(has_room));
@@ -215,7 +217,7 @@ impl Shard {
             self.queue(queue).open = Some(id);
             id
         });
-        let slot = self.change(id, |segment| segment.push(head, bytes));
+        let slot = self.change(id, |segment| segment.push(head, access, bytes));
         Location::new(id, slot.unwrap_or(0))
     }
 

@@ -76,7 +76,7 @@ impl Meta<'_> {
     pub(super) fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
         match &self.code {
             Code::Done => out.write_all(b"HD")?,
-            Code::Value(Value::Of(item)) => write!(out, "VA {}", item.value().len())?,
+            Code::Value(Value::Of(item)) => write!(out, "VA {}", item.value_length())?,
             Code::Value(Value::Number(number)) => write!(out, "VA {}", number.to_string().len())?,
             Code::Miss => out.write_all(b"EN")?,
             Code::NotFound => out.write_all(b"NF")?,

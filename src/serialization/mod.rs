@@ -97,7 +97,10 @@ impl<'a> Response<'a> {
         }
         self.write_line(out)?;
         match (self.item(), self) {
-            (Some(item), _) => out.write_all(item.data_block()),
+            (Some(item), _) => {
+                item.write_value(out)?;
+                out.write_all(b"\r\n")
+            }
             (
                 None,
                 Response::Meta(Meta {
@@ -120,7 +123,7 @@ impl<'a> Response<'a> {
             Response::Value(item, with_cas) => {
                 out.write_all(b"VALUE ")?;
                 out.write_all(item.key())?;
-                write!(out, " {} {}", item.flags, item.value().len())?;
+                write!(out, " {} {}", item.flags, item.value_length())?;
                 if *with_cas == WithCas::Yes {
                     write!(out, " {}", item.cas)?;
                 }
@@ -142,7 +145,7 @@ impl<'a> Response<'a> {
                 out.write_all(b"ITEM ")?;
                 out.write_all(item.key())?;
                 let expiry = item.expiry.time().unwrap_or(0);
-                write!(out, " [{} b; {expiry} s]\r\n", item.value().len())
+                write!(out, " [{} b; {expiry} s]\r\n", item.value_length())
             }
             Response::Meta(meta) => meta.write_line(out),
             Response::MetaNoop => out.write_all(b"MN\r\n"),
@@ -234,7 +237,7 @@ fn yes(yes: bool) -> &'static str {
 }
 
 fn size(item: &Item<'_>) -> usize {
-    Item::size_in_memcached(item.key(), item.flags, item.value().len())
+    Item::size_in_memcached(item.key(), item.flags, item.value_length())
 }
 
 #[cfg(test)]

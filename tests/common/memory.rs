@@ -197,7 +197,8 @@ impl Memory {
             let outcome = parsed.request.and_then(|request| {
                 let mut pending = command::reserve(&request, &self.service)?;
                 if let Some(pending) = &mut pending {
-                    pending.item.data_block_mut().copy_from_slice(block);
+                    let value = block.strip_suffix(b"\r\n").expect("a block ends so");
+                    pending.item.value_mut().copy_from_slice(value);
                 }
                 Ok((request, pending))
             });
@@ -236,7 +237,7 @@ impl Memory {
         items
             .map(|item| {
                 let held = Held {
-                    value: text(item.value()),
+                    value: text(&item.value()),
                     flags: item.flags,
                     cas: item.cas,
                     ends: item.expiry.time(),

@@ -6,8 +6,9 @@
 //!
 //! Invariant: the bytes that are dead are at most a quarter of those that are alive and [`DEAD_ALLOWANCE`].
 
-use super::super::index::{Hash32, Location, QueueId, SegmentId};
-use super::super::segment::{ItemRef, SEGMENT, Segment};
+use super::super::index::{Hash32, Location, SegmentId};
+use super::super::item_ref::ItemRef;
+use super::super::segment::{QueueId, SEGMENT, Segment};
 use super::Shard;
 use crate::item::UnixTime;
 
@@ -26,7 +27,7 @@ pub struct Removed {
 impl Removed {
     fn count(&mut self, item: ItemRef<'_>) {
         self.items += 1;
-        self.unfetched += u64::from(!item.head.access.is_fetched());
+        self.unfetched += u64::from(!item.access.is_fetched());
     }
 }
 
@@ -52,7 +53,7 @@ impl Shard {
         for (slot, item) in segment.items() {
             let (hash, from) = (self.hash32(item), Location::new(id, slot));
             if stays(item) {
-                let at = self.append(to, item.head.moved(), item.bytes());
+                let at = self.append(to, item.head, item.access.unvisited(), item.bytes);
                 self.index.relocate(hash, from, at);
             } else {
                 self.index.remove(hash, from);

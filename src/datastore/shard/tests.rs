@@ -6,6 +6,7 @@ use super::super::index::MAX_SEGMENTS;
 use super::super::segment::{MAX_SLOTS, SEGMENT};
 use super::*;
 use crate::item::Expiry;
+use crate::memory::Memory;
 
 impl Shard {
     /// Checks the invariants of the shard and of its segments.
@@ -71,7 +72,7 @@ impl Sample {
     fn new() -> Self {
         let shared = Shared {
             hasher: RandomState::new(),
-            memory: Arc::new(Memory::new(usize::MAX)),
+            memory: Arc::new(Memory::new(usize::MAX / 2)),
             sequence: AtomicU64::new(0),
         };
         Sample {
@@ -111,7 +112,7 @@ impl Sample {
         let key = key.to_string();
         let at = self.shard.find(hashed(&key, &self.shard));
         let item = at.and_then(|at| self.shard.get(at));
-        item.inspect(|item| item.head.access.mark_read(self.now))
+        item.inspect(|item| item.access.mark_read(self.now))
             .is_some()
     }
 
@@ -128,7 +129,7 @@ impl Sample {
         let Some(victim) = self.shard.next_victim() else {
             return 0;
         };
-        let stays = |item: ItemRef<'_>| item.head.access.is_visited();
+        let stays = |item: ItemRef<'_>| item.access.is_visited();
         let removed = self.shard.reclaim(victim, QueueId::Main, stays);
         self.shard.validate();
         removed.items
@@ -143,7 +144,7 @@ impl Sample {
 #[test]
 fn a_key_holds_what_was_stored_last_however_long_it_is() {
     let mut sample = Sample::new();
-    for length in [3, 3, 100, 0, LARGE, SEGMENT, 7] {
+    for length in [3, 3, 100, 0, 100, SEGMENT, SEGMENT, LARGE, 100, 7] {
         let value = vec![b'v'; length];
         sample.put(1, &value);
         sample.put(2, b"another");
@@ -270,7 +271,8 @@ fn a_large_item_that_stays_is_not_copied() {
             .shard
             .find(hashed("1", &sample.shard))
             .expect("it is there");
-        sample.shard.get(at).map(|item| item.bytes().as_ptr())
+        let item = sample.shard.get(at).map(|item| item.item(sample.now));
+        item.and_then(|item| item.large.as_ref().map(Arc::as_ptr))
     };
     let before = address(&sample);
     sample.read(1);

@@ -1,0 +1,212 @@
+//! Large values, in equal parts.
+//!
+//! ```text
+//! value:    | part | part | part | par|
+//!              |      |      |      '------------.
+//! block:    |  0   |  1   |  2   |  3   |  ...  | 15  |      a piece of the pool, in 16 parts of 4 KB
+//! ```
+//!
+//! A value takes parts that are free, of one block or of several. A block whose parts are all free returns to the pool.
+//! The store and the readers of a value share it, so nobody copies it as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::{Memory, PIECE, Piece, lock};
+
+/// The size of a part, in bytes.
+pub const PART: usize = PIECE / PARTS;
+
+/// How many parts a block has: as many as a `u16` has bits.
+const PARTS: usize = u16::BITS as usize;
+
+/// Which parts of a block are free: a bit for each.
+type FreeParts = u16;
+
+/// A piece in parts. Its lock is held while a part is copied, and never across the network.
+type Block = RwLock<Piece>;
+
+/// The blocks that have parts that are free, each by its number.
+#[derive(Debug, Default)]
+pub struct Blocks {
+    with_free_parts: BTreeMap<u64, (Arc<Block>, FreeParts)>,
+    /// How many blocks there have been.
+    numbers: u64,
+}
+
+/// A part of a block.
+#[derive(Debug)]
+struct Part {
+    block: Arc<Block>,
+    /// The number of the block, …
+    number: u64,
+    /// … and of the part in it.
+    index: u8,
+}
+
+/// The value of a large item. It counts as used memory until the store and its last reader let go.
+#[derive(Debug)]
+pub struct LargeValue {
+    parts: Vec<Part>,
+    length: usize,
+    memory: Arc<Memory>,
+}
+
+impl LargeValue {
+    /// A copy of these bytes.
+    pub fn new(bytes: &[u8], memory: &Arc<Memory>) -> Self {
+        let copy = |chunk: &[u8]| {
+            let part = memory.take_part();
+            let mut piece = part.block.write().unwrap_or_else(PoisonError::into_inner);
+            let start = usize::from(part.index) * PART;
+            if let Some(room) = piece.bytes.get_mut(start..start + chunk.len()) {
+                room.copy_from_slice(chunk);
+            }
+            drop(piece);
+            part
+        };
+        LargeValue {
+            parts: bytes.chunks(PART).map(copy).collect(),
+            length: bytes.len(),
+            memory: Arc::clone(memory),
+        }
+    }
+
+    /// How many bytes it has.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// How much memory it takes, in bytes.
+    pub fn size(&self) -> usize {
+        self.parts.len() * PART
+    }
+
+    /// Copies it piece by piece into `room`, in place of what is there, and shows each piece to `with`.
+    ///
+    /// # Errors
+    /// Those of `with`.
+    pub fn for_each_part<E>(
+        &self,
+        room: &mut Vec<u8>,
+        mut with: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut left = self.length;
+        for part in &self.parts {
+            let piece = part.block.read().unwrap_or_else(PoisonError::into_inner);
+            let (start, length) = (usize::from(part.index) * PART, left.min(PART));
+            let bytes = piece.bytes.get(start..start + length);
+            room.clear();
+            room.extend_from_slice(bytes.unwrap_or_default());
+            drop(piece);
+            left -= length;
+            with(room)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LargeValue {
+    fn drop(&mut self) {
+        for part in self.parts.drain(..) {
+            self.memory.give_part_back(part);
+        }
+        self.memory.trim_pool();
+    }
+}
+
+impl Memory {
+    /// Takes a part that is free, of a block that has others in use if there is one.
+    fn take_part(self: &Arc<Self>) -> Part {
+        let mut blocks = lock(&self.blocks);
+        let (number, (block, free)) = blocks.with_free_parts.pop_first().unwrap_or_else(|| {
+            let mut piece = self.piece();
+            piece.bytes.resize(PIECE, 0);
+            blocks.numbers += 1;
+            (
+                blocks.numbers,
+                (Arc::new(RwLock::new(piece)), FreeParts::MAX),
+            )
+        });
+        let index = free.trailing_zeros() as u8;
+        let free = free & !(1 << index);
+        if free != 0 {
+            let entry = (Arc::clone(&block), free);
+            blocks.with_free_parts.insert(number, entry);
+        }
+        Part {
+            block,
+            number,
+            index,
+        }
+    }
+
+    /// How much memory the free parts of blocks have that are in use, in bytes.
+    #[cfg(test)]
+    pub fn free_parts(&self) -> usize {
+        let blocks = lock(&self.blocks);
+        let free = blocks.with_free_parts.values();
+        free.map(|(_, free)| free.count_ones() as usize * PART)
+            .sum()
+    }
+
+    fn give_part_back(&self, part: Part) {
+        let mut blocks = lock(&self.blocks);
+        let known = blocks.with_free_parts.remove(&part.number);
+        let free = known.map_or(0, |(_, free)| free) | 1 << part.index;
+        if free != FreeParts::MAX {
+            let entry = (part.block, free);
+            blocks.with_free_parts.insert(part.number, entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|n| (n % 251) as u8).collect()
+    }
+
+    fn copy(value: &LargeValue) -> Vec<u8> {
+        let mut copy = Vec::new();
+        let outcome: Result<(), ()> = value.for_each_part(&mut Vec::new(), |part| {
+            copy.extend_from_slice(part);
+            Ok(())
+        });
+        assert!(outcome.is_ok());
+        copy
+    }
+
+    #[test]
+    fn a_value_is_what_was_copied_also_in_parts_that_others_had_before() {
+        let memory = Arc::new(Memory::new(usize::MAX / 2));
+        for length in [1, 5 * PART, 5 * PART + 1, 40 * PART - 1, 3 * PART] {
+            let value = LargeValue::new(&bytes(length), &memory);
+            assert_eq!((copy(&value), value.length()), (bytes(length), length));
+        }
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn values_share_blocks_and_a_block_is_used_until_its_last_part_is_free() {
+        let memory = Arc::new(Memory::new(usize::MAX / 2));
+        let values: Vec<_> = (0..8)
+            .map(|n| LargeValue::new(&[n; 6 * PART], &memory))
+            .collect();
+        assert_eq!(memory.used(), 3 * PIECE);
+        let kept: Vec<_> = values.into_iter().step_by(4).collect();
+        assert_eq!(memory.used(), 2 * PIECE);
+        let more: Vec<_> = (0..3)
+            .map(|n| LargeValue::new(&[n; 6 * PART], &memory))
+            .collect();
+        assert_eq!(memory.used(), 2 * PIECE, "the free parts serve again");
+        assert_eq!(
+            kept.iter().map(copy).collect::<Vec<_>>(),
+            [vec![0; 6 * PART], vec![4; 6 * PART]]
+        );
+        drop((kept, more));
+        assert_eq!(memory.used(), 0);
+    }
+}
