@@ -1,7 +1,7 @@
-//! Who is connected: the places that are taken, and how they are all vacated when the server stops.
+//! Who is connected: the permits that are given out, and how all of them come back when the server stops.
 //!
-//! A connection holds a [`Place`] from before it is handed to the pool until its worker is done with
-//! it. There are as many workers as places, so nobody who has a place waits for a worker.
+//! A connection holds a [`Permit`] from before it is handed to a worker until the worker is done with it. There are
+//! never more permits than workers, so every client that has a permit has a worker.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,24 +10,25 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A client that has just hung up may not have been noticed yet. So long its place is waited for before
-/// the next one is refused; once for a crowd that comes at the same time, since a refusal should be quick.
-const GRACE: Duration = Duration::from_millis(20);
+/// How long the next client waits for a permit when all are given out: one that has just closed its connection may
+/// not have been noticed yet. Of a crowd that comes at the same time only the first waits, since a refusal should
+/// be quick.
+const PERMIT_GRACE: Duration = Duration::from_millis(20);
 
-/// What was sent last needs a moment to arrive: closing a socket that has unread input sends a reset, and
-/// that throws away what is still under way.
-const PARTING: Duration = Duration::from_millis(100);
+/// How long sockets stay open after their last answer when the server stops: closing a socket that has unread input
+/// sends a reset, and a reset discards what has not arrived yet.
+const LAST_ANSWER_GRACE: Duration = Duration::from_millis(100);
 
 /// All connections.
 #[derive(Debug)]
 pub struct Clients {
     limit: usize,
-    taken: Mutex<BTreeMap<u64, Arc<Client>>>,
-    /// When somebody was refused last.
+    admitted: Mutex<BTreeMap<u64, Arc<Client>>>,
+    /// When a client was last refused.
     refused: Mutex<Option<Instant>>,
-    /// While the server stops: those who have got their last answer. Their sockets stay open until the end.
+    /// While the server stops: clients that have received their last answer. Their sockets stay open until the end.
     parting: Mutex<Vec<Arc<Client>>>,
-    /// A place has become free, or the server is to stop.
+    /// A permit has come back, or the server is to stop.
     changed: Condvar,
     stopping: AtomicBool,
 }
@@ -45,27 +46,27 @@ pub struct Client {
     pub waited_for: AtomicBool,
 }
 
-/// A connection's right to be served; dropping it frees the place.
+/// A connection's right to be served. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     clients: Arc<Clients>,
     number: u64,
     client: Arc<Client>,
 }
 
-impl Place {
-    /// Who has the place.
+impl Permit {
+    /// The client that holds it.
     pub fn client(&self) -> &Arc<Client> {
         &self.client
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         if self.clients.stopping() {
             lock(&self.clients.parting).push(Arc::clone(&self.client));
         }
-        lock(&self.clients.taken).remove(&self.number);
+        lock(&self.clients.admitted).remove(&self.number);
         self.clients.changed.notify_all();
     }
 }
@@ -75,11 +76,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Clients {
-    /// Nobody yet, and at most `limit`.
+    /// Nobody yet, and never more than `limit`.
     pub fn new(limit: usize) -> Self {
         Clients {
             limit,
-            taken: Mutex::default(),
+            admitted: Mutex::default(),
             refused: Mutex::default(),
             parting: Mutex::default(),
             changed: Condvar::new(),
@@ -87,38 +88,44 @@ impl Clients {
         }
     }
 
-    /// Gives an accepted connection a place.
+    /// Gives an accepted connection a permit, if there is a worker for it: `workers` is how many there are.
     ///
     /// # Errors
-    /// The connection itself, when all places are taken.
+    /// The connection itself, when all permits are given out.
     pub fn admit(
         self: &Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
         now: u32,
-    ) -> Result<Place, TcpStream> {
-        let mut taken = lock(&self.taken);
-        if taken.len() >= self.limit {
-            let in_a_crowd = lock(&self.refused).is_some_and(|last| last.elapsed() < GRACE);
-            let grace = if in_a_crowd { Duration::ZERO } else { GRACE };
-            (taken, _) = self
+        workers: usize,
+    ) -> Result<Permit, TcpStream> {
+        let limit = self.limit.min(workers);
+        let mut admitted = lock(&self.admitted);
+        if admitted.len() >= limit {
+            let in_a_crowd = lock(&self.refused).is_some_and(|last| last.elapsed() < PERMIT_GRACE);
+            let grace = if in_a_crowd {
+                Duration::ZERO
+            } else {
+                PERMIT_GRACE
+            };
+            (admitted, _) = self
                 .changed
-                .wait_timeout_while(taken, grace, |taken| taken.len() >= self.limit)
+                .wait_timeout_while(admitted, grace, |admitted| admitted.len() >= limit)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        if taken.len() >= self.limit {
+        if admitted.len() >= limit {
             *lock(&self.refused) = Some(Instant::now());
             return Err(stream);
         }
-        let number = taken.last_key_value().map_or(0, |(last, _)| last + 1);
+        let number = admitted.last_key_value().map_or(0, |(last, _)| last + 1);
         let client = Arc::new(Client {
             stream,
             address,
             last_command: AtomicU32::new(now),
             waited_for: AtomicBool::new(true),
         });
-        taken.insert(number, Arc::clone(&client));
-        Ok(Place {
+        admitted.insert(number, Arc::clone(&client));
+        Ok(Permit {
             clients: Arc::clone(self),
             number,
             client,
@@ -127,14 +134,14 @@ impl Clients {
 
     /// How many are connected.
     pub fn connected(&self) -> usize {
-        lock(&self.taken).len()
+        lock(&self.admitted).len()
     }
 
-    /// Asks the server to stop: from a signal, a command, or a test.
+    /// Asks the server to stop: a signal, a command or a test does so.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
-        // With the lock held, so that nobody is between looking at the flag and going to sleep.
-        let _taken = lock(&self.taken);
+        // With the lock held, so that no thread is between reading the flag and waiting.
+        let _admitted = lock(&self.admitted);
         self.changed.notify_all();
     }
 
@@ -146,44 +153,44 @@ impl Clients {
     /// Waits until the server is to stop, or for this long; whether it is to stop.
     pub fn wait_for_stop(&self, at_most: Duration) -> bool {
         let end = Instant::now() + at_most;
-        let mut taken = lock(&self.taken);
+        let mut admitted = lock(&self.admitted);
         while !self.stopping() {
             let Some(left) = end.checked_duration_since(Instant::now()) else {
                 break;
             };
-            (taken, _) = self
+            (admitted, _) = self
                 .changed
-                .wait_timeout(taken, left)
+                .wait_timeout(admitted, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         self.stopping()
     }
 
-    /// Hangs up on everybody: nothing more is read from them, what is being executed is finished and
-    /// answered. Waits for that, but no longer than `patience`: a client that does not read its answers
-    /// must not hold up the end. Gives how many were left.
-    pub fn hang_up(&self, patience: Duration) -> usize {
-        let taken = lock(&self.taken);
-        for client in taken.values() {
-            // One that has hung up itself in this moment is an error, and as well.
+    /// Closes all connections: nothing more is read from them, and commands that are being executed are finished and
+    /// answered. Waits for that, but not longer than `grace`: a client that does not read its answers must not hold
+    /// up the end. Returns how many clients were left.
+    pub fn hang_up(&self, grace: Duration) -> usize {
+        let admitted = lock(&self.admitted);
+        for client in admitted.values() {
+            // This fails if the client has just hung up, which is just as good.
             let _ = client.stream.shutdown(Shutdown::Read);
         }
-        let (taken, _) = self
+        let (admitted, _) = self
             .changed
-            .wait_timeout_while(taken, patience, |taken| !taken.is_empty())
+            .wait_timeout_while(admitted, grace, |admitted| !admitted.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        let left = taken.len();
-        drop(taken);
+        let left = admitted.len();
+        drop(admitted);
         if !lock(&self.parting).is_empty() {
-            std::thread::sleep(PARTING);
+            std::thread::sleep(LAST_ANSWER_GRACE);
             lock(&self.parting).clear();
         }
         left
     }
 
-    /// `stats conns`: names and values, four a client.
+    /// `stats conns`: names and values, four for each client.
     pub fn describe(&self, now: u32) -> Vec<(String, String)> {
-        let taken = lock(&self.taken);
+        let admitted = lock(&self.admitted);
         let describe = |client: &Arc<Client>| {
             let listener = client
                 .stream
@@ -206,6 +213,6 @@ impl Clients {
             ]
             .map(|(name, value)| (format!("{}:{name}", client.stream.as_raw_fd()), value))
         };
-        taken.values().flat_map(describe).collect()
+        admitted.values().flat_map(describe).collect()
     }
 }

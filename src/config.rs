@@ -17,7 +17,7 @@ pub struct Config {
     pub port: u16,
     /// Names or addresses to listen on.
     pub listen: Vec<String>,
-    /// How many clients may be connected: so many workers there are.
+    /// How many clients may be connected at once. Each has a worker, which starts when it is first needed.
     pub conn_limit: usize,
     /// What all items may take together, in bytes.
     pub memory_limit: usize,

@@ -32,7 +32,7 @@
 //! hello\r\n
 //! ```
 //!
-//! 1. `connection/server.rs` has accepted the client, taken a [place](clients::Place) for it, and handed
+//! 1. `connection/server.rs` has accepted the client, taken a [permit](clients::Permit) for it, and handed
 //!    it to a worker of the pool: the worker stays with it for its life.
 //! 2. `connection/conversation.rs` reads one line, which is bounded. [`protocol::parse`] turns it into a
 //!    request that borrows the key from that line, and says that 5 bytes of data follow.
@@ -79,7 +79,7 @@
 //!    ([`datastore`], [`clients`]), its worker survives (`connection/server.rs`), and there is none to
 //!    see: nothing that a client, a file or the system can influence is unwrapped.
 //! 9. **Nobody waits for an answer that lies in a buffer** (`connection/wire.rs`).
-//! 10. **Who has a place has a worker** ([`clients`]).
+//! 10. **Every client that has a permit has a worker** ([`clients`], `connection/workers.rs`).
 
 #![cfg_attr(
     test,

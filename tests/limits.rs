@@ -8,10 +8,12 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::Client;
-use common::process::{self, eventually};
+use common::process::{self, Process, eventually};
 
 const VERSION: &str = "VERSION 1.6.45\r\n";
 
@@ -201,12 +203,202 @@ fn a_connection_costs_one_file_descriptor() {
     eventually("they are given back", || server.descriptors() == before);
 }
 
+/// How many threads it has. Five are its own: the main thread, the acceptor, the dispatcher, the keeper of the log,
+/// and the one that waits for signals. The others are workers.
+fn threads(server: &Process) -> usize {
+    let folder = format!("/proc/{}/task", server.pid());
+    std::fs::read_dir(folder)
+        .expect("the system lists them")
+        .count()
+}
+
+const OWN_THREADS: usize = 5;
+
 #[test]
-fn a_thousand_idle_workers_take_less_than_20_megabytes() {
+fn a_server_for_sixty_thousand_clients_starts_small_and_with_few_threads() {
+    let server = process::spawn("-c 60000");
+    let mut clients = [server.client(), server.client(), server.client()];
+    for client in &mut clients {
+        client.check("version\r\n", VERSION);
+    }
+    assert_eq!(clients[0].stat("max_connections"), "60000");
+    let (threads, memory) = (threads(&server), server.memory("VmRSS"));
+    assert!(threads <= OWN_THREADS + 3, "it has {threads} threads");
+    assert!(memory < 6_000, "it takes {memory} kB");
+}
+
+#[test]
+fn a_worker_serves_one_client_after_another() {
+    const AT_ONCE: usize = 3;
     let server = process::spawn("");
-    assert_eq!(server.client().stat("max_connections"), "1024");
-    let memory = server.memory("VmRSS");
+    let address = server.address();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                for _ in 0..1000 {
+                    Client::connect(address).check("version\r\n", VERSION);
+                }
+            });
+        }
+    });
+    assert_eq!(
+        server.client().stat("total_connections"),
+        (AT_ONCE * 1000 + 1).to_string()
+    );
+    // A worker may not have noticed yet that its client is gone when the next one comes. It does not fall far behind.
+    let workers = threads(&server) - OWN_THREADS;
+    assert!(workers <= 10 * AT_ONCE, "there are {workers} workers");
+}
+
+#[test]
+fn clients_that_come_at_once_are_served_at_once() {
+    const CLIENTS: usize = 300;
+    let server = process::spawn("");
+    for _ in 0..3 {
+        let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.client()).collect();
+        for client in &mut clients {
+            client.send("version\r\n");
+        }
+        // Not one of them waits for another one to leave.
+        for client in &mut clients {
+            client.expect(VERSION);
+        }
+        assert_eq!(
+            clients[0].stat("curr_connections"),
+            clients.len().to_string()
+        );
+        drop(clients);
+        eventually("the server has noticed", || {
+            server.count("curr_connections") == 1
+        });
+    }
+    let (threads, memory) = (threads(&server), server.memory("VmRSS"));
+    assert!(threads >= OWN_THREADS + CLIENTS);
+    // Idle workers stay. Each takes some 40 kB, with what its client had on the heap.
     assert!(memory < 20_000, "the server takes {memory} kB");
+}
+
+/// A command that runs another one, given behind it, as a user who has no other threads and whose limit on threads
+/// binds. (The superuser's does not.) If there is no such command here, this is said, and the test is passed over.
+fn as_limited_user(test: &str, number: u32) -> Option<String> {
+    let id = 20_000 + (std::process::id() * 8 + number) % 40_000;
+    let candidates = [
+        format!("setpriv --reuid={id} --regid={id} --clear-groups"),
+        // A user is counted anew in a namespace of its own.
+        "unshare --user".to_owned(),
+    ];
+    // The server can be started, and with a limit of one thread no second one can.
+    let probe = r#""$0" -V && ! prlimit --nproc=1: sh -c ': & wait'"#;
+    let works = |candidate: &String| {
+        let output = Command::new("sh")
+            .args(["-c", &format!("exec {candidate} \"$@\""), "sh"])
+            .args(["sh", "-c", probe, env!("CARGO_BIN_EXE_rustmemc")])
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let found = candidates.into_iter().find(works);
+    if found.is_none() {
+        // Past what catches the output of a test.
+        let _ = writeln!(
+            io::stderr(),
+            "{test}: PASSED OVER, a limit on threads cannot be set here"
+        );
+    }
+    found
+}
+
+/// Changes how many threads the user of a running server may have.
+fn limit_threads(server: &Process, user: &str, threads: usize) {
+    // In a namespace of its own a user has no rights over processes outside, but its owner has.
+    let prefix = if user.starts_with("unshare") {
+        ""
+    } else {
+        user
+    };
+    let prlimit = format!("{prefix} prlimit --pid {} --nproc={threads}:", server.pid());
+    let done = Command::new("sh").args(["-c", &prlimit]).status();
+    assert!(done.expect("there is a shell").success(), "{prlimit}");
+}
+
+#[test]
+fn without_more_threads_it_serves_what_it_can_and_tells_the_rest() {
+    const THREADS: usize = 40;
+    const CLIENTS: usize = 100;
+    let Some(user) = as_limited_user("without_more_threads_it_serves_what_it_can", 0) else {
+        return;
+    };
+    let server = process::spawn_after(
+        &format!("exec {user} prlimit --nproc={THREADS}: \"$@\";"),
+        "-c 60000",
+    );
+    // Connects so many, and returns those that are served; the others are told.
+    let connect = |clients: usize| -> Vec<Client> {
+        let connected = (0..clients).map(|_| server.client());
+        connected
+            .filter_map(|mut client| {
+                // One that is refused may be closed already.
+                let _ = client.stream.write_all(b"version\r\n");
+                match client.line().as_str() {
+                    "VERSION 1.6.45" => return Some(client),
+                    line => assert_eq!(format!("{line}\r\n"), TOO_MANY),
+                }
+                client.expect_end();
+                None
+            })
+            .collect()
+    };
+    let lines = || server.stderr().lines().count();
+
+    let mut served = connect(CLIENTS);
+    let workers = THREADS - OWN_THREADS;
+    assert_eq!((served.len(), threads(&server)), (workers, THREADS));
+    assert_eq!(
+        served[0].stat("rejected_connections"),
+        (CLIENTS - workers).to_string()
+    );
+    // It goes on trying, and says nothing about that.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(500) {
+        assert!(connect(1).is_empty());
+    }
+    assert_eq!(lines(), 1, "it is said once: {}", server.stderr());
+    assert!(server.stderr().contains("threads"), "{}", server.stderr());
+
+    // The workers that it has go on serving.
+    for _ in 0..3 {
+        drop(served);
+        eventually("all have left", || server.count("curr_connections") == 1);
+        served = connect(workers);
+        assert_eq!(served.len(), workers);
+    }
+
+    // More threads are used as soon as there are more, without a restart.
+    limit_threads(&server, &user, THREADS + 10);
+    eventually("it has ten threads more", || {
+        served.extend(connect(1));
+        served.len() == workers + 10
+    });
+    assert_eq!(lines(), 1, "{}", server.stderr());
+    connect(CLIENTS);
+    assert_eq!(lines(), 2, "it is said again: {}", server.stderr());
+}
+
+#[test]
+fn a_server_that_gets_no_thread_for_itself_says_so_in_a_sentence() {
+    let Some(user) = as_limited_user("a_server_that_gets_no_thread_for_itself", 1) else {
+        return;
+    };
+    for threads in 1..=OWN_THREADS {
+        let limited = format!("exec {user} prlimit --nproc={threads}: \"$@\";");
+        let outcome = process::launch(&limited, "-p 0").outcome();
+        let said = &outcome.stderr;
+        assert_eq!(outcome.status.code(), Some(1), "{threads}: {said}");
+        assert_eq!(said.lines().count(), 1, "{threads}: {said}");
+        assert!(said.starts_with("rustmemc: cannot "), "{threads}: {said}");
+    }
+    let limited = format!("exec {user} prlimit --nproc={}: \"$@\";", OWN_THREADS + 1);
+    let server = process::spawn_after(&limited, "");
+    server.client().check("version\r\n", VERSION);
 }
 
 /// A buffer that stayed as large as the largest request would add up.

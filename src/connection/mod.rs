@@ -3,5 +3,6 @@
 mod conversation;
 mod server;
 mod wire;
+mod workers;
 
 pub use server::Server;

@@ -1,54 +1,57 @@
-//! Listening, accepting, handing over to the pool, refusing when full, and stopping.
+//! Listening, accepting, handing over to a worker, refusing when full, and stopping.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::thread;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use threadpool::ThreadPool;
-
+use super::workers::Workers;
 use super::{conversation, wire};
-use crate::clients::Clients;
+use crate::clients::{Clients, Permit};
 use crate::command::Service;
 use crate::config::Config;
 use crate::datastore::{Datastore, Limits, WhenFull};
 use crate::log;
 use crate::stats::{Counter, Stats};
 
-/// A worker's stack, in bytes. There is one for every connection allowed, so it is small: a worker's
-/// buffers are on the heap, and nothing recurses.
-const STACK: usize = 128 << 10;
-
 /// How often expired items are swept.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the append-only file is synced (`--fsync everysec`) and looked at.
-const KEEP: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a stopping server waits for what is being executed.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a stopping server waits for commands that are being executed.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 
-/// How long accepting rests when the system has nothing to accept with (file descriptors, memory): long
+/// How long an acceptor waits when the system has nothing to accept a client with (file descriptors, memory): long
 /// enough not to spin, short enough not to be felt when it has again.
-const REST: Duration = Duration::from_millis(20);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
+
+/// How many accepted clients may wait for the dispatcher. The system itself queues 128, and makes the others wait a
+/// second.
+const DISPATCH_QUEUE: usize = 1024;
+
+/// An accepted client.
+type Accepted = (TcpStream, SocketAddr);
 
 /// A server that listens, and serves once it [runs](Server::run).
 #[derive(Debug)]
 pub struct Server {
     service: Arc<Service>,
     listeners: Vec<TcpListener>,
-    pool: ThreadPool,
+    workers: Workers,
 }
 
 impl Server {
-    /// Replays the append-only file, listens, and starts the workers. Clients may connect from now on.
+    /// Replays the append-only file, listens, and starts the first worker. Clients may connect from now on.
     /// `clients` is how the server is told to stop, also while it replays.
     ///
     /// # Errors
-    /// One line for the user that says what could not be had.
+    /// One line for the user that says what has failed.
     pub fn start(config: Config, clients: Arc<Clients>) -> Result<Self, String> {
         let stats = Arc::new(Stats::default());
         let limits = Limits {
@@ -73,7 +76,7 @@ impl Server {
             ));
         }
         let listeners = listen(&config)?;
-        let pool = workers(config.conn_limit)?;
+        let workers = Workers::start(config.conn_limit)?;
         let service = Arc::new(Service {
             started: store.clock().now(),
             store,
@@ -85,7 +88,7 @@ impl Server {
         Ok(Server {
             service,
             listeners,
-            pool,
+            workers,
         })
     }
 
@@ -97,44 +100,45 @@ impl Server {
             .collect()
     }
 
-    /// Serves until it is told to stop; then finishes the commands that are being executed, hangs up on
-    /// everybody, and returns within two seconds.
+    /// Serves until it is told to stop. Then it finishes the commands that are being executed, closes all
+    /// connections, and returns within two seconds.
     ///
     /// # Errors
-    /// One line for the user: the system gives no thread to accept clients or to keep the file with.
+    /// One line for the user: the system refuses a thread that the server cannot do without.
     pub fn run(self) -> Result<(), String> {
         let addresses = self.addresses();
         let Server {
             service,
             listeners,
-            pool,
+            workers,
         } = self;
-        let acceptors: Result<Vec<_>, _> = listeners
-            .into_iter()
-            .map(|listener| {
-                let (service, pool) = (Arc::clone(&service), pool.clone());
-                thread::Builder::new()
-                    .name("acceptor".into())
-                    .spawn(move || accept(&listener, &service, &pool))
-            })
-            .collect();
-        let acceptors = acceptors
-            .map_err(|error| format!("cannot start a thread to accept clients: {error}"))?;
 
+        // Before any client is accepted: each of them may take the last thread that the system gives.
         let keeper = {
             let service = Arc::clone(&service);
-            let keep = move || {
-                while !service.clients.wait_for_stop(KEEP) {
+            move || {
+                while !service.clients.wait_for_stop(LOG_INTERVAL) {
                     service.store.tend_log(|| service.clients.stopping());
                 }
-            };
-            // Apart from the sweep: a sync or a rewrite may take long. Not waited for at the end: a
-            // rewrite may be left off at any moment.
-            thread::Builder::new().name("log keeper".into()).spawn(keep)
+            }
         };
-        keeper.map_err(|error| format!("cannot start a thread to keep the file: {error}"))?;
+        // Apart from the sweep: a sync or a rewrite may take long. Not joined at the end: a rewrite may be left
+        // off at any moment.
+        let _keeper = spawn("log keeper", keeper)?;
+        let (queue, accepted) = mpsc::sync_channel(DISPATCH_QUEUE);
+        let dispatcher = {
+            let service = Arc::clone(&service);
+            spawn("dispatcher", move || dispatch(&accepted, &service, workers))?
+        };
+        let acceptors = listeners.into_iter().map(|listener| {
+            let (service, queue) = (Arc::clone(&service), queue.clone());
+            spawn("acceptor", move || accept(&listener, &service, &queue))
+        });
+        let acceptors: Vec<_> = acceptors.collect::<Result<_, String>>()?;
+        // The dispatcher ends when the last acceptor has ended.
+        drop(queue);
 
-        while !service.clients.wait_for_stop(SWEEP) {
+        while !service.clients.wait_for_stop(SWEEP_INTERVAL) {
             service.store.sweep();
         }
 
@@ -142,8 +146,8 @@ impl Server {
         for address in addresses {
             let _ = TcpStream::connect_timeout(&reachable(address), Duration::from_millis(100));
         }
-        let left = service.clients.hang_up(PATIENCE);
-        // Before anything is told: nobody may be reading.
+        let left = service.clients.hang_up(SHUTDOWN_GRACE);
+        // Before anything is logged: nobody may be reading.
         service.store.close_log();
         if left > 0 {
             log::line(format_args!(
@@ -153,10 +157,19 @@ impl Server {
         // Those that could not be woken end with the process.
         acceptors
             .into_iter()
-            .filter(|acceptor| acceptor.is_finished())
-            .for_each(|acceptor| drop(acceptor.join()));
+            .chain([dispatcher])
+            .filter(JoinHandle::is_finished)
+            .for_each(|thread| drop(thread.join()));
         Ok(())
     }
+}
+
+/// Starts a thread, or says in one line for the user that the system refuses it.
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .map_err(|error| format!("cannot start a thread ({name}): {error}"))
 }
 
 fn listen(config: &Config) -> Result<Vec<TcpListener>, String> {
@@ -181,43 +194,17 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, String> {
     config.listen.iter().map(listen_on).collect()
 }
 
-/// The pool: one worker for every connection allowed, so that a client that has a place is served.
-fn workers(conn_limit: usize) -> Result<ThreadPool, String> {
-    let build = || {
-        threadpool::Builder::new()
-            .num_threads(conn_limit)
-            .thread_name("worker".into())
-            .thread_stack_size(STACK)
-            .build()
-    };
-    let refusal = || format!("-c {conn_limit}: the system does not give so many threads");
-    // A thread takes up to four mappings of memory, and the system allows so many. Where they run out,
-    // not even a panic can be made, so this is looked at first.
-    let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count");
-    if let Some(most) = mappings
-        .ok()
-        .and_then(|text| text.trim().parse::<usize>().ok())
-        && conn_limit > most.saturating_sub(1000) / 4
-    {
-        return Err(refusal());
-    }
-    // `threadpool` panics when the system has no more threads. The user gets a sentence instead.
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let pool = panic::catch_unwind(build);
-    panic::set_hook(hook);
-    pool.map_err(|_| refusal())
-}
-
-/// Accepts clients until the server stops.
-fn accept(listener: &TcpListener, service: &Arc<Service>, pool: &ThreadPool) {
-    let mut resting = false;
+/// Accepts clients until the server stops, and does nothing else: while a client is not accepted, it keeps others
+/// out of the system's short queue.
+fn accept(listener: &TcpListener, service: &Service, queue: &SyncSender<Accepted>) {
+    let mut backing_off = false;
     while !service.clients.stopping() {
         match listener.accept() {
-            Ok(_) if service.clients.stopping() => return,
-            Ok((stream, address)) => {
-                resting = false;
-                admit(stream, address, service, pool);
+            Ok(accepted) => {
+                backing_off = false;
+                if service.clients.stopping() || queue.send(accepted).is_err() {
+                    return;
+                }
             }
             // The client was gone before it was accepted.
             Err(error)
@@ -226,47 +213,59 @@ fn accept(listener: &TcpListener, service: &Arc<Service>, pool: &ThreadPool) {
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted
                 ) => {}
             Err(error) => {
-                if !resting {
+                if !backing_off {
                     log::line(format_args!(
                         "rustmemc: cannot accept clients for now: {error}"
                     ));
                 }
-                resting = true;
-                thread::sleep(REST);
+                backing_off = true;
+                thread::sleep(ACCEPT_BACKOFF);
             }
         }
     }
 }
 
-fn admit(stream: TcpStream, address: SocketAddr, service: &Arc<Service>, pool: &ThreadPool) {
-    match service
-        .clients
-        .admit(stream, address, service.store.clock().now())
-    {
-        Ok(place) => {
-            service.stats.add(Counter::TotalConnections, 1);
-            let service = Arc::clone(service);
-            pool.execute(move || {
-                // A panic is this client's problem alone, and does not cost a worker.
-                let client = Arc::clone(place.client());
-                let served = || conversation::serve(&client, &service);
-                let _ = panic::catch_unwind(AssertUnwindSafe(served));
-                // First the place is free, then the client sees the end: whoever sees the end of a
-                // connection may have its place.
-                drop(place);
-                if !service.clients.stopping() {
-                    wire::hang_up(&client.stream);
-                }
-            });
+/// Hands accepted clients to workers. This one thread gives out all permits and starts all workers, so between its
+/// looking at how many there are and its giving one out, permits can only come back.
+fn dispatch(accepted: &Receiver<Accepted>, service: &Arc<Service>, mut workers: Workers) {
+    for (stream, address) in accepted {
+        if service.clients.stopping() {
+            return;
         }
-        Err(stream) => {
-            service.stats.add(Counter::RejectedConnections, 1);
-            refuse(&stream);
+        if service.clients.connected() >= workers.count() {
+            workers.grow();
+        }
+        let now = service.store.clock().now();
+        let admitted = (service.clients).admit(stream, address, now, workers.count());
+        match admitted {
+            Ok(permit) => {
+                service.stats.add(Counter::TotalConnections, 1);
+                let service = Arc::clone(service);
+                workers.execute(move || serve(permit, &service));
+            }
+            Err(stream) => {
+                service.stats.add(Counter::RejectedConnections, 1);
+                refuse(&stream);
+            }
         }
     }
 }
 
-/// Tells a client that there is no place for it, without ever waiting for it.
+/// What a worker does with a client.
+fn serve(permit: Permit, service: &Service) {
+    // A panic is this client's problem alone, and does not cost a worker.
+    let client = Arc::clone(permit.client());
+    let conversation = || conversation::serve(&client, service);
+    let _ = panic::catch_unwind(AssertUnwindSafe(conversation));
+    // First the permit comes back, then the client sees the end: a client that sees the end of a connection may have
+    // its permit. It need not wait long for this worker, because nothing below waits for the network.
+    drop(permit);
+    if !service.clients.stopping() {
+        wire::hang_up(&client.stream);
+    }
+}
+
+/// Tells a client that it cannot be served, without ever waiting for it.
 fn refuse(mut stream: &TcpStream) {
     let refused: io::Result<()> = (|| {
         stream.set_nonblocking(true)?;
