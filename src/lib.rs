@@ -60,7 +60,8 @@
 //! Each stands beside the code that keeps it:
 //!
 //! 1. **No answer before its record.** A change's record is with the operating system before a byte of its
-//!    answer leaves, and with `--fsync always` on disk ([`aof`], `connection/wire.rs`).
+//!    answer leaves, and with `--fsync always` on disk. If it cannot be written, the answer does not leave and the
+//!    connection ends ([`aof`], `connection/wire.rs`).
 //! 2. **The order of the log is the order of the store, key by key.** A record is appended while its
 //!    key's shard is locked; lock order: shard, then file, then pending records; never two shards except all
 //!    in ascending order ([`datastore::KeyGuard`], [`aof`], [`datastore`]).

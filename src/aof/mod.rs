@@ -20,11 +20,13 @@
 //! # When it cannot be written
 //!
 //! The file is cut back to its last whole record. What could not be written stays pending, because memory has
-//! these changes already; who asked for them gets an error in place of the answer (`connection/wire.rs`).
-//! From then on each change first tries again to write what is pending, and is refused before it is made
-//! as long as that fails. So nothing that was acknowledged is lost, and as soon as there is room the file
-//! says what memory holds. Only a crash before that takes back the changes of that first moment, which nobody
-//! was told of; until then they can be read.
+//! these changes already. Nobody can know whether a crash will take them back, so a connection whose unsent
+//! answers may tell of such a change ends, and nothing false is sent to it (`connection/wire.rs`). From then on
+//! each command that may change something first tries again to write what is pending, and is refused with
+//! `SERVER_ERROR` before it changes anything as long as that fails. Reads go on.
+//!
+//! So nothing that was acknowledged is lost, and as soon as there is room the file says what memory holds. Only
+//! a crash before that takes back the changes of that first moment; until then they can be read.
 //!
 //! # What is assumed of the medium
 //!
@@ -149,6 +151,18 @@ const TURNS: u32 = 30;
 const RETRY: Duration = Duration::from_secs(60);
 
 impl Aof {
+    /// Call this before a command that may change something is executed. If the file could not be written the last time,
+    /// this tries again.
+    ///
+    /// # Errors
+    /// The file still cannot be written, and the command must not be executed.
+    pub fn before_change(&self) -> io::Result<()> {
+        if lock(&self.pending).stuck {
+            self.hand_over_all(&mut self.lock())?;
+        }
+        Ok(())
+    }
+
     /// Appends changes, which are made once this has returned. The shard of the changed keys is locked.
     ///
     /// # Errors

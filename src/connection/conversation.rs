@@ -1,6 +1,6 @@
 //! One client, from its first line to its last answer. What commands mean is not known here.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
 use super::wire::{Line, Wire};
@@ -19,13 +19,17 @@ pub fn serve(client: &Client, service: &Service) {
         client.address
     ));
     let counts = Counts::default();
-    let mut wire = Wire::new(client, service, &counts, trace);
+    let mut wire = Wire::new(client, service, &counts);
     match converse(&mut wire, client, service, &counts, trace) {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
         // The two names that the time-out of a socket has.
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             service.stats.add(Counter::IdleKicks, 1);
             trace.event("connection closed (it was idle for longer than --idle-timeout)");
+        }
+        // The error is not one of the socket, but of the append-only file.
+        Err(error) if error.kind() == ErrorKind::Other => {
+            trace.event(format_args!("connection closed ({error})"));
         }
         Err(error) => trace.event(format_args!("connection lost ({error})")),
     }
@@ -81,10 +85,12 @@ fn one_command(
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
     // To reserve memory may evict, and that is a change too. But no answer tells of it, so none that leaves while the
     // block is read need wait for its record.
-    let outcome = match parsed
-        .request
-        .and_then(|request| Ok((command::reserve(&request, service)?, request)))
-    {
+    let outcome = match parsed.request.and_then(|request| {
+        if may_change {
+            service.store.before_change()?;
+        }
+        Ok((command::reserve(&request, service)?, request))
+    }) {
         Err(error) => {
             if let Some(bytes) = parsed.data_block {
                 wire.swallow(bytes + b"\r\n".len())?;
@@ -104,25 +110,25 @@ fn one_command(
         }
     };
 
-    if may_change {
-        wire.begin_change()?;
-    }
-    let mut answer = |response: Response<'_>| match parsed.answer {
-        Answer::Wanted => {
-            trace.sent(&response);
-            response.write(&mut wire.answers())
+    let mut answer = |response: Response<'_>| {
+        if may_change {
+            wire.note_answer(&response);
         }
-        Answer::Silenced => {
-            trace.silenced(&response);
-            Ok(())
+        match parsed.answer {
+            Answer::Wanted => {
+                trace.sent(&response);
+                response.write(wire)
+            }
+            Answer::Silenced => {
+                trace.silenced(&response);
+                Ok(())
+            }
         }
     };
-    let then = match outcome {
+    match outcome {
         Ok((pending, request)) => {
             command::execute(request, pending, service, counts, room, &mut answer)
         }
         Err(error) => answer(Response::Error(error)).map(|()| Then::GoOn),
-    };
-    wire.end_change(parsed.answer);
-    then
+    }
 }

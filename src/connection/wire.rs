@@ -4,31 +4,24 @@
 //! - What is answered leaves before the next read can block: nobody waits for an answer that lies in a
 //!   buffer. As long as a client's next bytes are here already, its answers gather, and leave together.
 //! - No answer before its record: before a byte of an answer to a change leaves, the change's record is
-//!   with the operating system, and with `--fsync always` on disk. If that fails, the client is told so in
-//!   place of the answer, and its stream of answers stays in step. Answers to who only reads wait for
-//!   nothing.
+//!   with the operating system, and with `--fsync always` on disk. If that fails, the connection ends, and
+//!   nothing more is sent. Answers to commands that only read wait for nothing.
 //! - What a client sends never sizes an allocation by itself: a line is bounded, a block is read into
 //!   room that somebody else has made, and what is refused is swallowed in pieces.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::clients::Client;
 use crate::command::Service;
-use crate::protocol::{Answer, ProtocolError};
+use crate::protocol::ProtocolError;
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
-use crate::trace::Trace;
 
 /// Bytes that are read and written at a time: 16 KB, as in memcached. They are in memory only as far as
 /// they were ever used.
 const BUFFER: usize = 16 << 10;
-
-/// Room in bytes for the answer to a change, which is short unless it tells a value, or for the error in
-/// its place.
-const SHORT_ANSWER: usize = 2048;
 
 /// A line may be this long, in bytes, before its end has come, …
 const MAX_LINE: usize = 2048;
@@ -41,13 +34,8 @@ const MAX_GET_LINE: usize = 1 << 20;
 pub struct Wire<'c> {
     reader: BufReader<Incoming<'c>>,
     writer: BufWriter<Outgoing<'c>>,
-    /// Which of the answers that have not left are answers to changes: bytes of all that was ever answered.
-    changes: Vec<Range<u64>>,
-    /// Where the answer begins to the command that is executed, if that may change something.
-    change: Option<u64>,
     client: &'c Client,
     service: &'c Service,
-    trace: Trace<'c>,
     /// What this connection's commands have counted since answers last left.
     counts: &'c Counts,
 }
@@ -65,27 +53,18 @@ pub enum Line {
 
 impl<'c> Wire<'c> {
     /// A wire to this client.
-    pub fn new(
-        client: &'c Client,
-        service: &'c Service,
-        counts: &'c Counts,
-        trace: Trace<'c>,
-    ) -> Self {
+    pub fn new(client: &'c Client, service: &'c Service, counts: &'c Counts) -> Self {
         let stream = &client.stream;
         let outgoing = Outgoing {
             stream,
             service,
-            sent: 0,
             unrecorded: false,
         };
         Wire {
             reader: BufReader::with_capacity(BUFFER, Incoming { stream, service }),
             writer: BufWriter::with_capacity(BUFFER, outgoing),
-            changes: Vec::new(),
-            change: None,
             client,
             service,
-            trace,
             counts,
         }
     }
@@ -145,100 +124,14 @@ impl<'c> Wire<'c> {
         Ok(())
     }
 
-    /// Where an answer, or a piece of one, is written. What it tells of has been recorded.
-    pub fn answers(&mut self) -> Answers<'_, 'c> {
-        self.writer.get_mut().unrecorded |= self.change.is_some();
-        Answers(self)
-    }
-
-    /// To be called before a command is executed that may change something: from now on no answer leaves
-    /// before what was recorded is safe.
+    /// Call this before writing the answer to a command that may change something, and also if the answer is silenced:
+    /// from now on no byte leaves, and the client is not waited for, before the records are safe.
     ///
-    /// # Errors
-    /// Those of the socket.
-    pub fn begin_change(&mut self) -> io::Result<()> {
-        // A buffer that spills in the middle of this answer would be too late for an error in its place.
-        if self.spare() < SHORT_ANSWER {
-            self.flush()?;
-        }
-        self.writer.get_mut().unrecorded = true;
-        self.change = Some(self.answered());
-        Ok(())
-    }
-
-    /// To be called when the command has been executed, and answered if its answer is wanted.
-    pub fn end_change(&mut self, answer: Answer) {
-        if let (Some(start), Answer::Wanted) = (self.change.take(), answer) {
-            self.changes.push(start..self.answered());
-        }
-    }
-
-    /// So many bytes more can be answered before the first of them leave.
-    fn spare(&self) -> usize {
-        self.writer.capacity() - self.writer.buffer().len()
-    }
-
-    /// How many bytes have been answered in all, whether they have left or not.
-    fn answered(&self) -> u64 {
-        self.writer.get_ref().sent + self.writer.buffer().len() as u64
-    }
-
-    /// Sends what is answered, after it has been counted and recorded.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.service.stats.take(self.counts);
-        // Also where nothing is to be sent: `noreply` is recorded before the client is waited for.
-        self.settle()?;
-        self.writer.flush()
-    }
-
-    /// Sees to it that what has been answered may leave: the records are safe, or errors are in the place of
-    /// the answers to changes. No change is being answered meanwhile.
-    fn settle(&mut self) -> io::Result<()> {
-        if self.writer.get_ref().unrecorded {
-            if self.service.store.before_answers().is_err() {
-                self.take_back()?;
-            }
-            self.writer.get_mut().unrecorded = false;
-        }
-        self.changes.clear();
-        // A client that once sent hundreds of changes at a time does not keep the memory for them.
-        self.changes.shrink_to(64);
-        Ok(())
-    }
-
-    /// Puts an error in the place of each answer to a change that could not be recorded; all other answers
-    /// stay. (How it stands with the changes themselves: see [`crate::aof`].)
-    fn take_back(&mut self) -> io::Result<()> {
-        let sent = self.writer.get_ref().sent;
-        // A BufWriter gives its bytes back only when it is taken apart.
-        let outgoing = Outgoing {
-            unrecorded: false,
-            ..*self.writer.get_ref()
-        };
-        let writer = BufWriter::with_capacity(BUFFER, outgoing);
-        let (_, answers) = std::mem::replace(&mut self.writer, writer).into_parts();
-        let answers = answers.map_err(io::Error::other)?;
-        let (mut rest, mut place) = (&answers[..], sent);
-        for change in self.changes.drain(..) {
-            if change.start < sent {
-                if change.end > sent {
-                    return Err(io::Error::other("half an answer cannot be taken back"));
-                }
-                // It has left, after its record.
-                continue;
-            }
-            let (kept, behind) = rest.split_at((change.start - place) as usize);
-            let (_, behind) = behind.split_at((change.end - change.start) as usize);
-            (rest, place) = (behind, change.end);
-            self.writer.write_all(kept)?;
-            let error = Response::Error(ProtocolError::LogFailed);
-            self.trace.sent(&error);
-            error.write(&mut self.writer)?;
-        }
-        self.writer.write_all(rest)
+    /// The answer may tell of another client's change: a `delete` that finds nothing tells of the `delete` before it. Only
+    /// a refusal tells of none.
+    pub fn note_answer(&mut self, response: &Response<'_>) {
+        let is_refusal = matches!(response, Response::Error(ProtocolError::LogFailed));
+        self.writer.get_mut().unrecorded |= !is_refusal;
     }
 
     /// Gives up what could not be sent. Dropping the buffer would try again, and wait again.
@@ -265,27 +158,16 @@ impl<'c> Wire<'c> {
     }
 }
 
-/// Takes answers down.
-pub struct Answers<'w, 'c>(&'w mut Wire<'c>);
-
-impl Write for Answers<'_, '_> {
+/// Answers are written here.
+impl Write for Wire<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
-        Ok(bytes.len())
+        self.writer.write(bytes)
     }
 
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Answers(wire) = self;
-        // It spills. What lies in it are whole answers, and the beginning of one that only reads: this is the
-        // last moment at which errors can be put in the place of those to changes.
-        if bytes.len() >= wire.spare() && wire.change.is_none() {
-            wire.settle()?;
-        }
-        wire.writer.write_all(bytes)
-    }
-
+    /// Sends what is answered, after it has been counted and recorded.
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.service.stats.take(self.counts);
+        self.writer.flush()
     }
 }
 
@@ -305,33 +187,42 @@ impl Read for Incoming<'_> {
     }
 }
 
-/// The direction to the client.
+/// The direction to the client. Every byte that leaves comes through here.
 #[derive(Debug)]
 struct Outgoing<'c> {
     stream: &'c TcpStream,
     service: &'c Service,
-    /// How many bytes have left.
-    sent: u64,
-    /// Some of what has not left may tell of changes whose records are not safe.
+    /// An answer that has not left, or was silenced, may tell of a change whose record is not safe: with the operating
+    /// system, and with `--fsync always` on disk.
     unrecorded: bool,
+}
+
+impl Outgoing<'_> {
+    /// Makes the records safe that answers wait for.
+    fn record(&mut self) -> io::Result<()> {
+        if self.unrecorded {
+            // An error of the file must not look like one of the socket: BufWriter tries again after `Interrupted`,
+            // and `TimedOut` is an idle client.
+            self.service.store.before_answers().map_err(|error| {
+                io::Error::other(format!("the append-only file cannot be written: {error}"))
+            })?;
+            self.unrecorded = false;
+        }
+        Ok(())
+    }
 }
 
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Every byte that leaves comes through here, also when a long answer to a change spills. Then it is
-        // too late for another answer: if this fails, the connection ends.
-        if self.unrecorded {
-            self.service.store.before_answers()?;
-            // The rest of a long answer does not wait for what others record meanwhile.
-            self.unrecorded = false;
-        }
+        self.record()?;
         let bytes = self.stream.write(bytes)?;
-        self.sent += bytes as u64;
         self.service.stats.add(Counter::BytesWritten, bytes as u64);
         Ok(bytes)
     }
 
+    /// Records even if no byte leaves: a `noreply` change is recorded before the client is waited for.
     fn flush(&mut self) -> io::Result<()> {
+        self.record()?;
         self.stream.flush()
     }
 }

@@ -146,7 +146,16 @@ impl Datastore {
         }
     }
 
-    /// To be called before answers to changes leave: see [`Aof::before_answers`].
+    /// Call this before a command that may change something is executed: see [`Aof::before_change`].
+    ///
+    /// # Errors
+    /// [`StoreError::LogFailed`]: then it must not be executed.
+    pub fn before_change(&self) -> Result<(), StoreError> {
+        let outcome = self.log.as_ref().map_or(Ok(()), Aof::before_change);
+        outcome.map_err(|_| StoreError::LogFailed)
+    }
+
+    /// Call this before an answer to a change is sent: see [`Aof::before_answers`].
     ///
     /// # Errors
     /// Nothing may be acknowledged.

@@ -50,8 +50,7 @@ pub enum ProtocolError {
     InvalidMode(&'static str),
     /// `lru_crawler metadump` of a class that does not exist.
     BadClass,
-    /// The append-only file cannot be written. Nothing was changed, unless it was this change at which that
-    /// showed: see [`crate::aof`].
+    /// The append-only file cannot be written. The change was refused before it was made: see [`crate::aof`].
     LogFailed,
     /// `shutdown` without `-A`.
     ShutdownNotEnabled,
