@@ -426,7 +426,8 @@ fn a_client_that_was_served_much_and_idles_costs_little() {
             client
         })
         .collect();
+    // A worker of its own, and two buffers of 16 KB that were used.
     let grown = server.memory("VmRSS").saturating_sub(before);
-    assert!(grown < CLIENTS * 100, "{CLIENTS} clients cost {grown} kB");
+    assert!(grown < CLIENTS * 130, "{CLIENTS} clients cost {grown} kB");
     drop(clients);
 }
