@@ -19,7 +19,7 @@ test: ## run every test
 conversations: ## play tests/conversations; TARGET=host:port holds another server to them, OPTIONS="-M" names its flags
 	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations -- --test-threads=1 --nocapture
 
-bench: ## BENCH=throughput (or memory, hits; log) beside memcached (or redis) if it is there; ARGS="--only get" chooses
+bench: ## BENCH=throughput (or memory, hits; log) beside memcached (or redis) if it is there; fails out of bounds; ARGS=--help
 	cargo bench --bench $(BENCH) -- $(ARGS)
 
 lint: ## formatting, clippy and documentation, with warnings as errors

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-pub type Key = u32;
+use super::common::Key;
 
 /// What decides who goes.
 pub trait Algorithm: Default {

@@ -25,8 +25,8 @@ use std::time::Instant;
 
 mod algorithms;
 mod common;
-use algorithms::{Algorithm, Car, Clock, Key, Lru, Probation, S3Fifo, Sieve};
-use common::{Client, Program, Random, mix, programs, run, say};
+use algorithms::{Algorithm, Car, Clock, Lru, Probation, S3Fifo, Sieve};
+use common::{Bound, Cell, Client, Key, Program, Random, Report, mix, number, programs, run, say};
 
 const KEYS: usize = 1_000_000;
 const REQUESTS: usize = 3_000_000;
@@ -44,6 +44,8 @@ const ITEMS: usize = 131_000;
 
 struct Trace {
     name: &'static str,
+    /// How many of the requests must be hits, in per cent.
+    least: f64,
     requests: Vec<Key>,
 }
 
@@ -56,7 +58,7 @@ fn traces() -> Vec<Trace> {
             sum
         })
         .collect();
-    let generate = |name, seed, key: &dyn Fn(usize, usize) -> usize| {
+    let generate = |name, least, seed, key: &dyn Fn(usize, usize) -> usize| {
         let mut random = Random(seed);
         let mut rank = || {
             let place = random.fraction() * sum;
@@ -65,12 +67,13 @@ fn traces() -> Vec<Trace> {
         let requests = (0..REQUESTS).map(|number| key(number, rank()) as Key);
         Trace {
             name,
+            least,
             requests: requests.collect(),
         }
     };
     vec![
-        generate("stable", 1, &|_, rank| rank),
-        generate("scans", 2, &|number, rank| {
+        generate("stable", 79.5, 1, &|_, rank| rank),
+        generate("scans", 61.0, 2, &|number, rank| {
             // Numbers above those of the keys, and none twice.
             if number % SCAN_EVERY >= SCAN_EVERY - SCAN {
                 KEYS + number
@@ -78,7 +81,7 @@ fn traces() -> Vec<Trace> {
                 rank
             }
         }),
-        generate("shifts", 3, &|number, rank| {
+        generate("shifts", 73.8, 3, &|number, rank| {
             (rank + number / SHIFT_EVERY * (KEYS / 6)) % KEYS
         }),
     ]
@@ -89,20 +92,12 @@ fn traces() -> Vec<Trace> {
 /// So many keys are asked for at once; the `set`s for those that are missing go with the next batch.
 const BATCH: usize = 50;
 
-/// What one run shows.
-struct Outcome {
-    /// Of all requests, in per cent.
-    hits: f64,
-    /// How many items there are at the end.
-    items: u64,
-    seconds: f64,
-}
-
-fn measure(program: &Program, trace: &Trace) -> io::Result<Outcome> {
+/// The hits in per cent of all requests, the items that are there at the end, and the seconds it took.
+fn measure(program: &Program, trace: &Trace) -> io::Result<Cell> {
     let server = program.start(&["-m", &MEGABYTES.to_string()])?;
     let mut client = Client::connect(&server.address)?;
     let (start, mut hits) = (Instant::now(), 0);
-    let (mut keys, mut again, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut keys, mut again) = (Vec::new(), Vec::new());
     for batch in trace.requests.chunks(BATCH) {
         // A key that comes again within the batch is read again, but behind the `set`s: by then it is there,
         // as it would be if each request had waited for the one before.
@@ -114,69 +109,41 @@ fn measure(program: &Program, trace: &Trace) -> io::Result<Outcome> {
                 keys.push(key);
             }
         }
-        hits += get(&mut client, &keys, Some(&mut missing))?;
-        for key in missing.drain(..) {
-            client.set(&name(key), 0, &VALUE)?;
+        let found = client.get(&keys)?;
+        hits += found.len();
+        for key in missing(&keys, &found) {
+            client.set(key, 0, &VALUE)?;
         }
         if !again.is_empty() {
-            hits += get(&mut client, &again, None)?;
+            hits += client.get(&again)?.len();
             again.clear();
         }
     }
-    Ok(Outcome {
-        hits: 100.0 * hits as f64 / trace.requests.len() as f64,
-        items: client.stat("curr_items")?,
-        seconds: start.elapsed().as_secs_f64(),
-    })
+    let hits = 100.0 * hits as f64 / trace.requests.len() as f64;
+    let (items, seconds) = (client.stat("curr_items")?, start.elapsed().as_secs_f64());
+    let text = format!("{hits:.2} {items:>6} {seconds:>4.1}");
+    Ok(Cell::new(text, hits))
 }
 
-fn name(key: Key) -> String {
-    format!("key:{key:09}")
+/// The keys that are missing.
+fn missing(asked: &[Key], found: &[Key]) -> Vec<Key> {
+    // Answers come in the order of the keys.
+    let mut next = found.iter().peekable();
+    let missing = asked.iter().filter(|&key| next.next_if_eq(&key).is_none());
+    missing.copied().collect()
 }
 
-/// Asks for all of them and returns how many there were. Answers come in the order of the keys.
-fn get(client: &mut Client, keys: &[Key], missing: Option<&mut Vec<Key>>) -> io::Result<usize> {
-    client.request.extend_from_slice(b"get");
-    for &key in keys {
-        client.request.push(b' ');
-        client.request.extend_from_slice(name(key).as_bytes());
-    }
-    let mut line = client.ask("")?;
-    let mut found = Vec::with_capacity(keys.len());
-    while line != "END" {
-        let key = line
-            .strip_prefix("VALUE key:")
-            .and_then(|rest| rest.get(..9)?.parse::<Key>().ok())
-            .ok_or_else(|| io::Error::other(format!("unexpected: {line}")))?;
-        client.skip_block(VALUE.len())?;
-        found.push(key);
-        client.line(&mut line)?;
-    }
-    if let Some(missing) = missing {
-        let mut next = found.iter().peekable();
-        missing.extend(keys.iter().filter(|&key| next.next_if_eq(&key).is_none()));
-    }
-    Ok(found.len())
-}
-
-fn compare(traces: &[Trace]) -> io::Result<()> {
+fn compare(traces: &[Trace], report: &mut Report) -> io::Result<()> {
     let programs = programs()?;
-    let mut head = format!("\n{:8}", "trace");
-    for program in &programs {
-        head += &format!("  {:>11} {:>8} {:>8}", program.name, "items", "seconds");
-    }
-    say(head)?;
+    let title = format!("hits, -m {MEGABYTES}");
+    let columns = "% of requests  items    s";
+    report.table(&title, &programs, columns, "%")?;
     for trace in traces {
-        let mut row = format!("{:8}", trace.name);
-        for program in &programs {
-            let Outcome {
-                hits,
-                items,
-                seconds,
-            } = measure(program, trace)?;
-            row += &format!("  {hits:>9.2} % {items:>8} {seconds:>8.1}");
-        }
-        say(row)?;
+        let cells: io::Result<Vec<_>> = programs
+            .iter()
+            .map(|program| measure(program, trace))
+            .collect();
+        report.row(trace.name, &cells?, Some(Bound::AtLeast(trace.least)))?;
     }
     Ok(())
 }
@@ -269,17 +236,18 @@ fn simulate_all(traces: &[Trace], capacity: usize) -> io::Result<()> {
     Ok(())
 }
 
+const USAGE: &str = "\
+options: [--simulate [ITEMS]]
+Measures the share of hits of the servers, or of algorithms with room for this number of items.";
+
 fn main() -> ExitCode {
-    run(|arguments| {
+    run(USAGE, |arguments, report| {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         match arguments[..] {
-            [] => compare(&traces()),
+            [] => compare(&traces(), report),
             ["--simulate"] => simulate_all(&traces(), ITEMS),
-            ["--simulate", items] => match items.parse() {
-                Ok(items) if items >= 256 => simulate_all(&traces(), items),
-                _ => Err(io::Error::other(format!("{items:?} is no number from 256"))),
-            },
-            _ => Err(io::Error::other("options: --simulate [items]")),
+            ["--simulate", items] => simulate_all(&traces(), number(items, 256, KEYS)?),
+            _ => Err(io::Error::other(USAGE)),
         }
     })
 }

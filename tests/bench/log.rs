@@ -37,14 +37,14 @@ struct Contender {
 
 /// The first is compared with the other, if there is one.
 fn contenders() -> io::Result<Vec<Contender>> {
-    let ours = common::rustmemc("")?.map(|program| Contender {
-        program,
+    let ours = Contender {
+        program: common::rustmemc("")?,
         workload: "set",
         set: SET,
         arguments: &["-m", "1024"],
         fsync: "--fsync",
         no_rewrite: ["--aof-rewrite-size", "100000m"],
-    });
+    };
     let redis = common::redis()?.map(|program| Contender {
         program,
         workload: "redis-set",
@@ -53,7 +53,7 @@ fn contenders() -> io::Result<Vec<Contender>> {
         fsync: "--appendfsync",
         no_rewrite: ["--auto-aof-rewrite-percentage", "0"],
     });
-    Ok([ours, redis].into_iter().flatten().collect())
+    Ok([Some(ours), redis].into_iter().flatten().collect())
 }
 
 impl Contender {
@@ -199,7 +199,7 @@ fn parse_options(arguments: &[String]) -> io::Result<Options> {
 }
 
 fn main() -> ExitCode {
-    run(|arguments| {
+    run(USAGE, |arguments, _report| {
         if load::is_asked_for(arguments)? {
             return Ok(());
         }

@@ -99,7 +99,7 @@ fn answer_lines(stream: &TcpStream, workload: &Workload) -> io::Result<()> {
 // ---- The table ----
 
 fn compare(options: &Options) -> io::Result<()> {
-    let programs = [common::rustmemc("")?, common::memcached()?];
+    let programs = [Some(common::rustmemc("")?), common::memcached()?];
     let (rounds, seconds) = (options.rounds, options.seconds);
     say(format_args!(
         "medians of {rounds} rounds of {seconds} s; ratios: median (min–max)"
@@ -184,7 +184,7 @@ fn parse_options(arguments: &[String]) -> io::Result<Options> {
 }
 
 fn main() -> ExitCode {
-    run(|arguments| {
+    run(USAGE, |arguments, _report| {
         if load::is_asked_for(arguments)? {
             return Ok(());
         }

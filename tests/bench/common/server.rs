@@ -1,38 +1,25 @@
-//! What the benchmarks share: the servers, a client, a generator of numbers.
+//! The programs that are measured, and the processes in which they run.
 //!
 //! - `rustmemc`: the binary that cargo built, or the one that the variable RUSTMEMC names, with the options in
 //!   RUSTMEMC_OPTIONS.
 //! - `memcached` (with four threads) and `redis-server`: from the variables MEMCACHED and REDIS or from PATH; left
 //!   out where there is none.
 //!
-//! Each server runs in a folder of its own under TMPDIR that is removed afterwards.
-
-// Each benchmark uses its part of this.
-#![allow(dead_code)]
-// What is indexed here are lists that were just made.
-#![allow(clippy::indexing_slicing)]
+//! Each server listens on 127.0.0.1 and runs in a folder of its own under TMPDIR that is removed afterwards.
 
 use std::env;
-use std::fmt::Display;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::str::FromStr;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than any server needs for an answer, so that one that hangs ends in a sentence.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The requests of a pipeline are written in pieces of about this size.
-pub const PIECE: usize = 64 * 1024;
-
-// ---- The servers ----
+use super::{PATIENCE, say};
 
 /// A program to be measured.
 pub struct Program {
@@ -52,63 +39,68 @@ enum Port {
 }
 
 /// Ours, with these options unless RUSTMEMC_OPTIONS says otherwise.
-pub fn rustmemc(options: &str) -> io::Result<Option<Program>> {
+pub fn rustmemc(options: &str) -> io::Result<Program> {
     let options = env::var("RUSTMEMC_OPTIONS").unwrap_or(options.into());
     let arguments = format!("-l 127.0.0.1 -p 0 {options}");
-    let built = option_env!("CARGO_BIN_EXE_rustmemc").map(PathBuf::from);
-    found("rustmemc", "RUSTMEMC", built, &arguments, Port::Said)
+    let path = named("RUSTMEMC").unwrap_or(env!("CARGO_BIN_EXE_rustmemc").into());
+    program("rustmemc", path, &arguments, Port::Said)
 }
 
 pub fn memcached() -> io::Result<Option<Program>> {
     // It refuses to run as root unless told so.
     let user = if we_are_root()? { "-u root" } else { "" };
     let arguments = format!("-l 127.0.0.1 -t 4 -U 0 {user}");
-    let installed = installed("memcached");
     let port = Port::Given("-p");
-    found("memcached", "MEMCACHED", installed, &arguments, port)
+    installed("memcached", "memcached", "MEMCACHED", &arguments, port)
 }
 
 pub fn redis() -> io::Result<Option<Program>> {
-    let installed = installed("redis-server");
-    let port = Port::Given("--port");
-    found("redis", "REDIS", installed, "--bind 127.0.0.1", port)
+    let (arguments, port) = ("--bind 127.0.0.1", Port::Given("--port"));
+    installed("redis", "redis-server", "REDIS", arguments, port)
 }
 
-/// Both memcacheds, or those that are there.
+/// rustmemc first, and memcached if it is there.
 pub fn programs() -> io::Result<Vec<Program>> {
-    let both = [rustmemc("--no-aof")?, memcached()?];
-    Ok(both.into_iter().flatten().collect())
+    let mut programs = vec![rustmemc("--no-aof")?];
+    programs.extend(memcached()?);
+    Ok(programs)
 }
 
-fn installed(name: &str) -> Option<PathBuf> {
-    let folders = env::var_os("PATH")?;
-    let mut files = env::split_paths(&folders).map(|folder| folder.join(name));
-    files.find(|file| file.is_file())
-}
-
-/// Says which program it will be.
-fn found(
+/// A program of somebody else: from the variable, or else from PATH.
+fn installed(
     name: &'static str,
+    file: &str,
     variable: &str,
-    otherwise: Option<PathBuf>,
     arguments: &str,
     port: Port,
 ) -> io::Result<Option<Program>> {
-    let named = env::var_os(variable).filter(|value| !value.is_empty());
-    let Some(path) = named.map(PathBuf::from).or(otherwise) else {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let mut files = env::split_paths(&folders).map(|folder| folder.join(file));
+    let Some(path) = named(variable).or_else(|| files.find(|file| file.is_file())) else {
         say(format_args!(
-            "{name}: left out, there is none (a variable can name one: {variable})"
+            "{name}: left out, there is none (the variable {variable} can name one)"
         ))?;
         return Ok(None);
     };
+    program(name, path, arguments, port).map(Some)
+}
+
+/// The file that a variable names.
+fn named(variable: &str) -> Option<PathBuf> {
+    let value = env::var_os(variable).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
+}
+
+/// Prints which program it is.
+fn program(name: &'static str, path: PathBuf, arguments: &str, port: Port) -> io::Result<Program> {
     say(format_args!("{name}: {} {arguments}", path.display()))?;
-    Ok(Some(Program {
+    Ok(Program {
         name,
         // Absolute, because the servers do not run in our folder.
         path: std::path::absolute(path)?,
         arguments: arguments.split_whitespace().map(str::to_owned).collect(),
         port,
-    }))
+    })
 }
 
 /// This very program, started with such arguments, under this name.
@@ -158,7 +150,7 @@ impl Program {
         let mut said = String::new();
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
-            let line = match lines.recv_timeout(Duration::from_millis(5)) {
+            let line = match lines.recv_timeout(Duration::from_micros(200)) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => match port {
@@ -281,167 +273,4 @@ fn we_are_root() -> io::Result<bool> {
     let status = fs::read_to_string("/proc/self/status")?;
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     Ok(uid.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0"))
-}
-
-// ---- The client ----
-
-/// One connection, and what is to be sent next on it.
-pub struct Client {
-    stream: BufReader<TcpStream>,
-    pub request: Vec<u8>,
-}
-
-impl Client {
-    pub fn connect(address: &str) -> io::Result<Client> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Client {
-            stream: BufReader::with_capacity(PIECE, stream),
-            request: Vec::new(),
-        })
-    }
-
-    /// Adds a `set` that is not answered to the request, and sends this when it has become long.
-    pub fn set(&mut self, key: &str, exptime: u32, value: &[u8]) -> io::Result<()> {
-        let bytes = value.len();
-        write!(self.request, "set {key} 0 {exptime} {bytes} noreply\r\n")?;
-        self.request.extend_from_slice(value);
-        self.request.extend_from_slice(b"\r\n");
-        if self.request.len() > PIECE {
-            self.send()?;
-        }
-        Ok(())
-    }
-
-    /// Sends what has been gathered.
-    pub fn send(&mut self) -> io::Result<()> {
-        self.stream.get_mut().write_all(&self.request)?;
-        self.request.clear();
-        Ok(())
-    }
-
-    /// The next line of the answer, without its end.
-    pub fn line(&mut self, line: &mut String) -> io::Result<()> {
-        line.clear();
-        if self.stream.read_line(line)? == 0 {
-            return Err(io::Error::other("the server closed the connection"));
-        }
-        line.truncate(line.trim_end().len());
-        Ok(())
-    }
-
-    /// Reads over a data block and its line end.
-    pub fn skip_block(&mut self, bytes: usize) -> io::Result<()> {
-        io::copy(
-            &mut (&mut self.stream).take(bytes as u64 + 2),
-            &mut io::sink(),
-        )?;
-        Ok(())
-    }
-
-    /// Sends a command behind all that has been gathered, and returns the one line that answers it. So it
-    /// is a barrier as well.
-    pub fn ask(&mut self, command: &str) -> io::Result<String> {
-        write!(self.request, "{command}\r\n")?;
-        self.send()?;
-        let mut answer = String::new();
-        self.line(&mut answer)?;
-        Ok(answer)
-    }
-
-    /// One number out of `stats`.
-    pub fn stat(&mut self, name: &str) -> io::Result<u64> {
-        let mut line = self.ask("stats")?;
-        let mut number = None;
-        while line != "END" {
-            let mut words = line.split_whitespace().skip(1);
-            if words.next() == Some(name) {
-                number = words.next().and_then(|word| word.parse().ok());
-            }
-            self.line(&mut line)?;
-        }
-        number.ok_or_else(|| io::Error::other(format!("no number in stats is called {name}")))
-    }
-}
-
-// ---- Numbers and words ----
-
-/// splitmix64: the same seed gives the same numbers everywhere.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-
-    /// From 0 to below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
-        ((u128::from(self.next()) * end as u128) >> 64) as usize
-    }
-
-    /// From 0.0 to below 1.0.
-    pub fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// The end of splitmix64, which by itself is a good hash of a number.
-pub fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
-/// The smallest, the median and the largest, of at least one value.
-pub fn spread(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    let (last, middle) = (values.len() - 1, values.len() / 2);
-    // Of an even number the two in the middle are averaged; of an odd number they are the same one.
-    let median = (values[last - middle] + values[middle]) / 2.0;
-    [values[0], median, values[last]]
-}
-
-/// How many times as much these are as those, measured pair by pair: median (smallest–largest).
-pub fn ratio(these: &[f64], those: &[f64]) -> String {
-    let ratios = these.iter().zip(those).map(|(this, that)| this / that);
-    let [min, median, max] = spread(ratios.collect());
-    format!("{median:.2} ({min:.2}–{max:.2})")
-}
-
-/// A number on the command line.
-pub fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> io::Result<T> {
-    let number = text.parse().ok();
-    let number = number.filter(|number| (&least..=&most).contains(&number));
-    number
-        .ok_or_else(|| io::Error::other(format!("{text:?} is not a number from {least} to {most}")))
-}
-
-/// `println!` panics when nobody reads (`... | head`); this says so in words.
-pub fn say(line: impl Display) -> io::Result<()> {
-    writeln!(io::stdout(), "{line}")
-}
-
-/// What `main` does: runs the benchmark with its arguments and says what went wrong.
-pub fn run(benchmark: impl FnOnce(&[String]) -> io::Result<()>) -> ExitCode {
-    let arguments: Vec<String> = env::args_os()
-        .skip(1)
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .filter(|argument| argument != "--bench") // cargo's own
-        .collect();
-    // `cargo test --all-targets` comes by here, and what it built says nothing.
-    let outcome = if cfg!(debug_assertions) {
-        say("a build for debugging is not measured: use `cargo bench`")
-    } else {
-        benchmark(&arguments)
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error}");
-            ExitCode::FAILURE
-        }
-    }
 }

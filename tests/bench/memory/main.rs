@@ -1,0 +1,148 @@
+//! What rustmemc does with memory and what that costs its clients, beside memcached, each started afresh.
+//!
+//!     cargo bench --bench memory
+//!     cargo bench --bench memory -- items stalls --rounds 9
+//!
+//! Each part is a file that says what it measures. A figure of rustmemc that is out of its bound fails the
+//! benchmark; those of memcached are there to compare with.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Barrier;
+use std::thread::{self, ScopedJoinHandle};
+
+#[path = "../common/mod.rs"]
+mod common;
+use common::{Cell, Client, Key, Program, Report, Server, number, programs, run};
+
+mod capacity;
+mod churn;
+mod growth;
+mod items;
+mod overwriting;
+mod readers;
+mod stalls;
+mod start;
+
+// ---- What the parts share ----
+
+const MB: f64 = 1024.0 * 1024.0;
+
+/// The `-m` of most parts, in megabytes.
+const LIMIT: usize = 64;
+
+/// How many megabytes may be resident under this `-m`.
+const RESIDENT: f64 = 1.3 * LIMIT as f64 + 20.0;
+
+fn start(program: &Program, megabytes: usize) -> io::Result<Server> {
+    program.start(&["-m", &megabytes.to_string()])
+}
+
+/// Connects this number of clients, and has each of them served once: what a connection costs is no part of
+/// what items take.
+fn connect(server: &Server, clients: usize) -> io::Result<Vec<Client>> {
+    let connect_one = |_| {
+        let mut client = Client::connect(&server.address)?;
+        client.ask("version")?;
+        Ok(client)
+    };
+    (0..clients).map(connect_one).collect()
+}
+
+/// Lets all of them work at the same time, each in a thread of its own.
+fn together<C: Send>(
+    clients: &mut [C],
+    work: impl Fn(usize, &mut C) -> io::Result<()> + Sync,
+) -> io::Result<()> {
+    let (barrier, work) = (&Barrier::new(clients.len()), &work);
+    thread::scope(|scope| {
+        let threads: Vec<_> = clients
+            .iter_mut()
+            .enumerate()
+            .map(|(number, client)| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    work(number, client)
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(join)
+    })
+}
+
+fn join<T>(thread: ScopedJoinHandle<io::Result<T>>) -> io::Result<T> {
+    let panicked = |_| Err(io::Error::other("a thread panicked"));
+    thread.join().unwrap_or_else(panicked)
+}
+
+/// Stores this number of keys, each client its share of them. When it returns they are there.
+fn store(clients: &mut [Client], count: usize, exptime: u32, bytes: usize) -> io::Result<()> {
+    let (share, value) = (count / clients.len(), vec![b'v'; bytes]);
+    together(clients, |number, client| {
+        for key in share * number..share * (number + 1) {
+            client.set(key as Key, exptime, &value)?;
+        }
+        client.ask("version").map(drop)
+    })
+}
+
+/// How much memory of a server is resident.
+fn resident(server: &Server) -> io::Result<Cell> {
+    Ok(Cell::number(server.resident()? as f64 / MB, 1))
+}
+
+/// The most that ever was.
+fn peak(server: &Server) -> io::Result<Cell> {
+    Ok(Cell::number(server.peak()? as f64 / MB, 1))
+}
+
+// ---- The command line ----
+
+/// Measures one side of all programs, in this number of rounds where several make sense, and prints a table.
+type Part = fn(&[Program], usize, &mut Report) -> io::Result<()>;
+
+const PARTS: [(&str, Part); 8] = [
+    ("start", start::start),
+    ("items", items::items),
+    ("capacity", capacity::capacity),
+    ("churn", churn::churn),
+    ("growth", growth::growth),
+    ("overwriting", overwriting::overwriting),
+    ("readers", readers::readers),
+    ("stalls", stalls::stalls),
+];
+
+const USAGE: &str = "\
+options: [PART...] [--rounds N]
+  start        from the start of an idle server to its first answer, and its memory
+  items        memory of an item
+  capacity     how many small items are held under -m 64
+  churn        memory under -m 64 while values of all sizes come, are flushed and expire
+  growth       memory under -m 64 while values grow and some of each size stay alive
+  overwriting  memory while 24 MB of items are overwritten
+  readers      memory while 800 clients do not read what they asked for
+  stalls       how long a get waits while 3 million keys come and go; --rounds: 3 unless given
+Without a part it measures all of them, which takes some minutes.";
+
+fn main() -> ExitCode {
+    run(USAGE, |arguments, report| {
+        let usage = || io::Error::other(USAGE);
+        let (mut parts, mut rounds) = (Vec::new(), 3);
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            if argument == "--rounds" {
+                rounds = number(arguments.next().ok_or_else(usage)?, 1, 1000)?;
+            } else {
+                let known = PARTS.iter().find(|(name, _)| name == argument);
+                parts.push(known.ok_or_else(usage)?);
+            }
+        }
+        if parts.is_empty() {
+            parts.extend(&PARTS);
+        }
+        let programs = programs()?;
+        parts
+            .iter()
+            .try_for_each(|(_, part)| part(&programs, rounds, report))
+    })
+}
