@@ -87,7 +87,8 @@ impl Memory {
     pub fn piece(self: &Arc<Self>) -> Piece {
         let pooled = lock(&self.pool).pop();
         Piece {
-            bytes: pooled.unwrap_or_else(|| Vec::with_capacity(PIECE)),
+            // Zeros come from the system without being written: what a segment does not use yet is not resident.
+            bytes: pooled.unwrap_or_else(|| vec![0; PIECE]),
             charge: self.charge(PIECE),
         }
     }
@@ -104,15 +105,14 @@ impl Memory {
 /// A piece of memory. It returns to the pool when it is dropped.
 #[derive(Debug)]
 pub struct Piece {
-    /// Empty at first, with room for [`PIECE`] bytes.
+    /// [`PIECE`] bytes, of which nothing is known at first.
     pub bytes: Vec<u8>,
     charge: Charge,
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
+        let bytes = std::mem::take(&mut self.bytes);
         lock(&self.charge.memory.pool).push(bytes);
     }
 }
@@ -159,14 +159,13 @@ mod tests {
     #[test]
     fn a_piece_that_comes_free_serves_again() {
         let memory = Arc::new(Memory::new(2 * PIECE));
-        let mut piece = memory.piece();
-        piece.bytes.extend_from_slice(b"old");
+        let piece = memory.piece();
         let address = piece.bytes.as_ptr();
         assert_eq!(memory.used(), PIECE);
         drop(piece);
         assert_eq!(memory.used(), 0);
         let piece = memory.piece();
-        assert_eq!((piece.bytes.as_ptr(), piece.bytes.len()), (address, 0));
+        assert_eq!((piece.bytes.as_ptr(), piece.bytes.len()), (address, PIECE));
     }
 
     #[test]

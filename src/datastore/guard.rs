@@ -107,17 +107,17 @@ impl KeyGuard<'_> {
             false => Record::Touch { key, expiry },
             true => Record::Remove { key, cas: None },
         })?;
-        self.shard.update(at, |head| head.expiry = expiry);
+        self.shard.update(at, |_, head| head.expiry = expiry);
         Ok(())
     }
 
     /// Notes on the item, if there is one, that a client has won it. This is forgotten with the process.
     pub fn win(&mut self) {
         if let Some((at, _)) = self.item_ref() {
-            self.shard.update(at, |head| {
-                head.set_marks(Marks {
+            self.shard.update(at, |slot, _| {
+                slot.set_marks(Marks {
                     won: true,
-                    ..head.marks()
+                    ..slot.marks()
                 });
             });
         }
@@ -141,12 +141,12 @@ impl KeyGuard<'_> {
                 cas: Some(cas),
             },
         })?;
-        self.shard.update(at, |head| {
+        self.shard.update(at, |slot, head| {
             (head.expiry, head.cas) = (expiry, cas);
-            head.set_marks(Marks {
+            slot.set_marks(Marks {
                 stale: true,
                 won: false,
-                ..head.marks()
+                ..slot.marks()
             });
         });
         Ok(())
@@ -155,7 +155,7 @@ impl KeyGuard<'_> {
     /// Notes that the item was read.
     pub fn mark_read(&self) {
         if let Some((_, item)) = self.item_ref() {
-            item.access.mark_read(self.now);
+            item.slot.access.mark_read(self.now);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a segment knows of an item beside its bytes: a head, which is stored with them, and its last access.
+//! What a segment knows of an item: a head, which is stored before its bytes, and a slot beside the segment.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -10,34 +10,19 @@ pub struct Head {
     pub cas: u64,
     pub flags: u32,
     pub expiry: Expiry,
-    /// Where its bytes begin in the segment.
-    pub start: u16,
-    pub key_length: u8,
-    /// Bits, see below.
-    state: u8,
 }
-
-const BINARY_KEY: u8 = 1;
-const STALE: u8 = 2;
-const WON: u8 = 4;
-const DEAD: u8 = 8;
 
 impl Head {
     /// How many bytes a head is in its segment. There is one for each item: every byte counts a million times.
-    pub const SIZE: usize = 20;
+    pub const SIZE: usize = 16;
 
     /// The head of an item.
     pub fn new(item: &Item<'_>) -> Self {
-        let mut head = Head {
+        Head {
             cas: item.cas,
             flags: item.flags,
             expiry: item.expiry,
-            start: 0,
-            key_length: item.key_length,
-            state: 0,
-        };
-        head.set_marks(item.marks);
-        head
+        }
     }
 
     /// The head as it is stored.
@@ -45,26 +30,70 @@ impl Head {
         let [a, b, c, d, e, f, g, h] = self.cas.to_le_bytes();
         let [i, j, k, l] = self.flags.to_le_bytes();
         let [m, n, o, p] = self.expiry.to_u32().to_le_bytes();
-        let [q, r] = self.start.to_le_bytes();
-        let (s, t) = (self.key_length, self.state);
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t]
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
     /// The head that is stored so.
     pub fn from_bytes(bytes: [u8; Head::SIZE]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = bytes;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Head {
             cas: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
             flags: u32::from_le_bytes([i, j, k, l]),
             expiry: Expiry::from_u32(u32::from_le_bytes([m, n, o, p])),
-            start: u16::from_le_bytes([q, r]),
-            key_length: s,
-            state: t,
+        }
+    }
+}
+
+/// What has to be known of an item before its bytes are looked at.
+#[derive(Debug)]
+pub struct Slot {
+    pub access: Access,
+    /// Where its head begins in the segment.
+    pub start: u16,
+    pub key_length: u8,
+    /// Bits, see below.
+    state: u8,
+}
+
+const _: () = assert!(size_of::<Slot>() == 8);
+
+const BINARY_KEY: u8 = 1;
+const STALE: u8 = 2;
+const WON: u8 = 4;
+const DEAD: u8 = 8;
+
+impl Slot {
+    /// The slot of an item that is stored at the time `now`.
+    pub fn new(item: &Item<'_>, now: UnixTime) -> Self {
+        let mut slot = Slot {
+            access: Access::new(now, item.fetched),
+            start: 0,
+            key_length: item.key_length,
+            state: 0,
+        };
+        slot.set_marks(item.marks);
+        slot
+    }
+
+    /// The same for another place in a queue: not visited.
+    pub fn moved(&self) -> Self {
+        Slot {
+            access: self.access.with(0),
+            ..*self
+        }
+    }
+
+    /// The same where another item was. It counts as visited, because its place in the queue is older than it is.
+    pub fn in_place_of(&self, other: &Slot) -> Self {
+        Slot {
+            access: self.access.with(VISITED),
+            start: other.start,
+            ..*self
         }
     }
 
     /// What meta commands have noted on the item.
-    pub fn marks(self) -> Marks {
+    pub fn marks(&self) -> Marks {
         Marks {
             binary_key: self.state & BINARY_KEY != 0,
             stale: self.state & STALE != 0,
@@ -82,7 +111,7 @@ impl Head {
     }
 
     /// Whether the item was replaced or removed.
-    pub fn is_dead(self) -> bool {
+    pub fn is_dead(&self) -> bool {
         self.state & DEAD != 0
     }
 
@@ -110,14 +139,8 @@ impl Access {
         Access(AtomicU32::new(now & SECONDS | fetched))
     }
 
-    /// The same at another place in a queue: not visited.
-    pub fn unvisited(&self) -> Self {
-        Access(AtomicU32::new(self.0.load(Relaxed) & !VISITED))
-    }
-
-    /// The same as if the item had been visited.
-    pub fn visited(&self) -> Self {
-        Access(AtomicU32::new(self.0.load(Relaxed) | VISITED))
+    fn with(&self, visited: u32) -> Self {
+        Access(AtomicU32::new(self.0.load(Relaxed) & !VISITED | visited))
     }
 
     /// Whether the item was read since it was stored.
@@ -151,27 +174,32 @@ impl Access {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_head_is_read_as_it_was_stored() {
-        let mut item = Item::new(b"key", 7, Expiry::at(109), &[b"v"]);
+    fn item() -> Item<'static> {
+        let mut item = Item::new(b"key", 7, Expiry::NEVER, &[b"v"]);
         item.cas = u64::MAX - 1;
         (item.marks.stale, item.marks.binary_key) = (true, true);
+        item
+    }
+
+    #[test]
+    fn a_head_is_read_as_it_was_stored() {
         for expiry in [Expiry::NEVER, Expiry::AT_ONCE, Expiry::at(109)] {
-            item.expiry = expiry;
-            let mut head = Head::new(&item);
-            head.start = 65_533;
+            let head = Head::new(&Item { expiry, ..item() });
             assert_eq!(Head::from_bytes(head.to_bytes()), head);
-            assert_eq!((head.expiry, head.marks()), (expiry, item.marks));
-            assert_eq!((head.cas, head.flags, head.key_length), (item.cas, 7, 3));
+            assert_eq!(
+                (head.cas, head.flags, head.expiry),
+                (u64::MAX - 1, 7, expiry)
+            );
         }
     }
 
     #[test]
     fn a_dead_item_stays_dead_when_its_marks_change() {
-        let mut head = Head::new(&Item::new(b"k", 0, Expiry::NEVER, &[]));
-        head.set_dead();
-        head.set_marks(Marks::default());
-        assert!(head.is_dead());
+        let mut slot = Slot::new(&item(), 100);
+        assert_eq!((slot.marks(), slot.key_length), (item().marks, 3));
+        slot.set_dead();
+        slot.set_marks(Marks::default());
+        assert!(slot.is_dead() && slot.marks() == Marks::default());
     }
 
     #[test]
@@ -185,11 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_moves_is_not_visited_and_still_fetched() {
-        let access = Access::new(100, false);
-        access.mark_read(105);
-        let moved = access.unvisited();
-        assert!(moved.is_fetched() && !moved.is_visited() && moved.visited().is_visited());
-        assert_eq!(moved.time(200), 105);
+    fn an_item_that_moves_is_not_visited_and_one_that_is_overwritten_is() {
+        let slot = Slot::new(&item(), 100);
+        slot.access.mark_read(105);
+        let moved = slot.moved();
+        assert!(moved.access.is_fetched() && !moved.access.is_visited());
+        assert_eq!(moved.access.time(200), 105);
+        let new = Slot::new(&item(), 110).in_place_of(&slot);
+        assert!(!new.access.is_fetched() && new.access.is_visited());
     }
 }

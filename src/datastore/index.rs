@@ -2,8 +2,8 @@
 //!
 //! A `HashMap` from keys would keep with each item, or keep twice, what the item has already. So it is a map
 //! from a [`Hash32`], 32 bits of the key's hash, to a [`Location`], 32 bits too: 9 bytes a bucket in std's table. The
-//! items themselves are in segments. Two keys may have the same 32 bits: the caller says whether the item that was
-//! found is the right one.
+//! items themselves are in segments. Two keys may have the same 32 bits: the caller looks whether an
+//! item is the right one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -43,17 +43,17 @@ impl Location {
     }
 }
 
-type Table = HashMap<Hash32, Location, BuildHasherDefault<SpreadHasher>>;
+/// How many tables an index has. A table that grows is copied, and one that shrinks leaves a hole in memory: of many small
+/// tables, neither matters. (With one table a shard, memory grew by 10 MB each time that small values came after
+/// large ones, at `-m 64`.)
+const TABLES: usize = 16;
 
 /// Locations by hash.
 #[derive(Debug)]
 pub struct Index {
-    table: Table,
+    tables: [Table; TABLES],
     /// The locations of keys whose hash another key had first: a handful among a million.
     collisions: Vec<(Hash32, Location)>,
-    /// For how many locations the table was made. (`HashMap` says less when deletions have made buckets unusable, see
-    /// [`Index::insert`].)
-    capacity: usize,
     charge: Charge,
 }
 
@@ -61,69 +61,52 @@ impl Index {
     /// An empty index.
     pub fn new(memory: &Arc<Memory>) -> Self {
         Index {
-            table: Table::default(),
+            tables: Default::default(),
             collisions: Vec::new(),
-            capacity: 0,
             charge: memory.charge(0),
         }
     }
 
-    /// The location for which `is_it` says yes, among those of this hash.
-    pub fn find(&self, hash: Hash32, is_it: impl Fn(Location) -> bool) -> Option<Location> {
-        let first = self.table.get(&hash).copied().filter(|&found| is_it(found));
-        first.or_else(|| {
+    /// What `look` finds at a location of this hash: at the first one where it finds something.
+    pub fn find<T>(&self, hash: Hash32, look: impl Fn(Location) -> Option<T>) -> Option<T> {
+        #[allow(clippy::indexing_slicing)] // It is less than TABLES.
+        let first = self.tables[table_of(hash)].map.get(&hash);
+        first.and_then(|&at| look(at)).or_else(|| {
             let collisions = self.collisions.iter().filter(|(other, _)| *other == hash);
-            collisions
-                .map(|(_, location)| *location)
-                .find(|&found| is_it(found))
+            collisions.map(|(_, at)| *at).find_map(&look)
         })
     }
 
     /// Adds the location of a key that has none.
     pub fn insert(&mut self, hash: Hash32, location: Location) {
-        let is_full = self.table.len() == self.table.capacity();
-        // A bucket that was emptied can stay unusable until the table is made anew, and then std makes the table twice
-        // as large. Where there is still room, it is made anew with the size that it has.
-        if is_full && self.table.len() < self.capacity / 16 * 15 {
-            let empty =
-                Table::with_capacity_and_hasher(self.capacity, BuildHasherDefault::default());
-            let old = std::mem::replace(&mut self.table, empty);
-            self.table.extend(old);
-        }
-        if let Some(first) = self.table.insert(hash, location) {
-            self.table.insert(hash, first);
+        if let Some(first) = self.change(hash, |table| table.insert(hash, location)) {
+            self.change(hash, |table| table.insert(hash, first));
             self.collisions.push((hash, location));
         }
-        self.set_capacity(self.capacity.max(self.table.capacity()));
     }
 
     /// Removes a location.
     pub fn remove(&mut self, hash: Hash32, location: Location) {
-        if self.table.get(&hash) == Some(&location) {
-            self.table.remove(&hash);
-        } else {
+        if !self.change(hash, |table| table.remove(hash, location)) {
             self.collisions.retain(|(_, other)| *other != location);
-        }
-        let len = self.table.len();
-        if self.capacity > 8 * len {
-            self.table.shrink_to(2 * len);
-            self.set_capacity(self.table.capacity());
         }
     }
 
     /// Notes that an item has moved.
     pub fn relocate(&mut self, hash: Hash32, from: Location, to: Location) {
-        let first = self.table.get_mut(&hash).into_iter();
         let collisions = self.collisions.iter_mut().map(|(_, location)| location);
-        let location = first.chain(collisions).find(|location| **location == from);
-        if let Some(location) = location {
+        #[allow(clippy::indexing_slicing)] // It is less than TABLES.
+        let first = self.tables[table_of(hash)].map.get_mut(&hash);
+        let mut locations = first.into_iter().chain(collisions);
+        if let Some(location) = locations.find(|location| **location == from) {
             *location = to;
         }
     }
 
     /// How many locations there are.
     pub fn len(&self) -> usize {
-        self.table.len() + self.collisions.len()
+        let tables = self.tables.iter().map(|table| table.map.len());
+        tables.sum::<usize>() + self.collisions.len()
     }
 
     /// How much memory it takes, in bytes.
@@ -131,16 +114,68 @@ impl Index {
         self.charge.bytes()
     }
 
-    /// std's table has a power of two of buckets, fills seven of eight, and keeps a byte for each beside what is in
-    /// it.
-    fn set_capacity(&mut self, capacity: usize) {
+    /// Changes the table of a hash, and keeps the account of it.
+    fn change<T>(&mut self, hash: Hash32, change: impl FnOnce(&mut Table) -> T) -> T {
+        #[allow(clippy::indexing_slicing)] // It is less than TABLES.
+        let table = &mut self.tables[table_of(hash)];
+        let before = table.size();
+        let outcome = change(table);
+        self.charge.set(self.charge.bytes() + table.size() - before);
+        outcome
+    }
+}
+
+fn table_of(hash: Hash32) -> usize {
+    hash as usize % TABLES
+}
+
+/// Locations of a share of the hashes.
+#[derive(Debug, Default)]
+struct Table {
+    map: HashMap<Hash32, Location, BuildHasherDefault<SpreadHasher>>,
+    /// For how many locations the map was made. (`HashMap` says less when deletions have made buckets unusable, see
+    /// [`Table::insert`].)
+    capacity: usize,
+}
+
+impl Table {
+    /// Inserts a location; gives the one that was there.
+    fn insert(&mut self, hash: Hash32, location: Location) -> Option<Location> {
+        let is_full = self.map.len() == self.map.capacity();
+        // A bucket that was emptied can stay unusable until the map is made anew, and then std makes it twice as large.
+        // Where there is still room, it is made anew with the size that it has.
+        if is_full && self.map.len() < self.capacity / 16 * 15 {
+            let empty =
+                HashMap::with_capacity_and_hasher(self.capacity, BuildHasherDefault::default());
+            let old = std::mem::replace(&mut self.map, empty);
+            self.map.extend(old);
+        }
+        let before = self.map.insert(hash, location);
+        self.capacity = self.capacity.max(self.map.capacity());
+        before
+    }
+
+    /// Removes a location; whether it was there.
+    fn remove(&mut self, hash: Hash32, location: Location) -> bool {
+        let is_there = self.map.get(&hash) == Some(&location);
+        if is_there {
+            self.map.remove(&hash);
+        }
+        let len = self.map.len();
+        if self.capacity > 8 * len {
+            self.map.shrink_to(2 * len);
+            self.capacity = self.map.capacity();
+        }
+        is_there
+    }
+
+    /// How much memory it takes, in bytes: std's map has a power of two of buckets, fills seven of eight, and keeps a byte
+    /// for each beside what is in it.
+    fn size(&self) -> usize {
         const BUCKET: usize = size_of::<(Hash32, Location)>() + 1;
-        if capacity != self.capacity {
-            self.capacity = capacity;
-            self.charge.set(match capacity {
-                0 => 0,
-                _ => (capacity * 8 / 7).next_power_of_two() * BUCKET,
-            });
+        match self.capacity {
+            0 => 0,
+            capacity => (capacity * 8 / 7).next_power_of_two() * BUCKET,
         }
     }
 }
@@ -200,8 +235,11 @@ mod tests {
             index.remove(7, location(removed));
             index.insert(7, location(3));
             index.relocate(7, location(3), location(4));
-            let found =
-                (0..5).filter(|&number| index.find(7, |at| at == location(number)).is_some());
+            let found = (0..5).filter(|&number| {
+                index
+                    .find(7, |at| (at == location(number)).then_some(()))
+                    .is_some()
+            });
             let expected: Vec<_> = [0, 1, 2, 4]
                 .into_iter()
                 .filter(|&number| number != removed)
@@ -221,15 +259,15 @@ mod tests {
             hash = (hash ^ hash >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             (hash >> 29) as u32
         };
-        (0..6000).for_each(|number| index.insert(hash(number), location(number)));
+        (0..4800).for_each(|number| index.insert(hash(number), location(number)));
         let size = index.size();
-        for number in 6000..1_000_000 {
-            index.remove(hash(number - 6000), location(number - 6000));
+        for number in 4800..1_000_000 {
+            index.remove(hash(number - 4800), location(number - 4800));
             index.insert(hash(number), location(number));
             assert_eq!(index.size(), size);
         }
-        (994_000..999_990).for_each(|number| index.remove(hash(number), location(number)));
-        assert!(index.size() <= 32 * 9);
-        assert!(index.find(hash(999_999), |_| true).is_some());
+        (995_200..999_990).for_each(|number| index.remove(hash(number), location(number)));
+        assert!(index.size() <= TABLES * 8 * 9, "{}", index.size());
+        assert!(index.find(hash(999_999), Some).is_some());
     }
 }

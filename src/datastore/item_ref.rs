@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use super::head::{Access, Head};
+use super::head::{Head, Slot};
 use crate::item::{Item, UnixTime};
 use crate::memory::LargeValue;
 
 /// An item in its segment.
 #[derive(Debug, Clone, Copy)]
 pub struct ItemRef<'s> {
-    /// What is known of it.
     pub head: Head,
-    /// When it was last read.
-    pub access: &'s Access,
+    pub slot: &'s Slot,
     /// The key, and behind it the value, unless that is large.
     pub bytes: &'s [u8],
     /// The value, if it is large.
@@ -22,7 +20,7 @@ pub struct ItemRef<'s> {
 impl<'s> ItemRef<'s> {
     /// The key.
     pub fn key(self) -> &'s [u8] {
-        self.bytes.split_at(self.head.key_length.into()).0
+        self.bytes.split_at(self.slot.key_length.into()).0
     }
 
     /// Whether a reader is still sending it: its memory does not come free now.
@@ -34,14 +32,14 @@ impl<'s> ItemRef<'s> {
     pub fn item(self, now: UnixTime) -> Item<'s> {
         Item {
             bytes: self.bytes.into(),
-            key_length: self.head.key_length,
+            key_length: self.slot.key_length,
             large: self.large.cloned(),
             flags: self.head.flags,
             expiry: self.head.expiry,
             cas: self.head.cas,
-            marks: self.head.marks(),
-            last_access: self.access.time(now),
-            fetched: self.access.is_fetched(),
+            marks: self.slot.marks(),
+            last_access: self.slot.access.time(now),
+            fetched: self.slot.access.is_fetched(),
         }
     }
 }

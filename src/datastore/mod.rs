@@ -43,7 +43,7 @@ use crate::protocol::Exptime;
 use crate::stats::{Counter, Stats};
 use clock::Clock;
 pub use guard::KeyGuard;
-use head::Head;
+use head::{Head, Slot};
 use index::MAX_SEGMENTS;
 pub use reserve::PendingItem;
 use segment::LARGE;
@@ -149,14 +149,14 @@ impl Datastore {
         let now = self.clock.now();
         let key = HashedKey::new(key, &self.shared.hasher);
         let shard = read(self.shard(key));
-        let found = shard.get(shard.find(key)?)?;
+        let (_, found) = shard.look_up(key)?;
         if found.head.expiry.has_passed(now) {
             self.stats.add(Counter::GetExpired, 1);
             return None;
         }
         let item = found.item(now).copied_to(room);
         if bump == Bump::Yes {
-            found.access.mark_read(now);
+            found.slot.access.mark_read(now);
         }
         Some(item)
     }
@@ -200,7 +200,10 @@ impl Datastore {
     pub fn size(&self) -> (usize, usize) {
         self.shards.iter().fold((0, 0), |(items, bytes), shard| {
             let shard = read(shard);
-            (items + shard.len(), bytes + shard.bytes(Head::SIZE))
+            (
+                items + shard.len(),
+                bytes + shard.bytes(Head::SIZE + size_of::<Slot>()),
+            )
         })
     }
 
@@ -210,7 +213,7 @@ impl Datastore {
         let oldest = self.shards.iter().filter_map(|shard| {
             let shard = read(shard);
             let items = shard.items();
-            items.map(|item| item.access.time(now)).min()
+            items.map(|item| item.slot.access.time(now)).min()
         });
         oldest.min().map_or(0, |last| now.saturating_sub(last))
     }

@@ -5,17 +5,13 @@
 //! write makes room for that too. (Where the limit is lowered while the server runs, or `-M` meets a log that holds more,
 //! what is there stays until it is evicted or removed.)
 
-use super::head::Head;
-use super::segment::{LARGE, SEGMENT};
+use super::head::{Head, Slot};
+use super::segment::LARGE;
 use super::{Datastore, StoreError, WhenFull, write};
 use crate::item::Item;
 use crate::memory::Charge;
 use crate::protocol::Exptime;
 use crate::stats::Counter;
-
-/// A write frees at most this many bytes more than it needs, so that nobody waits long when `cache_memlimit` has
-/// made the limit much lower: then many writes share the work.
-const SHRINK_STEP: usize = 4 * SEGMENT;
 
 /// An item whose value is still to come. Its memory counts from the moment at which it is announced: clients
 /// that announce much and send little cannot make the server larger than `-m`.
@@ -44,7 +40,7 @@ impl Datastore {
             self.stats.add(Counter::StoreTooLarge, 1);
             return Err(StoreError::TooLarge);
         }
-        let reservation = self.make_room(key.len() + bytes + Head::SIZE)?;
+        let reservation = self.make_room(key.len() + bytes + Head::SIZE + size_of::<Slot>())?;
         // Only a span of time needs to know when it begins: most items have none.
         let now = match exptime {
             Exptime::After(_) => self.clock.now(),
@@ -99,7 +95,7 @@ impl Datastore {
         let reservation = self.memory.charge(bytes);
         if self.memory.is_short() {
             let has_room = match self.limits.when_full {
-                WhenFull::Evict => self.evict_down_to(self.memory.limit(), bytes + SHRINK_STEP)?,
+                WhenFull::Evict => self.evict_down_to(self.memory.limit(), bytes)?,
                 WhenFull::Refuse => {
                     for shard in &self.shards {
                         write(shard).clean_well();

@@ -1,19 +1,18 @@
 //! A segment: items that were stored one behind another, and that leave together.
 //!
 //! ```text
-//!   start of 0      start of 1        start of 2     written
-//!   v               v                 v              v
-//! | key value       | key value       | key value    |      free      | head of 2 | head of 1 | head of 0 |
-//! 0                                                                                                     64 KB
+//!          start of 0           start of 1            start of 2        written
+//!          v                    v                     v                 v
+//! piece:   | head key value     | head key value      | head key value  |      free       |   64 KB
 //!
-//! head: cas (8 bytes), flags (4), expiry (4), start (2), key length (1), state (1)
+//! slots:   [ access start key_length state ] [ ... ] [ ... ]          8 bytes an item, beside the piece
+//!
+//! head:    cas (8 bytes) flags (4) expiry (4)
 //! ```
 //!
-//! An item is its bytes and a head, which says what is known of it. Bytes are written from the front, heads from the
-//! back, and both stay where they are until the whole segment is given back. The bytes of a slot end where those of the
-//! next slot begin. An item that is replaced or removed is *dead*: its bytes stay, and a bit in its head says so.
-//!
-//! The last access of each item is beside the segment, since readers write it and nobody else is kept out meanwhile.
+//! An item is a slot, a head and its bytes. They stay where they are until the whole segment is given back. The bytes of an
+//! item end where the head of the next one begins. An item that is replaced or removed is *dead*: its bytes stay, and a
+//! bit in its slot says so. (The last access is in the slot because readers write it, while others read.)
 //!
 //! A *large* item is a segment of its own, with one slot: its key is there, and its value is shared with readers, so that
 //! nobody copies it as a whole (`memory/large.rs`).
@@ -21,14 +20,14 @@
 //! Invariants, which `Segment::validate` checks:
 //! - `alive_bytes` is the sum of the bytes of the slots that are not dead;
 //! - no item that is alive expires before `earliest_expiry`;
-//! - bytes and heads do not overlap.
+//! - the slots begin one behind another, and end within the piece.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::head::{Access, Head};
+use super::head::{Head, Slot};
 use super::item_ref::ItemRef;
-use crate::item::{Expiry, Item, UnixTime, earlier};
+use crate::item::{Item, UnixTime, earlier};
 use crate::memory::{Charge, LargeValue, Memory, PIECE, Piece};
 
 /// The size of a segment, in bytes, but for that of a large item. An eviction frees one at a time: large enough that
@@ -41,9 +40,9 @@ pub const LARGE: usize = SEGMENT / 4;
 /// The most slots that a segment has, so that a slot's number has 11 bits.
 pub const MAX_SLOTS: usize = 1 << 11;
 
-/// How many more accesses there is room for when there is no more. They are over 1 KB: the allocator keeps what is smaller
-/// for the thread that frees it, and small pieces between large ones would make holes of those.
-const ACCESSES_STEP: usize = 272;
+/// How many more slots there is room for at the most when there is no more. They are over 1 KB: the allocator keeps what is
+/// smaller for the thread that frees it, and small pieces between large ones would make holes of those.
+const SLOTS_STEP: usize = 136;
 
 /// One of the two queues of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +68,8 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct Segment {
     content: Content,
-    /// The last access of each slot.
-    accesses: Vec<Access>,
-    /// For the accesses. The rest is charged apart.
+    slots: Vec<Slot>,
+    /// For the slots. The rest is charged apart.
     charge: Charge,
     alive_bytes: usize,
     /// `None`: none of its items ever expires.
@@ -97,8 +95,7 @@ enum Content {
 impl Segment {
     /// An empty segment for this queue.
     pub fn packed(queue: QueueId, memory: &Arc<Memory>) -> Self {
-        let mut piece = memory.piece();
-        piece.bytes.resize(SEGMENT, 0);
+        let piece = memory.piece();
         Segment::new(Content::Packed { piece, written: 0 }, queue, memory)
     }
 
@@ -106,25 +103,25 @@ impl Segment {
     pub fn large(
         item: &Item<'_>,
         value: &Arc<LargeValue>,
-        access: Access,
+        slot: Slot,
         queue: QueueId,
         memory: &Arc<Memory>,
     ) -> Self {
+        let head = Head::new(item);
         let content = Content::Large {
-            head: Head::new(item),
+            head,
             key: item.key().to_vec(),
             value: Arc::clone(value),
         };
         let mut segment = Segment::new(content, queue, memory);
-        segment.accesses.reserve_exact(1);
-        segment.add(access, item.expiry, value.length());
+        segment.add(slot, head, value.length());
         segment
     }
 
     fn new(content: Content, queue: QueueId, memory: &Arc<Memory>) -> Self {
         Segment {
             content,
-            accesses: Vec::new(),
+            slots: Vec::new(),
             charge: memory.charge(0),
             alive_bytes: 0,
             earliest_expiry: None,
@@ -135,85 +132,95 @@ impl Segment {
 
     /// Whether there is room for one more item with so many bytes.
     pub fn has_room(&self, length: usize) -> bool {
-        let slots = self.slots();
         match &self.content {
             Content::Packed { written, .. } => {
-                slots < MAX_SLOTS && written + length + (slots + 1) * Head::SIZE <= SEGMENT
+                self.slots.len() < MAX_SLOTS && written + Head::SIZE + length <= SEGMENT
             }
             Content::Large { .. } => false,
         }
     }
 
-    /// Stores an item, with these bytes, for which there [is room](Segment::has_room). Gives its slot.
-    pub fn push(&mut self, mut head: Head, access: Access, bytes: &[u8]) -> usize {
-        let slot = self.slots();
+    /// Stores an item, with these bytes, for which there [is room](Segment::has_room). Gives the number of its slot.
+    pub fn push(&mut self, mut slot: Slot, head: Head, bytes: &[u8]) -> usize {
         if let Content::Packed { piece, written } = &mut self.content {
-            head.start = *written as u16;
-            let end = *written + bytes.len();
+            slot.start = *written as u16;
+            let end = *written + Head::SIZE + bytes.len();
             if let Some(room) = piece.bytes.get_mut(*written..end) {
+                let (head_room, room) = room.split_at_mut(Head::SIZE);
+                head_room.copy_from_slice(&head.to_bytes());
                 room.copy_from_slice(bytes);
             }
             *written = end;
         }
-        self.add(access, head.expiry, bytes.len());
-        self.set_head(slot, head);
-        slot
+        self.add(slot, head, bytes.len());
+        self.slots.len() - 1
     }
 
-    fn add(&mut self, access: Access, expiry: Expiry, length: usize) {
-        let slots = self.accesses.len();
-        if slots == self.accesses.capacity() {
-            self.accesses.reserve_exact(ACCESSES_STEP);
+    fn add(&mut self, slot: Slot, head: Head, length: usize) {
+        if self.slots.len() == self.slots.capacity() {
+            // As many as there is room for, if the next items are as long as this one.
+            let left = SEGMENT.saturating_sub(slot.start.into());
+            let fit = left / (length + Head::SIZE) + 1;
+            self.slots.reserve_exact(fit.min(SLOTS_STEP));
+            self.charge.set(self.slots.capacity() * size_of::<Slot>());
         }
-        self.accesses.push(access);
-        self.charge
-            .set(self.accesses.capacity() * size_of::<Access>());
+        self.slots.push(slot);
         self.alive_bytes += length;
-        self.earliest_expiry = earlier(self.earliest_expiry, expiry.time());
+        self.earliest_expiry = earlier(self.earliest_expiry, head.expiry.time());
     }
 
     /// Puts an item in the place of another with the same key, if it is as long and not large; whether it is. Nothing
-    /// moves, and nothing is dead. The item counts as visited, because its place in the queue is older than it is.
-    pub fn overwrite(&mut self, slot: usize, mut new: Head, access: &Access, bytes: &[u8]) -> bool {
-        let range = self.range(slot);
-        let room = match &mut self.content {
-            Content::Packed { piece, .. } => piece.bytes.get_mut(range.clone()),
-            Content::Large { .. } => None,
-        };
-        let Some(room) = room.filter(|room| room.len() == bytes.len()) else {
-            return false;
-        };
-        room.copy_from_slice(bytes);
-        if let Some(old) = self.accesses.get_mut(slot) {
-            *old = access.visited();
+    /// moves, and nothing is dead.
+    pub fn overwrite(&mut self, number: usize, new: &Slot, head: Head, bytes: &[u8]) -> bool {
+        let range = self.range(number);
+        if let Content::Packed { piece, .. } = &mut self.content
+            && let Some(room) = piece.bytes.get_mut(range)
+            && room.len() == bytes.len()
+            && let Some(slot) = self.slots.get_mut(number)
+        {
+            room.copy_from_slice(bytes);
+            *slot = new.in_place_of(slot);
+            self.update(number, |_, old| *old = head);
+            return true;
         }
-        new.start = range.start as u16;
-        self.update(slot, |head| *head = new);
-        true
+        false
     }
 
     /// Changes what is known of an item beside its bytes.
-    pub fn update(&mut self, slot: usize, change: impl FnOnce(&mut Head)) {
-        if let Some(mut head) = self.head(slot) {
-            change(&mut head);
-            self.set_head(slot, head);
+    pub fn update(&mut self, number: usize, change: impl FnOnce(&mut Slot, &mut Head)) {
+        let head = self.head(number);
+        if let Some(slot) = self.slots.get_mut(number)
+            && let Some(mut head) = head
+        {
+            change(slot, &mut head);
+            let start = usize::from(slot.start);
+            match &mut self.content {
+                Content::Packed { piece, .. } => {
+                    if let Some(room) = piece.bytes.get_mut(start..start + Head::SIZE) {
+                        room.copy_from_slice(&head.to_bytes());
+                    }
+                }
+                Content::Large { head: room, .. } => *room = head,
+            }
             self.earliest_expiry = earlier(self.earliest_expiry, head.expiry.time());
         }
     }
 
     /// Marks an item, which is alive, as dead.
-    pub fn kill(&mut self, slot: usize) {
+    pub fn kill(&mut self, number: usize) {
         self.alive_bytes -= match &self.content {
-            Content::Packed { .. } => self.range(slot).len(),
+            Content::Packed { .. } => self.range(number).len(),
             Content::Large { .. } => self.alive_bytes,
         };
-        self.update(slot, Head::set_dead);
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.set_dead();
+        }
     }
 
     /// Forgets which items were visited.
     pub fn set_unvisited(&mut self) {
-        for access in &mut self.accesses {
-            *access = access.unvisited();
+        for slot in &mut self.slots {
+            *slot = slot.moved();
         }
     }
 
@@ -224,24 +231,23 @@ impl Segment {
     }
 
     /// The item in a slot; `None` if it is dead.
-    pub fn get(&self, slot: usize) -> Option<ItemRef<'_>> {
-        let access = self.accesses.get(slot)?;
-        let head = self.head(slot).filter(|head| !head.is_dead())?;
+    pub fn get(&self, number: usize) -> Option<ItemRef<'_>> {
+        let slot = self.slots.get(number).filter(|slot| !slot.is_dead())?;
         let (bytes, large) = match &self.content {
-            Content::Packed { piece, .. } => (piece.bytes.get(self.range(slot))?, None),
+            Content::Packed { piece, .. } => (piece.bytes.get(self.range(number))?, None),
             Content::Large { key, value, .. } => (&key[..], Some(value)),
         };
         Some(ItemRef {
-            head,
-            access,
+            head: self.head(number)?,
+            slot,
             bytes,
             large,
         })
     }
 
-    /// The items that are alive, each with its slot, in the order in which they were stored.
+    /// The items that are alive, each with its slot's number, in the order in which they were stored.
     pub fn items(&self) -> impl Iterator<Item = (usize, ItemRef<'_>)> {
-        (0..self.slots()).filter_map(|slot| Some((slot, self.get(slot)?)))
+        (0..self.slots.len()).filter_map(|number| Some((number, self.get(number)?)))
     }
 
     /// Whether this is the segment of a large item.
@@ -251,8 +257,9 @@ impl Segment {
 
     /// How many bytes it has of what.
     pub fn usage(&self) -> Usage {
+        let heads = self.slots.len() * Head::SIZE;
         let (dead, size) = match &self.content {
-            Content::Packed { written, .. } => (written - self.alive_bytes, SEGMENT),
+            Content::Packed { written, .. } => (written - heads - self.alive_bytes, SEGMENT),
             Content::Large { value, .. } => (0, value.size()),
         };
         Usage {
@@ -262,42 +269,26 @@ impl Segment {
         }
     }
 
-    fn slots(&self) -> usize {
-        self.accesses.len()
-    }
-
     /// Where the bytes of a slot are.
-    fn range(&self, slot: usize) -> Range<usize> {
+    fn range(&self, number: usize) -> Range<usize> {
         let written = match &self.content {
             Content::Packed { written, .. } => *written,
             Content::Large { .. } => 0,
         };
-        let start = |slot| match slot < self.slots() {
-            true => self.head(slot).map_or(written, |head| head.start.into()),
-            false => written,
-        };
-        start(slot)..start(slot + 1)
+        let start = |number: usize| self.slots.get(number).map(|slot| usize::from(slot.start));
+        let end = start(number + 1).unwrap_or(written);
+        start(number).map_or(end, |start| start + Head::SIZE)..end
     }
 
-    fn head(&self, slot: usize) -> Option<Head> {
+    fn head(&self, number: usize) -> Option<Head> {
         match &self.content {
             Content::Packed { piece, .. } => {
-                let heads = piece.bytes.get(..SEGMENT - slot * Head::SIZE)?;
-                heads.last_chunk().copied().map(Head::from_bytes)
+                let (_, behind) = piece
+                    .bytes
+                    .split_at_checked(self.slots.get(number)?.start.into())?;
+                behind.first_chunk().copied().map(Head::from_bytes)
             }
             Content::Large { head, .. } => Some(*head),
-        }
-    }
-
-    fn set_head(&mut self, slot: usize, new: Head) {
-        match &mut self.content {
-            Content::Packed { piece, .. } => {
-                let heads = piece.bytes.get_mut(..SEGMENT - slot * Head::SIZE);
-                if let Some(room) = heads.and_then(|heads| heads.last_chunk_mut()) {
-                    *room = new.to_bytes();
-                }
-            }
-            Content::Large { head, .. } => *head = new,
         }
     }
 
@@ -314,9 +305,12 @@ impl Segment {
             expiries.min().is_none_or(known),
             "no item expires before the earliest expiry"
         );
+        let ends = (0..self.slots.len()).map(|number| self.range(number).end);
         if let Content::Packed { written, .. } = &self.content {
-            let heads = self.slots() * Head::SIZE;
-            assert!(written + heads <= SEGMENT, "bytes and heads do not overlap");
+            assert!(
+                ends.is_sorted() && *written <= SEGMENT,
+                "one behind another"
+            );
         }
     }
 }

@@ -27,7 +27,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::head::{Access, Head};
+use super::head::{Head, Slot};
 use super::index::{Hash32, Index, Location, SegmentId};
 use super::item_ref::ItemRef;
 use super::segment::{LARGE, QueueId, Segment, Usage};
@@ -107,8 +107,15 @@ impl Shard {
 
     /// Where a key's item is, expired or not.
     pub fn find(&self, key: HashedKey<'_>) -> Option<Location> {
-        let is_it = |at| self.get(at).is_some_and(|item| item.key() == key.key);
-        self.index.find(key.hash32(), is_it)
+        Some(self.look_up(key)?.0)
+    }
+
+    /// A key's item, expired or not, and where it is.
+    pub fn look_up(&self, key: HashedKey<'_>) -> Option<(Location, ItemRef<'_>)> {
+        self.index.find(key.hash32(), |at| {
+            let item = self.get(at).filter(|item| item.key() == key.key)?;
+            Some((at, item))
+        })
     }
 
     /// The item at a location.
@@ -127,21 +134,21 @@ impl Shard {
         now: UnixTime,
     ) -> Location {
         let item = item.with_large_value(LARGE, &self.shared.memory);
-        let access = Access::new(now, item.fetched);
+        let slot = Slot::new(&item, now);
         let Some(old) = old else {
-            let at = self.append_new(QueueId::Probation, &item, access);
+            let at = self.append_new(QueueId::Probation, &item, slot);
             self.index.insert(key.hash32(), at);
             return at;
         };
         let (head, is_large) = (Head::new(&item), item.large.is_some());
         let overwrite = |segment: &mut Segment| {
-            !is_large && segment.overwrite(old.slot(), head, &access, &item.bytes)
+            !is_large && segment.overwrite(old.slot(), &slot, head, &item.bytes)
         };
         if self.change(old.segment(), overwrite) == Some(true) {
             return old;
         }
         let queue = self.segment(old.segment()).map(|segment| segment.queue);
-        let at = self.append_new(queue.unwrap_or(QueueId::Probation), &item, access);
+        let at = self.append_new(queue.unwrap_or(QueueId::Probation), &item, slot);
         self.index.relocate(key.hash32(), old, at);
         self.kill(old);
         match self.clean() {
@@ -151,7 +158,7 @@ impl Shard {
     }
 
     /// Changes what is known of an item beside its bytes.
-    pub fn update(&mut self, at: Location, change: impl FnOnce(&mut Head)) {
+    pub fn update(&mut self, at: Location, change: impl FnOnce(&mut Slot, &mut Head)) {
         self.change(at.segment(), |segment| segment.update(at.slot(), change));
     }
 
@@ -196,18 +203,18 @@ impl Shard {
         self.usage.size + self.index.size()
     }
 
-    fn append_new(&mut self, queue: QueueId, item: &Item<'_>, access: Access) -> Location {
+    fn append_new(&mut self, queue: QueueId, item: &Item<'_>, slot: Slot) -> Location {
         let Some(value) = &item.large else {
-            return self.append(queue, Head::new(item), access, &item.bytes);
+            return self.append(queue, slot, Head::new(item), &item.bytes);
         };
         let id = self.vacant_id();
-        let segment = Segment::large(item, value, access, queue, &self.shared.memory);
+        let segment = Segment::large(item, value, slot, queue, &self.shared.memory);
         self.attach(id, segment);
         Location::new(id, 0)
     }
 
     /// Appends an item that is not large to the end of a queue.
-    fn append(&mut self, queue: QueueId, head: Head, access: Access, bytes: &[u8]) -> Location {
+    fn append(&mut self, queue: QueueId, slot: Slot, head: Head, bytes: &[u8]) -> Location {
         let has_room = |segment: &Segment| segment.has_room(bytes.len());
         let open = self.queue(queue).open;
         let open = open.filter(|id| self.segment(*id).is_some_and(has_room));
@@ -217,8 +224,8 @@ impl Shard {
             self.queue(queue).open = Some(id);
             id
         });
-        let slot = self.change(id, |segment| segment.push(head, access, bytes));
-        Location::new(id, slot.unwrap_or(0))
+        let number = self.change(id, |segment| segment.push(slot, head, bytes));
+        Location::new(id, number.unwrap_or(0))
     }
 
     /// Marks an item as dead, and gives its segment back if nothing in it is alive.

@@ -120,13 +120,9 @@ impl Memory {
     fn take_part(self: &Arc<Self>) -> Part {
         let mut blocks = lock(&self.blocks);
         let (number, (block, free)) = blocks.with_free_parts.pop_first().unwrap_or_else(|| {
-            let mut piece = self.piece();
-            piece.bytes.resize(PIECE, 0);
             blocks.numbers += 1;
-            (
-                blocks.numbers,
-                (Arc::new(RwLock::new(piece)), FreeParts::MAX),
-            )
+            let block = Arc::new(RwLock::new(self.piece()));
+            (blocks.numbers, (block, FreeParts::MAX))
         });
         let index = free.trailing_zeros() as u8;
         let free = free & !(1 << index);

@@ -27,7 +27,7 @@ pub struct Removed {
 impl Removed {
     fn count(&mut self, item: ItemRef<'_>) {
         self.items += 1;
-        self.unfetched += u64::from(!item.access.is_fetched());
+        self.unfetched += u64::from(!item.slot.access.is_fetched());
     }
 }
 
@@ -53,7 +53,7 @@ impl Shard {
         for (slot, item) in segment.items() {
             let (hash, from) = (self.hash32(item), Location::new(id, slot));
             if stays(item) {
-                let at = self.append(to, item.head, item.access.unvisited(), item.bytes);
+                let at = self.append(to, item.slot.moved(), item.head, item.bytes);
                 self.index.relocate(hash, from, at);
             } else {
                 self.index.remove(hash, from);

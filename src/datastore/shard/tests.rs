@@ -112,7 +112,7 @@ impl Sample {
         let key = key.to_string();
         let at = self.shard.find(hashed(&key, &self.shard));
         let item = at.and_then(|at| self.shard.get(at));
-        item.inspect(|item| item.access.mark_read(self.now))
+        item.inspect(|item| item.slot.access.mark_read(self.now))
             .is_some()
     }
 
@@ -129,7 +129,7 @@ impl Sample {
         let Some(victim) = self.shard.next_victim() else {
             return 0;
         };
-        let stays = |item: ItemRef<'_>| item.access.is_visited();
+        let stays = |item: ItemRef<'_>| item.slot.access.is_visited();
         let removed = self.shard.reclaim(victim, QueueId::Main, stays);
         self.shard.validate();
         removed.items
