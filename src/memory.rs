@@ -39,6 +39,8 @@ pub struct Memory {
     used: AtomicUsize,
     /// Pieces that nobody uses.
     pool: Mutex<Vec<Vec<u8>>>,
+    /// How many they are, to be read without the lock: every write asks.
+    pooled: AtomicUsize,
     /// The pieces in which large values are.
     blocks: Mutex<Blocks>,
 }
@@ -50,6 +52,7 @@ impl Memory {
             limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
             pool: Mutex::default(),
+            pooled: AtomicUsize::new(0),
             blocks: Mutex::default(),
         }
     }
@@ -85,7 +88,10 @@ impl Memory {
 
     /// Takes a piece from the pool, or a new one.
     pub fn piece(self: &Arc<Self>) -> Piece {
-        let pooled = lock(&self.pool).pop();
+        let mut pool = lock(&self.pool);
+        let pooled = pool.pop();
+        self.pooled.store(pool.len(), Relaxed);
+        drop(pool);
         Piece {
             // Zeros come from the system without being written: what a segment does not use yet is not resident.
             bytes: pooled.unwrap_or_else(|| vec![0; PIECE]),
@@ -97,8 +103,12 @@ impl Memory {
     /// so.
     pub fn trim_pool(&self) {
         let allowed = self.limit() + self.limit() / POOL_ALLOWANCE;
-        let mut pool = lock(&self.pool);
-        pool.truncate(allowed.saturating_sub(self.used()) / PIECE);
+        let allowed = allowed.saturating_sub(self.used()) / PIECE;
+        if self.pooled.load(Relaxed) > allowed {
+            let mut pool = lock(&self.pool);
+            pool.truncate(allowed);
+            self.pooled.store(pool.len(), Relaxed);
+        }
     }
 }
 
@@ -113,7 +123,10 @@ pub struct Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        lock(&self.charge.memory.pool).push(bytes);
+        let memory = &self.charge.memory;
+        let mut pool = lock(&memory.pool);
+        pool.push(bytes);
+        memory.pooled.store(pool.len(), Relaxed);
     }
 }
 

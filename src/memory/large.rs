@@ -20,16 +20,18 @@ pub const PART: usize = PIECE / PARTS;
 /// How many parts a block has: as many as a `u16` has bits.
 const PARTS: usize = u16::BITS as usize;
 
-/// Which parts of a block are free: a bit for each.
-type FreeParts = u16;
+/// A piece in parts.
+#[derive(Debug)]
+struct Block {
+    number: u64,
+    /// Locked while a part is copied, and never across the network.
+    piece: RwLock<Piece>,
+}
 
-/// A piece in parts. Its lock is held while a part is copied, and never across the network.
-type Block = RwLock<Piece>;
-
-/// The blocks that have parts that are free, each by its number.
+/// The blocks that have free parts, each by its number, with a bit for each part: 1 if the part is free.
 #[derive(Debug, Default)]
 pub struct Blocks {
-    with_free_parts: BTreeMap<u64, (Arc<Block>, FreeParts)>,
+    with_free_parts: BTreeMap<u64, (Arc<Block>, u16)>,
     /// How many blocks there have been.
     numbers: u64,
 }
@@ -38,9 +40,6 @@ pub struct Blocks {
 #[derive(Debug)]
 struct Part {
     block: Arc<Block>,
-    /// The number of the block, …
-    number: u64,
-    /// … and of the part in it.
     index: u8,
 }
 
@@ -57,7 +56,11 @@ impl LargeValue {
     pub fn new(bytes: &[u8], memory: &Arc<Memory>) -> Self {
         let copy = |chunk: &[u8]| {
             let part = memory.take_part();
-            let mut piece = part.block.write().unwrap_or_else(PoisonError::into_inner);
+            let mut piece = part
+                .block
+                .piece
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             let start = usize::from(part.index) * PART;
             if let Some(room) = piece.bytes.get_mut(start..start + chunk.len()) {
                 room.copy_from_slice(chunk);
@@ -93,7 +96,11 @@ impl LargeValue {
     ) -> Result<(), E> {
         let mut left = self.length;
         for part in &self.parts {
-            let piece = part.block.read().unwrap_or_else(PoisonError::into_inner);
+            let piece = part
+                .block
+                .piece
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             let (start, length) = (usize::from(part.index) * PART, left.min(PART));
             let bytes = piece.bytes.get(start..start + length);
             room.clear();
@@ -119,22 +126,18 @@ impl Memory {
     /// Takes a part that is free, of a block that has others in use if there is one.
     fn take_part(self: &Arc<Self>) -> Part {
         let mut blocks = lock(&self.blocks);
-        let (number, (block, free)) = blocks.with_free_parts.pop_first().unwrap_or_else(|| {
+        let (_, (block, free)) = blocks.with_free_parts.pop_first().unwrap_or_else(|| {
             blocks.numbers += 1;
-            let block = Arc::new(RwLock::new(self.piece()));
-            (blocks.numbers, (block, FreeParts::MAX))
+            let (number, piece) = (blocks.numbers, RwLock::new(self.piece()));
+            (number, (Arc::new(Block { number, piece }), u16::MAX))
         });
         let index = free.trailing_zeros() as u8;
         let free = free & !(1 << index);
         if free != 0 {
             let entry = (Arc::clone(&block), free);
-            blocks.with_free_parts.insert(number, entry);
+            blocks.with_free_parts.insert(block.number, entry);
         }
-        Part {
-            block,
-            number,
-            index,
-        }
+        Part { block, index }
     }
 
     /// How much memory the free parts of blocks have that are in use, in bytes.
@@ -147,12 +150,12 @@ impl Memory {
     }
 
     fn give_part_back(&self, part: Part) {
-        let mut blocks = lock(&self.blocks);
-        let known = blocks.with_free_parts.remove(&part.number);
+        let (mut blocks, number) = (lock(&self.blocks), part.block.number);
+        let known = blocks.with_free_parts.remove(&number);
         let free = known.map_or(0, |(_, free)| free) | 1 << part.index;
-        if free != FreeParts::MAX {
+        if free != u16::MAX {
             let entry = (part.block, free);
-            blocks.with_free_parts.insert(part.number, entry);
+            blocks.with_free_parts.insert(number, entry);
         }
     }
 }
