@@ -1,4 +1,4 @@
-//! What a key holds. This is the ground floor: every part of the server may know it, and it knows none of them.
+//! What a key holds. This is the ground floor: every part of the server may know it, and it knows only `memory`.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ pub const MAX_KEY: usize = 250;
 /// Seconds of unix time. 32 bits are enough until 2106, and an item carries one.
 pub type UnixTime = u32;
 
-/// An item: key, value, and what is known of them.
+/// An item: key, value, and their metadata.
 ///
 /// An item that is made for the store owns its bytes. An item that is read from the store borrows them from the
 /// [room](Item::copied_to) of its reader, but for a large value, which it shares.
@@ -27,13 +27,13 @@ pub struct Item<'a> {
     pub flags: u32,
     /// When it expires.
     pub expiry: Expiry,
-    /// Changes whenever the item does. 0 until it is stored.
+    /// Changes whenever the value changes. 0 until the item is stored.
     pub cas: u64,
     /// What meta commands have noted on it.
     pub marks: Marks,
-    /// When it was last read (or else stored), before this look at it.
+    /// When it was last read (or else stored), before this command.
     pub last_access: UnixTime,
-    /// Whether it was read before this look at it. For an item that is about to be stored: whether it counts as read.
+    /// Whether it was read before this command. For an item that is about to be stored: whether it counts as read.
     pub fetched: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct Marks {
     pub binary_key: bool,
     /// The value is out of date (`md … I`).
     pub stale: bool,
-    /// One client has been told to bring a new value (`W`). The others are told so (`Z`).
+    /// One client has the right to bring a new value (`W`). The others see `Z`.
     pub won: bool,
 }
 
@@ -122,9 +122,9 @@ impl<'a> Item<'a> {
         self.bytes.to_mut().split_at_mut(self.key_length.into()).1
     }
 
-    /// The same item, and if it has more than `most` bytes, with its value as a large one.
-    pub(crate) fn with_large_value(mut self, most: usize, memory: &Arc<Memory>) -> Self {
-        if self.bytes.len() > most {
+    /// The same item, and if it has more than `max_small` bytes, with its value as a large one.
+    pub(crate) fn with_large_value(mut self, max_small: usize, memory: &Arc<Memory>) -> Self {
+        if self.bytes.len() > max_small {
             self.large = Some(Arc::new(LargeValue::new(&self.value(), memory)));
             self.bytes = self.key().to_vec().into();
         }
@@ -177,7 +177,7 @@ pub(crate) fn earlier(one: Option<UnixTime>, other: Option<UnixTime>) -> Option<
 
 /// The last date that the protocol can say (19 January 2038): its exptime has 31 bits, and so has the time
 /// in a log.
-const LAST: UnixTime = i32::MAX as UnixTime;
+const LAST_DATE: UnixTime = i32::MAX as UnixTime;
 
 /// The moment from which an item is no longer there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,16 +192,16 @@ impl Expiry {
 
     /// The item expires at this unix time, in seconds; 0 means never.
     pub fn at(date: u64) -> Self {
-        let date = date.min(LAST.into()) as UnixTime;
+        let date = date.min(LAST_DATE.into()) as UnixTime;
         NonZeroU32::new(date).map_or(Expiry::NEVER, Expiry)
     }
 
-    /// As a number, for the store to keep.
+    /// Encodes it.
     pub(crate) fn to_u32(self) -> u32 {
         self.0.get()
     }
 
-    /// The expiry that is kept as this number.
+    /// Decodes it.
     pub(crate) fn from_u32(number: u32) -> Self {
         NonZeroU32::new(number).map_or(Expiry::NEVER, Expiry)
     }

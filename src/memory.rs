@@ -1,9 +1,13 @@
 //! Memory: how much is used, and the pool of equal pieces of which all items are made.
 //!
 //! ```text
-//! | tables and segments | large values | reserved for  | pool |        |
-//! |    of all shards    |              | coming values |      |        |
-//! |<----------------- used ---------------------------->|      |<- -m ->|
+//! |<----------------------------- -m ------------------------------>|
+//! | tables and segments | large values | pending items | pool | free |
+//! |<----------------- used ---------------------------->|
+//!
+//! piece    64 KB, the unit of the pool
+//! segment  a piece of small items (`datastore/segment.rs`)
+//! block    a piece in sixteen parts of 4 KB, for large values (`memory/large.rs`)
 //! ```
 //!
 //! Each use of memory is counted by a [`Charge`] in the value that holds it, until that value is dropped. So what a slow
@@ -26,9 +30,9 @@ pub use large::LargeValue;
 /// The size of a piece, in bytes.
 pub const PIECE: usize = 64 << 10;
 
-/// The pool may pass the limit by this part of it: what an eviction has freed must be there for the next segment. When
+/// The pool may exceed the limit by 1/32 of it: what an eviction has freed must be there for the next segment. When
 /// it went back to the allocator each time, holes between the pieces were measured at a third of `-m`.
-const POOL_ALLOWANCE: usize = 32;
+const POOL_ALLOWANCE_DIVISOR: usize = 32;
 
 /// The memory of a store.
 #[derive(Debug)]
@@ -39,7 +43,7 @@ pub struct Memory {
     used: AtomicUsize,
     /// Pieces that nobody uses.
     pool: Mutex<Vec<Vec<u8>>>,
-    /// How many they are, to be read without the lock: every write asks.
+    /// The length of `pool`, readable without its lock: every write asks.
     pooled: AtomicUsize,
     /// The pieces in which large values are.
     blocks: Mutex<Blocks>,
@@ -78,8 +82,7 @@ impl Memory {
         self.used() > self.limit()
     }
 
-    /// Charges this many bytes for as long as the charge lives. Whether they are there is for [`Memory::is_short`] to
-    /// say.
+    /// Charges this many bytes for as long as the charge lives. The caller checks [`Memory::is_short`] afterwards.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.used.fetch_add(bytes, Relaxed);
         let memory = Arc::clone(self);
@@ -99,14 +102,13 @@ impl Memory {
         }
     }
 
-    /// Gives pieces that nobody uses back to the allocator, until they and what is used stay within the limit, or nearly
-    /// so.
+    /// Frees pieces of the pool until it and what is used are within the limit and its allowance.
     pub fn trim_pool(&self) {
-        let allowed = self.limit() + self.limit() / POOL_ALLOWANCE;
-        let allowed = allowed.saturating_sub(self.used()) / PIECE;
-        if self.pooled.load(Relaxed) > allowed {
+        let allowed = self.limit() + self.limit() / POOL_ALLOWANCE_DIVISOR;
+        let pieces = allowed.saturating_sub(self.used()) / PIECE;
+        if self.pooled.load(Relaxed) > pieces {
             let mut pool = lock(&self.pool);
-            pool.truncate(allowed);
+            pool.truncate(pieces);
             self.pooled.store(pool.len(), Relaxed);
         }
     }
@@ -143,7 +145,7 @@ impl Charge {
         self.bytes
     }
 
-    /// It is this much now. Written only when it changes: what all threads write, all threads wait for.
+    /// Sets how much it is. It skips equal values, because all threads contend for the counter.
     pub fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
             // Wrapping: the difference may be negative, and added to the whole it comes out right.
@@ -160,7 +162,7 @@ impl Drop for Charge {
     }
 }
 
-/// Locks. What a panic has left is whole: each change to what is locked here is complete in itself.
+/// Locks, and ignores poisoning: each change under these locks is complete in itself.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

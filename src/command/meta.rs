@@ -60,7 +60,7 @@ pub fn get<'a>(
         guard.mark_read();
     }
     if found.wins {
-        guard.win();
+        guard.mark_won();
     }
     if found.expiry != found.item.expiry {
         guard.touch(found.expiry)?;

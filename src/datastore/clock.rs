@@ -1,4 +1,4 @@
-//! Time, in whole seconds of unix time as the protocol counts it, and when an item ends.
+//! Time, in whole seconds of unix time as the protocol counts it.
 //!
 //! Expiry follows the wall clock, as memcached's does: an exptime can be a date. The wall clock may
 //! jump; then items live longer or shorter, and nothing else happens. Tests move it themselves

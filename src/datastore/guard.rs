@@ -1,7 +1,7 @@
 //! A key's guard: how a command changes what a key holds.
 //!
-//! Invariant: every change is recorded before it is made (but for who has won or read an item, which is not recorded),
-//! and both happen while the shard is locked. So the order of the log is the order of the store, key by key, and what
+//! Invariant: every change that a client could see after a restart is recorded before it is made, and both happen while the
+//! shard is locked. (Not recorded: that an item was read or won, and that an expired one is removed.) So the order of the log is the order of the store, key by key, and what
 //! the log refuses has not happened.
 
 use std::sync::RwLockWriteGuard;
@@ -22,7 +22,7 @@ pub struct KeyGuard<'s> {
     /// Where the key's item is, expired or not.
     at: Option<Location>,
     now: UnixTime,
-    /// Items that expire up to this time have expired.
+    /// `now`, or 0 during replay, when nothing counts as expired.
     expired_by: UnixTime,
 }
 
@@ -33,8 +33,7 @@ impl Datastore {
         // A flush that is due comes first, while no lock is held.
         self.flush_if_due();
         let mut guard = self.lock_key_in_replay(key);
-        // The time is that of holding the lock, not of waiting for it: what has expired for one must not be
-        // alive for the next.
+        // The clock is read after locking: what has expired for one client must not be alive for the next.
         guard.now = self.clock.now();
         guard.expired_by = guard.now;
         guard
@@ -57,7 +56,7 @@ impl Datastore {
 }
 
 impl KeyGuard<'_> {
-    /// The item that the key holds. An item that has expired is none.
+    /// The item that the key holds. `None` if there is none or it has expired.
     pub fn item(&self) -> Option<Item<'_>> {
         Some(self.item_ref()?.1.item(self.now))
     }
@@ -112,7 +111,7 @@ impl KeyGuard<'_> {
     }
 
     /// Notes on the item, if there is one, that a client has won it. This is forgotten with the process.
-    pub fn win(&mut self) {
+    pub fn mark_won(&mut self) {
         if let Some((at, _)) = self.item_ref() {
             self.shard.update(at, |slot, _| {
                 slot.set_marks(Marks {

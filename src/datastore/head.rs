@@ -1,4 +1,4 @@
-//! What a segment knows of an item: a head, which is stored before its bytes, and a slot beside the segment.
+//! Metadata of an item in a segment: a [`Head`] before its bytes, and a [`Slot`] beside the piece.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -25,7 +25,7 @@ impl Head {
         }
     }
 
-    /// The head as it is stored.
+    /// Encodes the head.
     pub fn to_bytes(self) -> [u8; Head::SIZE] {
         let [a, b, c, d, e, f, g, h] = self.cas.to_le_bytes();
         let [i, j, k, l] = self.flags.to_le_bytes();
@@ -33,7 +33,7 @@ impl Head {
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
-    /// The head that is stored so.
+    /// Decodes a head.
     pub fn from_bytes(bytes: [u8; Head::SIZE]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
         Head {
@@ -75,16 +75,26 @@ impl Slot {
         slot
     }
 
-    /// The same for another place in a queue: not visited.
-    pub fn moved(&self) -> Self {
+    /// The slot for a new place in the same queue.
+    pub fn copy(&self) -> Self {
+        let visited = if self.access.is_visited() { VISITED } else { 0 };
+        Slot {
+            access: self.access.with(visited),
+            ..*self
+        }
+    }
+
+    /// The slot for a new place after an eviction has spared the item: the visited bit is cleared.
+    pub fn unvisited_copy(&self) -> Self {
         Slot {
             access: self.access.with(0),
             ..*self
         }
     }
 
-    /// The same where another item was. It counts as visited, because its place in the queue is older than it is.
-    pub fn in_place_of(&self, other: &Slot) -> Self {
+    /// The slot for the place of another item. It is marked as visited: a new value at an old place in the queue would be
+    /// evicted too early otherwise.
+    pub fn replacing(&self, other: &Slot) -> Self {
         Slot {
             access: self.access.with(VISITED),
             start: other.start,
@@ -121,10 +131,10 @@ impl Slot {
     }
 }
 
-/// When an item was last read, or else stored, and whether it was read since it was stored (`FETCHED`), and since it
-/// took its place in the queue (`VISITED`). Several readers hold the lock at the same time, so this is atomic.
+/// When an item was last read, or else stored. `FETCHED`: it was read since it was stored. `VISITED`: it was read since it
+/// took its place in the queue. Several readers hold the lock at the same time, so this is atomic.
 ///
-/// 30 bits of seconds come round every 34 years.
+/// 30 bits of seconds wrap every 34 years.
 #[derive(Debug)]
 pub struct Access(AtomicU32);
 
@@ -133,7 +143,7 @@ const VISITED: u32 = 1 << 30;
 const SECONDS: u32 = VISITED - 1;
 
 impl Access {
-    /// That of an item that is stored at the time `now`.
+    /// The access of an item that is stored at the time `now`.
     pub fn new(now: UnixTime, is_fetched: bool) -> Self {
         let fetched = if is_fetched { FETCHED } else { 0 };
         Access(AtomicU32::new(now & SECONDS | fetched))
@@ -156,6 +166,8 @@ impl Access {
     /// When the item was last read, or else stored.
     pub fn time(&self, now: UnixTime) -> UnixTime {
         let ago = now.wrapping_sub(self.0.load(Relaxed)) & SECONDS;
+        // More than half of the 34 years: the clock went back since.
+        let ago = if ago > SECONDS / 2 { 0 } else { ago };
         now.saturating_sub(ago)
     }
 
@@ -209,6 +221,7 @@ mod tests {
         assert_eq!((access.time(now), access.is_fetched()), (now, false));
         access.mark_read(now + 5);
         assert_eq!(access.time(now + 70), now + 5);
+        assert_eq!(access.time(now), now, "the clock went back");
         assert!(access.is_fetched() && access.is_visited());
     }
 
@@ -216,10 +229,11 @@ mod tests {
     fn an_item_that_moves_is_not_visited_and_one_that_is_overwritten_is() {
         let slot = Slot::new(&item(), 100);
         slot.access.mark_read(105);
-        let moved = slot.moved();
+        assert!(slot.copy().access.is_visited());
+        let moved = slot.unvisited_copy();
         assert!(moved.access.is_fetched() && !moved.access.is_visited());
         assert_eq!(moved.access.time(200), 105);
-        let new = Slot::new(&item(), 110).in_place_of(&slot);
+        let new = Slot::new(&item(), 110).replacing(&slot);
         assert!(!new.access.is_fetched() && new.access.is_visited());
     }
 }

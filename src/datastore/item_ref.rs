@@ -1,4 +1,4 @@
-//! An item where it is: what a segment gives to who looks into it.
+//! A borrowed view of an item in a segment.
 
 use std::sync::Arc;
 

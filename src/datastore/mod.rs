@@ -1,9 +1,9 @@
 //! The store: items by key, with a limit, a clock and a flush. (The Go program's `datastore_handler`.)
 //!
-//! It is an `RwLock<HashMap>` [many times over](MAX_SHARDS): a key belongs to one shard. Readers of a shard do not wait
-//! for each other, and leave with a copy of a small item or a share of a large one. A command that changes a
-//! key takes the key's [`KeyGuard`], which is the shard's write lock, looks, decides and changes, and nobody
-//! comes in between. What a command means is not known here.
+//! It has many shards, each an `RwLock` around a `HashMap` and the segments that it points into. A key belongs to one shard.
+//! Readers of a shard do not wait for each other, and leave with a copy of a small item or a share of a large one. A
+//! command that changes a key takes the key's [`KeyGuard`], which is the shard's write lock, and meanwhile no other
+//! thread reads or changes the key. This module does not know the protocol.
 //!
 //! To be read in this order:
 //!
@@ -16,8 +16,8 @@
 //! Invariants:
 //! - Nothing here ever waits for a network: no lock is held once a method has returned, but for the one
 //!   in a `KeyGuard`, and a `KeyGuard` has no way to a socket.
-//! - Lock order: evicting, then a shard, then the log's locks. Never two shards at once, except all of them in ascending
-//!   order ([`Datastore::flush`]).
+//! - Lock order: `evicting`, then a shard, then the log's locks or those of `memory`, which are held for a moment only.
+//!   Never two shards at once, except all of them in ascending order ([`Datastore::flush`]).
 //! - A lock that a panic has poisoned still works: each change to a shard is complete in itself.
 
 pub mod clock;
@@ -55,7 +55,7 @@ const MAX_SHARDS: usize = 256;
 /// … but none for less than this many bytes of the memory limit: each has an open segment in each of its queues.
 const SHARD_SHARE: usize = 4 << 20;
 
-/// How much memory a shard can use before it has no more numbers for its segments.
+/// How much memory the numbers of a shard's segments can address: no limit is higher than all shards have together.
 const SHARD_MAX: usize = MAX_SEGMENTS * LARGE;
 
 /// What happens when the memory limit is reached.
@@ -70,9 +70,9 @@ pub enum WhenFull {
 /// Whether reading an item is noted on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bump {
-    /// As always.
+    /// Mark the item as read.
     Yes,
-    /// Not this time (`mg … u`).
+    /// Do not (`mg … u`).
     No,
 }
 
@@ -142,8 +142,7 @@ impl Datastore {
         }
     }
 
-    /// The item under a key, as it was before this reading of it, which is noted if `bump` says so. A small item is
-    /// copied into `room`.
+    /// Returns the item under a key, with its state before this read. A small item is copied into `room`.
     pub fn get<'r>(&self, key: &[u8], bump: Bump, room: &'r mut Vec<u8>) -> Option<Item<'r>> {
         self.flush_if_due();
         let now = self.clock.now();
@@ -184,7 +183,7 @@ impl Datastore {
             return self.flush();
         }
         let due = time.map(|time| time - 1);
-        // The first shard's lock stands for all that a single shard's does not guard.
+        // The first shard's lock guards `flush_at`.
         let _first = self.shards.first().map(write);
         self.record(|| due.map_or(Record::FlushNever, Record::FlushAt))?;
         self.flush_at.store(due.unwrap_or(0), Relaxed);
@@ -196,7 +195,7 @@ impl Datastore {
         &self.clock
     }
 
-    /// How many items there are, and how many bytes they have, keys, values, and what is known of them.
+    /// How many items there are, and how many bytes they have: keys, values, and metadata.
     pub fn size(&self) -> (usize, usize) {
         self.shards.iter().fold((0, 0), |(items, bytes), shard| {
             let shard = read(shard);
@@ -207,7 +206,7 @@ impl Datastore {
         })
     }
 
-    /// For how many seconds the item that waits longest has not been read; 0 when there is none.
+    /// Seconds since the least recently read item was read; 0 when there is none.
     pub fn age(&self) -> u32 {
         let now = self.clock.now();
         let oldest = self.shards.iter().filter_map(|shard| {
@@ -218,7 +217,7 @@ impl Datastore {
         oldest.min().map_or(0, |last| now.saturating_sub(last))
     }
 
-    /// Every item, a shard at a time: each shard as it is when its turn comes.
+    /// Every item. Each shard is copied when the iterator reaches it.
     pub fn snapshot(&self) -> impl Iterator<Item = Vec<Item<'static>>> {
         self.flush_if_due();
         let now = self.clock.now();
@@ -234,7 +233,7 @@ impl Datastore {
         self.memory.limit()
     }
 
-    /// Changes the memory limit. What is too much is evicted with the next writes, a little with each.
+    /// Changes the memory limit. The next writes evict what is too much, each a little (with `-M` nothing is evicted).
     pub fn set_memory_limit(&self, bytes: usize) {
         self.memory
             .set_limit(bytes.min(self.shards.len() * SHARD_MAX));
@@ -252,7 +251,7 @@ impl Datastore {
 
     /// Removes every item; with a time, only if a flush is still pending for just this time.
     fn remove_everything(&self, due: Option<UnixTime>) -> Result<(), StoreError> {
-        // All shards are locked before the first is emptied: a flush is one moment for everybody.
+        // All shards are locked before the first is emptied, so the flush is atomic.
         let mut shards: Vec<_> = self.shards.iter().map(write).collect();
         if due.is_some_and(|due| self.flush_at.load(Relaxed) != due) {
             return Ok(());

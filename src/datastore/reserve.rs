@@ -1,10 +1,16 @@
 //! Memory is reserved before it is allocated.
 //!
-//! Invariant: what is used stays within `-m`. Memory is reserved, by evicting if need be, before anything is allocated,
-//! and while no lock is held. Only a segment or a table that a write begins may pass the limit for a moment: the next
-//! write makes room for that too. (Where the limit is lowered while the server runs, or `-M` meets a log that holds more,
-//! what is there stays until it is evicted or removed.)
+//! Invariant: what is used stays within `-m`. A write that needs memory evicts before anything is allocated, and while it
+//! holds no lock. These may pass the limit for a moment, and the next write makes room for them too:
+//! - a segment or a table that a write begins;
+//! - small writes, which reserve nothing, and do not wait for another thread that evicts;
+//! - a large item between its arrival and its place in the store, where it counts twice;
+//! - the item that `append` or `prepend` makes, beside the old one.
+//!
+//! (Where the limit is lowered while the server runs, or `-M` meets a log that holds more, what is there stays until it
+//! is evicted or removed.)
 
+use super::eviction::SMALL_WRITE;
 use super::head::{Head, Slot};
 use super::segment::LARGE;
 use super::{Datastore, StoreError, WhenFull, write};
@@ -13,18 +19,18 @@ use crate::memory::Charge;
 use crate::protocol::Exptime;
 use crate::stats::Counter;
 
-/// An item whose value is still to come. Its memory counts from the moment at which it is announced: clients
+/// An item whose data block has not arrived. Its memory counts from the moment at which it is announced: clients
 /// that announce much and send little cannot make the server larger than `-m`.
 #[derive(Debug)]
 pub struct PendingItem {
     /// The item, to be filled through [`Item::value_mut`] and stored by [`KeyGuard::put`](super::KeyGuard::put).
     pub item: Item<'static>,
-    /// The memory that it will take.
-    pub reservation: Charge,
+    /// The memory that it will take, unless that is little.
+    pub reservation: Option<Charge>,
 }
 
 impl Datastore {
-    /// Reserves memory for an item whose value is still to come.
+    /// Reserves memory for an item whose data block has not arrived.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::OutOfMemory`], or [`StoreError::LogFailed`] if evictions cannot be
@@ -41,7 +47,7 @@ impl Datastore {
             return Err(StoreError::TooLarge);
         }
         let reservation = self.make_room(key.len() + bytes + Head::SIZE + size_of::<Slot>())?;
-        // Only a span of time needs to know when it begins: most items have none.
+        // Only a relative exptime needs the clock: most items have none.
         let now = match exptime {
             Exptime::After(_) => self.clock.now(),
             Exptime::Never | Exptime::At(_) | Exptime::AtOnce => 0,
@@ -67,17 +73,17 @@ impl Datastore {
         Ok(pending)
     }
 
-    /// The item, whose value has come. From now on it counts as what it takes: a large item is copied to the memory where
-    /// it will be kept, while no lock is held.
+    /// Ends the reservation of an item whose data block has arrived. A large value is copied into parts now, while no lock
+    /// is held.
     pub fn complete(&self, pending: PendingItem) -> Item<'static> {
         pending.item.with_large_value(LARGE, &self.memory)
     }
 
-    /// Reserves memory for an item that a change may make this many bytes longer. If there is none, the change is made
-    /// nevertheless.
+    /// Reserves memory for an item that a change may make this many bytes longer. If memory is short, the change is made
+    /// without a reservation.
     pub fn reserve_change(&self, bytes: usize) -> Option<Charge> {
         match self.limits.when_full {
-            WhenFull::Evict => self.make_room(bytes).ok(),
+            WhenFull::Evict => self.make_room(bytes).ok().flatten(),
             WhenFull::Refuse => None,
         }
     }
@@ -87,18 +93,18 @@ impl Datastore {
         Item::size_in_memcached(key, flags, bytes) <= self.limits.item
     }
 
-    /// Reserves memory, and evicts items if there is too little.
+    /// Reserves memory, and evicts items if there is too little. A [small write](SMALL_WRITE) only evicts.
     ///
     /// # Errors
     /// [`StoreError::OutOfMemory`], or [`StoreError::LogFailed`] if evictions cannot be recorded.
-    pub(super) fn make_room(&self, bytes: usize) -> Result<Charge, StoreError> {
-        let reservation = self.memory.charge(bytes);
+    fn make_room(&self, bytes: usize) -> Result<Option<Charge>, StoreError> {
+        let reservation = (bytes > SMALL_WRITE).then(|| self.memory.charge(bytes));
         if self.memory.is_short() {
             let has_room = match self.limits.when_full {
                 WhenFull::Evict => self.evict_down_to(self.memory.limit(), bytes)?,
                 WhenFull::Refuse => {
                     for shard in &self.shards {
-                        write(shard).clean_well();
+                        write(shard).compact_fully();
                     }
                     !self.memory.is_short()
                 }
@@ -110,5 +116,84 @@ impl Datastore {
         }
         self.memory.trim_pool();
         Ok(reservation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Bump;
+    use super::super::tests::{MEGABYTE, get, set, store_with, try_set, validate};
+    use super::*;
+
+    #[test]
+    fn without_evictions_a_full_store_refuses_and_forgets_nothing() {
+        let store = store_with(MEGABYTE, WhenFull::Refuse);
+        let key = |n: usize| format!("key {n}");
+        let value = [b'v'; 1000];
+        let fits = |n: &usize| try_set(&store, &key(*n), &value, Exptime::Never).is_ok();
+        let stored = (0..).take_while(fits).count();
+        assert!((500..1000).contains(&stored), "{stored}");
+        assert_eq!(store.size().0, stored);
+        assert!(get(&store, "key 0").is_some());
+    }
+
+    #[test]
+    fn without_evictions_items_that_are_removed_make_room_for_others() {
+        let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
+        let key = |n: usize| format!("key {n}");
+        let fits = |n: &usize| try_set(&store, &key(*n), &[b'v'; 50], Exptime::Never).is_ok();
+        let stored = (0..).take_while(fits).count();
+        for n in (0..stored).step_by(5) {
+            let key = key(n);
+            let mut guard = store.lock_key(key.as_bytes());
+            guard.remove().expect("nothing is recorded");
+        }
+        validate(&store);
+        let more = (stored..).take_while(fits).count();
+        assert!(more > stored / 10, "{more} beside {stored}");
+    }
+
+    #[test]
+    fn an_announced_item_counts_until_it_is_stored_or_given_up() {
+        let store = store_with(MEGABYTE, WhenFull::Evict);
+        let announce = || store.reserve(b"k", 0, Exptime::Never, 100_000);
+        let announced: Vec<_> = std::iter::from_fn(|| announce().ok()).take(100).collect();
+        assert!((8..=10).contains(&announced.len()), "{}", announced.len());
+        set(&store, "small", "v", Exptime::Never);
+        assert!(announce().is_err());
+        assert!(
+            get(&store, "small").is_some(),
+            "an announcement in vain evicts nothing"
+        );
+        drop(announced);
+        validate(&store);
+        assert!(announce().is_ok());
+    }
+
+    #[test]
+    fn a_large_item_that_is_being_sent_counts_until_its_reader_lets_go() {
+        let store = store_with(4 * MEGABYTE, WhenFull::Evict);
+        let value = "v".repeat(MEGABYTE);
+        let mut rooms = vec![Vec::new(); 10];
+        let mut readers = Vec::new();
+        let mut refused = 0;
+        for room in &mut rooms {
+            refused += usize::from(try_set(&store, "k", value.as_bytes(), Exptime::Never).is_err());
+            readers.extend(store.get(b"k", Bump::Yes, room));
+            assert!(
+                store.memory.used() <= 5 * MEGABYTE,
+                "{}",
+                store.memory.used()
+            );
+        }
+        assert_eq!((readers.len(), refused), (10, 7));
+        assert_eq!(
+            get(&store, "k"),
+            Some(value.clone()),
+            "a refusal evicts nothing"
+        );
+        drop(readers);
+        validate(&store);
+        set(&store, "k", &value, Exptime::Never);
     }
 }

@@ -1,4 +1,4 @@
-//! A segment: items that were stored one behind another, and that leave together.
+//! A segment: items that are stored one behind another.
 //!
 //! ```text
 //!          start of 0           start of 1            start of 2        written
@@ -15,12 +15,15 @@
 //! bit in its slot says so. (The last access is in the slot because readers write it, while others read.)
 //!
 //! A *large* item is a segment of its own, with one slot: its key is there, and its value is shared with readers, so that
-//! nobody copies it as a whole (`memory/large.rs`).
+//! no reader copies it as a whole (`memory/large.rs`).
 //!
 //! Invariants, which `Segment::validate` checks:
 //! - `alive_bytes` is the sum of the bytes of the slots that are not dead;
 //! - no item that is alive expires before `earliest_expiry`;
 //! - the slots begin one behind another, and end within the piece.
+
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,17 +34,19 @@ use crate::item::{Item, UnixTime, earlier};
 use crate::memory::{Charge, LargeValue, Memory, PIECE, Piece};
 
 /// The size of a segment, in bytes, but for that of a large item. An eviction frees one at a time: large enough that
-/// it is worth the while, small enough that nobody waits for it long (a tenth of a millisecond).
+/// it is efficient, small enough that nobody waits for it long (a tenth of a millisecond).
 pub const SEGMENT: usize = PIECE;
 
-/// An item with more bytes than this is large. So at most a quarter of a segment stays free at its end.
+/// An item with more bytes than this is large. So at most a quarter of a segment stays free at its end, unless its items
+/// are so small that it has no more slots.
 pub const LARGE: usize = SEGMENT / 4;
 
 /// The most slots that a segment has, so that a slot's number has 11 bits.
 pub const MAX_SLOTS: usize = 1 << 11;
 
-/// How many more slots there is room for at the most when there is no more. They are over 1 KB: the allocator keeps what is
-/// smaller for the thread that frees it, and small pieces between large ones would make holes of those.
+/// Slots are allocated at most this many at a time. That is over 1 KB: the allocator keeps what is smaller for the thread
+/// that frees it, and many small pieces between large ones would make holes of those. (Where items are so large that fewer
+/// slots are needed, they are allocated once.)
 const SLOTS_STEP: usize = 136;
 
 /// One of the two queues of a shard.
@@ -53,14 +58,14 @@ pub enum QueueId {
     Main,
 }
 
-/// How many bytes there are of what.
+/// Byte counts.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Keys and values of items that are alive.
     pub alive: usize,
     /// The same of items that are dead.
     pub dead: usize,
-    /// Memory, with all that is beside them.
+    /// Memory that is allocated for them.
     pub size: usize,
 }
 
@@ -69,20 +74,20 @@ pub struct Usage {
 pub struct Segment {
     content: Content,
     slots: Vec<Slot>,
-    /// For the slots. The rest is charged apart.
+    /// For the slots. The piece has a charge of its own.
     charge: Charge,
     alive_bytes: usize,
     /// `None`: none of its items ever expires.
     pub earliest_expiry: Option<UnixTime>,
-    /// The queue that it is in, …
+    /// The queue that it is in.
     pub queue: QueueId,
-    /// … and its place there.
+    /// Its place in the queue: segments with lower numbers are older.
     pub sequence: u64,
 }
 
 #[derive(Debug)]
 enum Content {
-    /// Bytes and heads of small items. So many bytes are written.
+    /// Heads and bytes of small items, of which `written` bytes are in use.
     Packed { piece: Piece, written: usize },
     /// A large item.
     Large {
@@ -114,7 +119,7 @@ impl Segment {
             value: Arc::clone(value),
         };
         let mut segment = Segment::new(content, queue, memory);
-        segment.add(slot, head, value.length());
+        segment.add(slot, head, item.key().len() + value.length());
         segment
     }
 
@@ -130,7 +135,7 @@ impl Segment {
         }
     }
 
-    /// Whether there is room for one more item with so many bytes.
+    /// Whether there is space for one more item with so many bytes.
     pub fn has_room(&self, length: usize) -> bool {
         match &self.content {
             Content::Packed { written, .. } => {
@@ -169,8 +174,7 @@ impl Segment {
         self.earliest_expiry = earlier(self.earliest_expiry, head.expiry.time());
     }
 
-    /// Puts an item in the place of another with the same key, if it is as long and not large; whether it is. Nothing
-    /// moves, and nothing is dead.
+    /// Overwrites an item in place if the new bytes are as many, and neither item is large. Returns whether it did.
     pub fn overwrite(&mut self, number: usize, new: &Slot, head: Head, bytes: &[u8]) -> bool {
         let range = self.range(number);
         if let Content::Packed { piece, .. } = &mut self.content
@@ -179,14 +183,14 @@ impl Segment {
             && let Some(slot) = self.slots.get_mut(number)
         {
             room.copy_from_slice(bytes);
-            *slot = new.in_place_of(slot);
+            *slot = new.replacing(slot);
             self.update(number, |_, old| *old = head);
             return true;
         }
         false
     }
 
-    /// Changes what is known of an item beside its bytes.
+    /// Changes an item's slot and head.
     pub fn update(&mut self, number: usize, change: impl FnOnce(&mut Slot, &mut Head)) {
         let head = self.head(number);
         if let Some(slot) = self.slots.get_mut(number)
@@ -217,15 +221,15 @@ impl Segment {
         }
     }
 
-    /// Forgets which items were visited.
-    pub fn set_unvisited(&mut self) {
+    /// Clears the visited bit of all slots.
+    pub fn clear_visited(&mut self) {
         for slot in &mut self.slots {
-            *slot = slot.moved();
+            *slot = slot.unvisited_copy();
         }
     }
 
-    /// Looks again when the first item expires.
-    pub fn find_earliest_expiry(&mut self) {
+    /// Recomputes when the first item expires.
+    pub fn update_earliest_expiry(&mut self) {
         let times = self.items().filter_map(|(_, item)| item.head.expiry.time());
         self.earliest_expiry = times.min();
     }
@@ -255,7 +259,7 @@ impl Segment {
         matches!(self.content, Content::Large { .. })
     }
 
-    /// How many bytes it has of what.
+    /// Its byte counts.
     pub fn usage(&self) -> Usage {
         let heads = self.slots.len() * Head::SIZE;
         let (dead, size) = match &self.content {
@@ -289,28 +293,6 @@ impl Segment {
                 behind.first_chunk().copied().map(Head::from_bytes)
             }
             Content::Large { head, .. } => Some(*head),
-        }
-    }
-
-    /// Checks the invariants.
-    #[cfg(test)]
-    pub fn validate(&self) {
-        let length =
-            |item: ItemRef<'_>| item.large.map_or(item.bytes.len(), |large| large.length());
-        let alive: usize = self.items().map(|(_, item)| length(item)).sum();
-        assert_eq!(self.alive_bytes, alive, "what is alive is counted");
-        let expiries = self.items().filter_map(|(_, item)| item.head.expiry.time());
-        let known = |first| self.earliest_expiry.is_some_and(|known| known <= first);
-        assert!(
-            expiries.min().is_none_or(known),
-            "no item expires before the earliest expiry"
-        );
-        let ends = (0..self.slots.len()).map(|number| self.range(number).end);
-        if let Content::Packed { written, .. } = &self.content {
-            assert!(
-                ends.is_sorted() && *written <= SEGMENT,
-                "one behind another"
-            );
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! index:      hash of the key  ->  segment and slot
-//! segments:   0        1        2        3        4        5            each in one of two queues, or vacant
+//! segments:   0        1        2        3        -        5            each in one of two queues; 4 is vacant
 //! probation:  (3)  <-  (0)  <-  (5, open)                               the oldest in front
 //! main:       (2)  <-  (1, open)
 //! ```
@@ -60,11 +60,11 @@ impl<'k> HashedKey<'k> {
 pub struct Shared {
     pub hasher: RandomState,
     pub memory: Arc<Memory>,
-    /// How many places in queues segments have taken: the sequence number of a segment tells its age.
+    /// The next sequence number. A segment takes one when it enters a queue.
     pub sequence: AtomicU64,
 }
 
-/// Segments in the order in which they leave.
+/// A queue of segments, the oldest first.
 #[derive(Debug, Default)]
 struct Queue {
     /// By sequence number.
@@ -86,7 +86,8 @@ pub struct Shard {
     usage: Usage,
     /// `None`: no item ever expires. A sweep with nothing to do costs one look at this.
     earliest_expiry: Option<UnixTime>,
-    evictions: u32,
+    /// How many victims have been chosen.
+    victim_turn: u32,
 }
 
 impl Shard {
@@ -101,7 +102,7 @@ impl Shard {
             main: Queue::default(),
             usage: Usage::default(),
             earliest_expiry: None,
-            evictions: 0,
+            victim_turn: 0,
         }
     }
 
@@ -123,9 +124,8 @@ impl Shard {
         self.segment(at.segment())?.get(at.slot())
     }
 
-    /// Stores an item under its key, whose old item, if there is one, is at `old`. The new item takes the place of the
-    /// old one if it is as long, or else the end of the old one's queue; without an old one, that of the probation
-    /// queue. Gives its location.
+    /// Stores an item under its key, whose old item, if there is one, is at `old`: in its place if it is as long, or else
+    /// at the end of its queue. The item of a new key goes to the end of the probation queue. Returns its location.
     pub fn put(
         &mut self,
         key: HashedKey<'_>,
@@ -151,13 +151,13 @@ impl Shard {
         let at = self.append_new(queue.unwrap_or(QueueId::Probation), &item, slot);
         self.index.relocate(key.hash32(), old, at);
         self.kill(old);
-        match self.clean() {
+        match self.compact() {
             true => self.find(key).unwrap_or(at),
             false => at,
         }
     }
 
-    /// Changes what is known of an item beside its bytes.
+    /// Changes an item's slot and head.
     pub fn update(&mut self, at: Location, change: impl FnOnce(&mut Slot, &mut Head)) {
         self.change(at.segment(), |segment| segment.update(at.slot(), change));
     }
@@ -166,10 +166,10 @@ impl Shard {
     pub fn remove(&mut self, key: HashedKey<'_>, at: Location) {
         self.index.remove(key.hash32(), at);
         self.kill(at);
-        self.clean();
+        self.compact();
     }
 
-    /// Every item, expired or not: the queues one behind the other, the probation queue first.
+    /// Every item, expired or not: the probation queue first, then the main queue.
     pub fn items(&self) -> impl Iterator<Item = ItemRef<'_>> {
         let queues = [&self.probation, &self.main].into_iter();
         let ids = queues.flat_map(|queue| queue.segments.values());
@@ -188,14 +188,14 @@ impl Shard {
         self.items().filter(alive).map(move |item| item.item(now))
     }
 
-    /// How many items there are, those included that have expired and were not removed yet.
+    /// How many items there are, including those that have expired and were not removed yet.
     pub fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// How many bytes the items have, keys and values, if there are `beside` more for each.
-    pub fn bytes(&self, beside: usize) -> usize {
-        self.usage.alive + self.len() * beside
+    /// How many bytes the items have: keys, values, and so many more for each.
+    pub fn bytes(&self, overhead: usize) -> usize {
+        self.usage.alive + self.len() * overhead
     }
 
     /// How much memory it takes, in bytes: segments and index.
@@ -238,7 +238,7 @@ impl Shard {
         }
     }
 
-    /// Changes a segment, and keeps the account of it.
+    /// Changes a segment, and updates the sums.
     fn change<T>(&mut self, id: SegmentId, change: impl FnOnce(&mut Segment) -> T) -> Option<T> {
         let segment = self.segments.get_mut(id as usize)?.as_mut()?;
         let before = segment.usage();

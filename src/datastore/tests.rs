@@ -1,13 +1,15 @@
-//! The store as a whole: time, flushes, memory and eviction.
+//! The store as a whole: time, flushes, and random histories beside a model that is as simple as can be.
 
-mod histories;
+use std::collections::HashMap;
+
+use proptest::prelude::*;
 
 use super::segment::SEGMENT;
 use super::*;
 
-const MEGABYTE: usize = 1 << 20;
+pub(super) const MEGABYTE: usize = 1 << 20;
 
-fn store_with(memory: usize, when_full: WhenFull) -> Datastore {
+pub(super) fn store_with(memory: usize, when_full: WhenFull) -> Datastore {
     let limits = Limits {
         memory,
         item: memory / 2,
@@ -18,12 +20,12 @@ fn store_with(memory: usize, when_full: WhenFull) -> Datastore {
     store
 }
 
-fn store() -> Datastore {
+pub(super) fn store() -> Datastore {
     store_with(64 * MEGABYTE, WhenFull::Evict)
 }
 
 /// Stores an item, if there is room for it. Gives its cas unique.
-fn try_set(
+pub(super) fn try_set(
     store: &Datastore,
     key: &str,
     value: &[u8],
@@ -33,12 +35,12 @@ fn try_set(
     store.lock_key(key.as_bytes()).put(pending.item, None)
 }
 
-fn set(store: &Datastore, key: &str, value: &str, exptime: Exptime) -> u64 {
+pub(super) fn set(store: &Datastore, key: &str, value: &str, exptime: Exptime) -> u64 {
     try_set(store, key, value.as_bytes(), exptime).expect("there is room")
 }
 
 /// Checks the invariants of all shards, and that all memory is accounted for while nobody else has any.
-fn validate(store: &Datastore) {
+pub(super) fn validate(store: &Datastore) {
     let mut sizes = store.memory.free_parts();
     for shard in &store.shards {
         let shard = read(shard);
@@ -52,13 +54,13 @@ fn validate(store: &Datastore) {
     );
 }
 
-fn get(store: &Datastore, key: &str) -> Option<String> {
+pub(super) fn get(store: &Datastore, key: &str) -> Option<String> {
     store
         .get(key.as_bytes(), Bump::Yes, &mut Vec::new())
         .map(|item| String::from_utf8_lossy(&item.value()).into_owned())
 }
 
-fn pass(store: &Datastore, seconds: i64) {
+pub(super) fn pass(store: &Datastore, seconds: i64) {
     store.clock().jump(seconds);
 }
 
@@ -150,160 +152,199 @@ fn a_flush_takes_the_place_of_the_one_that_was_pending() {
     );
 }
 
-#[test]
-fn memory_stays_within_its_limit_by_evicting() {
-    let store = store_with(MEGABYTE, WhenFull::Evict);
-    let value = "v".repeat(1000);
-    for n in 0..5000 {
-        set(&store, &format!("key {n}"), &value, Exptime::Never);
-        // A shard that begins a segment may take a little more for a moment.
-        assert!(store.memory.used() <= MEGABYTE + 2 * SEGMENT);
+/// What can happen to a store.
+#[derive(Debug, Clone)]
+enum Event {
+    Set {
+        key: u8,
+        length: usize,
+        exptime: Option<u32>,
+    },
+    Touch {
+        key: u8,
+        exptime: Option<u32>,
+    },
+    Invalidate {
+        key: u8,
+    },
+    Remove {
+        key: u8,
+    },
+    Get {
+        key: u8,
+    },
+    Pass {
+        seconds: u8,
+    },
+    Sweep,
+    Flush,
+    FlushLater {
+        seconds: u8,
+    },
+}
+
+/// Values of all lengths, small and large, with a few lengths that come again and again.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => 0..40usize,
+        2 => Just(100usize),
+        4 => 500..5000usize,
+        2 => 15_000..40_000usize,
+    ]
+}
+
+fn event(keys: u8) -> impl Strategy<Value = Event> {
+    let key = 0..keys;
+    let exptime = proptest::option::of(1..20u32);
+    prop_oneof![
+        8 => (key.clone(), length(), exptime.clone())
+            .prop_map(|(key, length, exptime)| Event::Set { key, length, exptime }),
+        2 => (key.clone(), exptime).prop_map(|(key, exptime)| Event::Touch { key, exptime }),
+        1 => key.clone().prop_map(|key| Event::Invalidate { key }),
+        2 => key.clone().prop_map(|key| Event::Remove { key }),
+        6 => key.prop_map(|key| Event::Get { key }),
+        2 => (1..10u8).prop_map(|seconds| Event::Pass { seconds }),
+        1 => Just(Event::Sweep),
+        1 => prop_oneof![
+            Just(Event::Flush),
+            (1..10u8).prop_map(|seconds| Event::FlushLater { seconds }),
+        ],
+    ]
+}
+
+/// The store as one would first write it: a map, and a look at everything whenever time passes.
+#[derive(Default)]
+struct Model {
+    now: u32,
+    /// Values, each all of one letter, and when they expire.
+    items: HashMap<u8, (String, Option<u32>)>,
+    flush_at: Option<u32>,
+    sets: usize,
+}
+
+impl Model {
+    /// A value of this length that is not the one before.
+    fn value(&mut self, length: usize) -> String {
+        self.sets += 1;
+        let letter = char::from(b'a' + (self.sets % 26) as u8);
+        letter.to_string().repeat(length)
     }
-    validate(&store);
-    assert_eq!(
-        get(&store, "key 4999"),
-        Some(value),
-        "what was stored last is there"
-    );
-    assert!(store.stats.get(Counter::Evictions) > 3000);
-}
 
-#[test]
-fn without_evictions_a_full_store_refuses_and_forgets_nothing() {
-    let store = store_with(MEGABYTE, WhenFull::Refuse);
-    let key = |n: usize| format!("key {n}");
-    let value = [b'v'; 1000];
-    let fits = |n: &usize| try_set(&store, &key(*n), &value, Exptime::Never).is_ok();
-    let stored = (0..).take_while(fits).count();
-    assert!((500..1000).contains(&stored), "{stored}");
-    assert_eq!(store.size().0, stored);
-    assert!(get(&store, "key 0").is_some());
-}
-
-#[test]
-fn without_evictions_items_that_are_removed_make_room_for_others() {
-    let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
-    let key = |n: usize| format!("key {n}");
-    let fits = |n: &usize| try_set(&store, &key(*n), &[b'v'; 50], Exptime::Never).is_ok();
-    let stored = (0..).take_while(fits).count();
-    for n in (0..stored).step_by(5) {
-        let key = key(n);
-        let mut guard = store.lock_key(key.as_bytes());
-        guard.remove().expect("nothing is recorded");
+    fn pass(&mut self, seconds: u8) {
+        self.now += u32::from(seconds);
+        if self.flush_at.is_some_and(|due| due <= self.now) {
+            self.flush_at = None;
+            self.items.clear();
+        }
+        self.items
+            .retain(|_, (_, end)| end.is_none_or(|end| end > self.now));
     }
-    validate(&store);
-    let more = (stored..).take_while(fits).count();
-    assert!(more > stored / 10, "{more} beside {stored}");
-}
 
-#[test]
-fn an_announced_item_counts_until_it_is_stored_or_given_up() {
-    let store = store_with(MEGABYTE, WhenFull::Evict);
-    let announce = || store.reserve(b"k", 0, Exptime::Never, 100_000);
-    let announced: Vec<_> = std::iter::from_fn(|| announce().ok()).take(100).collect();
-    assert!((8..=10).contains(&announced.len()), "{}", announced.len());
-    set(&store, "small", "v", Exptime::Never);
-    assert!(announce().is_err());
-    assert!(
-        get(&store, "small").is_some(),
-        "an announcement in vain evicts nothing"
-    );
-    drop(announced);
-    validate(&store);
-    assert!(announce().is_ok());
-}
-
-#[test]
-fn a_large_item_that_is_being_sent_counts_until_its_reader_lets_go() {
-    let store = store_with(4 * MEGABYTE, WhenFull::Evict);
-    let value = "v".repeat(MEGABYTE);
-    let mut rooms = vec![Vec::new(); 10];
-    let mut readers = Vec::new();
-    let mut refused = 0;
-    for room in &mut rooms {
-        refused += usize::from(try_set(&store, "k", value.as_bytes(), Exptime::Never).is_err());
-        readers.extend(store.get(b"k", Bump::Yes, room));
-        assert!(
-            store.memory.used() <= 5 * MEGABYTE,
-            "{}",
-            store.memory.used()
-        );
-    }
-    assert_eq!((readers.len(), refused), (10, 7));
-    assert_eq!(
-        get(&store, "k"),
-        Some(value.clone()),
-        "a refusal evicts nothing"
-    );
-    drop(readers);
-    validate(&store);
-    set(&store, "k", &value, Exptime::Never);
-}
-
-#[test]
-fn items_are_evicted_in_the_order_of_storing_whatever_their_cas_uniques_are() {
-    let store = store_with(16 * MEGABYTE, WhenFull::Evict);
-    let key = |n: u32| format!("key {n}");
-    for n in 0..600_000 {
-        let pending = store
-            .reserve_for(key(n).as_bytes(), Exptime::Never, b"value")
-            .expect("there is room");
-        store
-            .lock_key(key(n).as_bytes())
-            .put(pending.item, Some(7))
-            .expect("nothing is recorded");
-    }
-    let there =
-        |keys: std::ops::Range<u32>| keys.filter(|&n| get(&store, &key(n)).is_some()).count();
-    assert_eq!((there(0..1000), there(599_000..600_000)), (0, 1000));
-}
-
-#[test]
-fn an_item_in_use_outlives_those_that_are_not_however_large_they_are() {
-    let store = store_with(16 * MEGABYTE, WhenFull::Evict);
-    let value = "v".repeat(MEGABYTE / 8);
-    for n in 0..400 {
-        set(&store, &format!("once {n}"), &value, Exptime::Never);
-        for hot in 0..20 {
-            let hot = format!("hot {hot}");
-            if get(&store, &hot).is_none() {
-                assert!(n == 0, "{hot} is gone after {n}");
-                set(&store, &hot, &value, Exptime::Never);
+    /// Plays a history on a store and on the model. After each event all invariants are checked, and a key that was
+    /// asked for holds what `agrees` allows.
+    fn play(
+        &mut self,
+        store: &Datastore,
+        history: Vec<Event>,
+        agrees: impl Fn(&Option<String>, &Option<String>) -> bool,
+    ) {
+        for event in history {
+            match event {
+                Event::Set {
+                    key,
+                    length,
+                    exptime,
+                } => {
+                    let value = self.value(length);
+                    set(store, &key.to_string(), &value, exptime_of(exptime));
+                    let end = exptime.map(|seconds| self.now + seconds);
+                    self.items.insert(key, (value, end));
+                }
+                Event::Touch { key, exptime } => {
+                    let expiry = exptime_of(exptime).expiry(store.clock().now());
+                    let touched = store.lock_key(key.to_string().as_bytes()).touch(expiry);
+                    touched.expect("nothing is recorded");
+                    if let Some((_, end)) = self.items.get_mut(&key) {
+                        *end = exptime.map(|seconds| self.now + seconds);
+                    }
+                }
+                Event::Invalidate { key } => {
+                    let key = key.to_string();
+                    let mut guard = store.lock_key(key.as_bytes());
+                    if let Some(expiry) = guard.item().map(|item| item.expiry) {
+                        guard.invalidate(expiry, None).expect("nothing is recorded");
+                    }
+                }
+                Event::Remove { key } => {
+                    let removed = store.lock_key(key.to_string().as_bytes()).remove();
+                    removed.expect("nothing is recorded");
+                    self.items.remove(&key);
+                }
+                Event::Get { key } => {
+                    let expected = self.items.get(&key).map(|(value, _)| value.clone());
+                    let found = get(store, &key.to_string());
+                    assert!(agrees(&found, &expected), "{key}: {found:?}, {expected:?}");
+                }
+                Event::Pass { seconds } => {
+                    pass(store, seconds.into());
+                    self.pass(seconds);
+                }
+                Event::Sweep => store.sweep(),
+                Event::Flush => {
+                    store.flush().expect("nothing is recorded");
+                    self.items.clear();
+                    self.flush_at = None;
+                }
+                Event::FlushLater { seconds } => {
+                    let later = store.flush_later(Exptime::After(seconds.into()));
+                    later.expect("nothing is recorded");
+                    self.flush_at = Some(self.now + u32::from(seconds) - 1);
+                    self.pass(0);
+                }
             }
+            validate(store);
         }
     }
-    validate(&store);
 }
 
-#[test]
-fn a_limit_that_is_lowered_is_reached_by_many_writes_and_not_by_one() {
-    let store = store_with(64 * MEGABYTE, WhenFull::Evict);
-    for n in 0..50_000 {
-        set(&store, &n.to_string(), &"v".repeat(1000), Exptime::Never);
-    }
-    store.set_memory_limit(8 * MEGABYTE);
-    let (mut writes, mut before) = (0, store.memory.used());
-    while store.memory.used() > 8 * MEGABYTE {
-        set(&store, "k", &writes.to_string(), Exptime::Never);
-        let freed = before.saturating_sub(store.memory.used());
-        assert!(freed <= 8 * SEGMENT, "one write frees {freed} bytes");
-        (writes, before) = (writes + 1, store.memory.used());
-    }
-    assert!((50..1000).contains(&writes), "{writes}");
-    validate(&store);
+fn exptime_of(seconds: Option<u32>) -> Exptime {
+    seconds.map_or(Exptime::Never, Exptime::After)
 }
 
-#[test]
-fn after_a_flush_all_memory_can_be_used_again() {
-    let store = store_with(16 * MEGABYTE, WhenFull::Evict);
-    for n in 0..10_000 {
-        set(&store, &n.to_string(), "", Exptime::Never);
+proptest! {
+    #[test]
+    fn any_history_leaves_the_store_as_the_model_has_it(
+        history in proptest::collection::vec(event(6), 1..80)
+    ) {
+        let (store, mut model) = (store(), Model::default());
+        model.play(&store, history, |found, expected| found == expected);
+        store.sweep();
+        let live: HashMap<String, String> = store
+            .snapshot()
+            .flatten()
+            .map(|item| {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                (text(item.key()), text(&item.value()))
+            })
+            .collect();
+        let expected: HashMap<String, String> =
+            model.items.iter().map(|(key, (value, _))| (key.to_string(), value.clone())).collect();
+        prop_assert_eq!(live, expected);
     }
-    store.flush().expect("nothing is recorded");
-    assert_eq!(store.memory.used(), 0);
-    let value = "v".repeat(MEGABYTE);
-    for n in 0..14 {
-        set(&store, &n.to_string(), &value, Exptime::Never);
+}
+
+proptest! {
+    // Each history is long, so that memory runs out, and is checked after each event.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn in_a_store_that_is_full_a_key_holds_its_last_value_or_nothing(
+        history in proptest::collection::vec(event(200), 1..600)
+    ) {
+        let store = store_with(MEGABYTE / 2, WhenFull::Evict);
+        Model::default().play(&store, history, |found, expected| {
+            found.is_none() || found == expected
+        });
+        prop_assert!(store.memory.used() <= MEGABYTE / 2 + 2 * SEGMENT);
     }
-    assert_eq!(store.stats.get(Counter::Evictions), 0);
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A value takes parts that are free, of one block or of several. A block whose parts are all free returns to the pool.
-//! The store and the readers of a value share it, so nobody copies it as a whole.
+//! The store and the readers of a value share it, so no reader copies it as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -32,8 +32,7 @@ struct Block {
 #[derive(Debug, Default)]
 pub struct Blocks {
     with_free_parts: BTreeMap<u64, (Arc<Block>, u16)>,
-    /// How many blocks there have been.
-    numbers: u64,
+    last_number: u64,
 }
 
 /// A part of a block.
@@ -85,13 +84,13 @@ impl LargeValue {
         self.parts.len() * PART
     }
 
-    /// Copies it piece by piece into `room`, in place of what is there, and shows each piece to `with`.
+    /// Copies each part to `buffer` and passes it to `with`.
     ///
     /// # Errors
     /// Those of `with`.
     pub fn for_each_part<E>(
         &self,
-        room: &mut Vec<u8>,
+        buffer: &mut Vec<u8>,
         mut with: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut left = self.length;
@@ -103,11 +102,11 @@ impl LargeValue {
                 .unwrap_or_else(PoisonError::into_inner);
             let (start, length) = (usize::from(part.index) * PART, left.min(PART));
             let bytes = piece.bytes.get(start..start + length);
-            room.clear();
-            room.extend_from_slice(bytes.unwrap_or_default());
+            buffer.clear();
+            buffer.extend_from_slice(bytes.unwrap_or_default());
             drop(piece);
             left -= length;
-            with(room)?;
+            with(buffer)?;
         }
         Ok(())
     }
@@ -123,12 +122,12 @@ impl Drop for LargeValue {
 }
 
 impl Memory {
-    /// Takes a part that is free, of a block that has others in use if there is one.
+    /// Takes a free part, from a partly used block if there is one.
     fn take_part(self: &Arc<Self>) -> Part {
         let mut blocks = lock(&self.blocks);
         let (_, (block, free)) = blocks.with_free_parts.pop_first().unwrap_or_else(|| {
-            blocks.numbers += 1;
-            let (number, piece) = (blocks.numbers, RwLock::new(self.piece()));
+            blocks.last_number += 1;
+            let (number, piece) = (blocks.last_number, RwLock::new(self.piece()));
             (number, (Arc::new(Block { number, piece }), u16::MAX))
         });
         let index = free.trailing_zeros() as u8;
@@ -140,7 +139,7 @@ impl Memory {
         Part { block, index }
     }
 
-    /// How much memory the free parts of blocks have that are in use, in bytes.
+    /// How many bytes are free in partly used blocks.
     #[cfg(test)]
     pub fn free_parts(&self) -> usize {
         let blocks = lock(&self.blocks);

@@ -1,11 +1,13 @@
 //! How a shard gets memory back: segments leave their queues whole.
 //!
-//! [`Shard::reclaim`] takes a segment apart: the items that stay are appended to a queue's end, the others are gone.
-//! Eviction reclaims the oldest segment, and the items that were read since stay. Cleaning reclaims the segment with the
-//! most dead bytes, and all items that are alive stay. What has expired is removed where it is: then it is dead.
+//! [`Shard::reclaim`] moves the items of a segment that stay to a queue's end, and removes the rest. Eviction reclaims the
+//! oldest segment, and the items that were read since stay. Compaction reclaims the segment with the most dead bytes, and
+//! all items that are alive stay. Items that have expired are removed where they are: then their bytes are dead.
 //!
-//! Invariant: the bytes that are dead are at most a quarter of those that are alive and [`DEAD_ALLOWANCE`].
+//! Invariant: after each change, the bytes that are dead are at most a quarter of those that are alive and
+//! [`DEAD_ALLOWANCE`].
 
+use super::super::head::Slot;
 use super::super::index::{Hash32, Location, SegmentId};
 use super::super::item_ref::ItemRef;
 use super::super::segment::{QueueId, SEGMENT, Segment};
@@ -15,7 +17,7 @@ use crate::item::UnixTime;
 /// How many bytes may be dead in a shard, beside a quarter of those that are alive: the open segments are not cleaned.
 const DEAD_ALLOWANCE: usize = 2 * SEGMENT;
 
-/// Items that were removed though no client has asked for it.
+/// Items that expiry or eviction has removed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Removed {
     /// How many there are.
@@ -32,43 +34,42 @@ impl Removed {
 }
 
 impl Shard {
-    /// Takes a segment out of its queue. Its items for which `stays` says yes are appended to the end of the queue `to`,
-    /// not visited; the others are removed. A large item moves with its segment, and is not copied.
+    /// Takes a segment out of its queue. Its items for which `stays` returns a slot are appended to the end of the queue `to`,
+    /// with that slot; the others are removed. A large item moves with its segment, and is not copied.
     pub fn reclaim(
         &mut self,
         id: SegmentId,
         to: QueueId,
-        stays: impl Fn(ItemRef<'_>) -> bool,
+        stays: impl Fn(ItemRef<'_>) -> Option<Slot>,
     ) -> Removed {
         let mut removed = Removed::default();
         let Some(mut segment) = self.detach(id) else {
             return removed;
         };
-        if segment.is_large() && segment.items().all(|(_, item)| stays(item)) {
-            segment.set_unvisited();
+        if segment.is_large() && segment.items().all(|(_, item)| stays(item).is_some()) {
+            segment.clear_visited();
             segment.queue = to;
             self.attach(id, segment);
             return removed;
         }
         for (slot, item) in segment.items() {
             let (hash, from) = (self.hash32(item), Location::new(id, slot));
-            if stays(item) {
-                let at = self.append(to, item.slot.moved(), item.head, item.bytes);
+            if let Some(slot) = stays(item) {
+                let at = self.append(to, slot, item.head, item.bytes);
                 self.index.relocate(hash, from, at);
             } else {
                 self.index.remove(hash, from);
                 removed.count(item);
             }
         }
-        // Only now: as long as the index has locations in the segment, no other may have its number.
+        // Only now: until here the index pointed into the segment, so no other may have had its number.
         self.vacant.push(id);
         removed
     }
 
     /// Removes the items of one segment that have expired; `None` if there is nothing more to be removed.
     ///
-    /// They are removed where they are, and the others keep their places: that an item is beside others that expire
-    /// does not make it younger, and gives it no other turn in its queue.
+    /// The other items of the segment keep their places, unless so many bytes are dead now that it is compacted.
     pub fn remove_expired(&mut self, now: UnixTime) -> Option<Removed> {
         if !self.may_have_expired(now) {
             return None;
@@ -92,8 +93,8 @@ impl Shard {
             self.index.remove(hash, at);
             self.kill(at);
         }
-        self.change(id, Segment::find_earliest_expiry);
-        self.clean();
+        self.change(id, Segment::update_earliest_expiry);
+        self.compact();
         Some(removed)
     }
 
@@ -102,13 +103,13 @@ impl Shard {
         self.earliest_expiry.is_some_and(|earliest| earliest <= now)
     }
 
-    /// Reclaims segments until few bytes are dead. Whether items have moved.
+    /// Compacts segments until few bytes are dead. Returns whether items have moved.
     ///
     /// The dirtiest segment is at least as dirty as the average, so what a change costs here is a few copies of what it
     /// has made dead.
-    pub(super) fn clean(&mut self) -> bool {
+    pub fn compact(&mut self) -> bool {
         let mut moved = false;
-        while self.is_dirty() && self.clean_one() {
+        while self.is_dirty() && self.compact_dirtiest() {
             moved = true;
         }
         moved
@@ -119,14 +120,13 @@ impl Shard {
         self.usage.dead > self.usage.alive / 4 + DEAD_ALLOWANCE
     }
 
-    /// Reclaims segments as long as that is worth it, because memory is short and nothing may be evicted.
-    pub fn clean_well(&mut self) {
-        while self.usage.dead > SEGMENT && self.clean_one() {}
+    /// Compacts segments as long as that is worth it, because memory is short and nothing may be evicted.
+    pub fn compact_fully(&mut self) {
+        while self.usage.dead > SEGMENT && self.compact_dirtiest() {}
     }
 
-    /// Reclaims the segment with the most dead bytes, whose items stay; whether there is one. No open segment: its bytes
-    /// come free when it is full.
-    fn clean_one(&mut self) -> bool {
+    /// Compacts the dirtiest segment that is not open. Returns whether there was one.
+    fn compact_dirtiest(&mut self) -> bool {
         let is_open = |id| [self.probation.open, self.main.open].contains(&Some(id));
         let dirty = self.segments.iter().zip(0..).filter_map(|(segment, id)| {
             let segment = segment.as_ref().filter(|_| !is_open(id))?;
@@ -134,19 +134,19 @@ impl Shard {
         });
         let dirtiest = dirty.max_by_key(|(dead, ..)| *dead);
         if let Some((_, id, queue)) = dirtiest {
-            self.reclaim(id, queue, |_| true);
+            self.reclaim(id, queue, |item| Some(item.slot.copy()));
         }
         dirtiest.is_some()
     }
 
     /// The segment that is evicted next.
     ///
-    /// Two of five times it is the oldest of the main queue, if that has more than 30 per cent of the segments.
+    /// In two of five turns the main queue is tried first, if it has more than 30 per cent of the segments.
     pub fn next_victim(&mut self) -> Option<SegmentId> {
-        self.evictions = self.evictions.wrapping_add(1);
+        self.victim_turn = self.victim_turn.wrapping_add(1);
         let (probation, main) = (&self.probation.segments, &self.main.segments);
         let main_is_long = main.len() * 10 > (main.len() + probation.len()) * 3;
-        let queues = match self.evictions % 5 < 2 && main_is_long {
+        let queues = match self.victim_turn % 5 < 2 && main_is_long {
             true => [main, probation],
             false => [probation, main],
         };
@@ -163,7 +163,7 @@ impl Shard {
     }
 
     /// How many segments there are.
-    pub fn segments(&self) -> usize {
+    pub fn segment_count(&self) -> usize {
         self.segments.len() - self.vacant.len()
     }
 }

@@ -38,7 +38,7 @@ impl Shard {
             );
         }
         let queued = self.probation.segments.len() + self.main.segments.len();
-        assert_eq!(queued, self.segments(), "the queues have nothing else");
+        assert_eq!(queued, self.segment_count(), "the queues have nothing else");
         for queue in [&self.probation, &self.main] {
             let open = queue
                 .open
@@ -129,8 +129,12 @@ impl Sample {
         let Some(victim) = self.shard.next_victim() else {
             return 0;
         };
-        let stays = |item: ItemRef<'_>| item.slot.access.is_visited();
+        let stays = |item: ItemRef<'_>| {
+            let visited = item.slot.access.is_visited();
+            visited.then(|| item.slot.unvisited_copy())
+        };
         let removed = self.shard.reclaim(victim, QueueId::Main, stays);
+        self.shard.compact();
         self.shard.validate();
         removed.items
     }
@@ -212,7 +216,7 @@ fn a_segment_has_no_more_slots_than_a_location_can_say() {
     }
     sample.shard.validate();
     assert_eq!(
-        (sample.held(0..keys).len(), sample.shard.segments()),
+        (sample.held(0..keys).len(), sample.shard.segment_count()),
         (keys as usize, 2)
     );
     const { assert!(MAX_SEGMENTS * MAX_SLOTS == 1 << 32) };
