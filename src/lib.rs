@@ -15,15 +15,15 @@
 //! | [`datastore`]       | `datastore_handler`     | the items: table, limits, time, eviction                 |
 //! | [`serialization`]   | `serialization_handler` | a response -> bytes                                      |
 //! | [`aof`]             |                         | the append-only file: records, replay, rewrite           |
-//! | [`item`]            |                         | what a key holds                                         |
+//! | [`item`], [`memory`] |                        | what a key holds; the memory that all items are made of  |
 //!
 //! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
 //! (`-v` and `-vv`: the conversation on standard error, explained), [`log`] (other lines on standard
 //! error).
 //!
-//! Imports run one way: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item`. (`aof` reads
-//! the file with the parser of `protocol`.) Everybody may know `item`; `serialization` knows that and
-//! `protocol`, and only `command` and `connection` know `serialization`. No two files import each other.
+//! Imports run one way: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`. (`aof`
+//! reads the file with the parser of `protocol`.) Everybody may know `item`; `serialization` knows that and `protocol`.
+//! There is no circle, neither of folders nor of files.
 //!
 //! # The way of one `set`
 //!
@@ -72,7 +72,7 @@
 //! 5. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
 //!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::reserve`]).
 //! 6. **Memory is counted as it really is, and stays within `-m`**: memory is reserved before it is taken
-//!    (`datastore/reserve.rs`), and each piece is counted by the value that holds it (`datastore/memory.rs`).
+//!    (`datastore/reserve.rs`), and each piece is counted by the value that holds it ([`memory`]).
 //! 7. **A broken request costs its own answer and nothing else.** The next command on that connection
 //!    is understood ([`protocol::Parsed::data_block`]); only a line without end and a browser's are hung up
 //!    on, and data whose length cannot be read is read as commands.
