@@ -129,9 +129,11 @@ impl Datastore {
         if let Some(removed) = shard.remove_expired(now) {
             self.count_expired(removed);
         } else if let Some(id) = shard.next_victim() {
+            // Asked once: a reader may let go at any moment, and what is recorded must be what is then evicted.
+            let is_being_sent = shard.items_of(id).any(ItemRef::is_being_sent);
             let stays = |item: ItemRef<'_>| {
                 let is_wanted = spares_read && item.slot.access.is_visited();
-                (is_wanted || item.is_being_sent()).then(|| item.slot.unvisited_copy())
+                (is_wanted || is_being_sent).then(|| item.slot.unvisited_copy())
             };
             // Recorded like any removal: an evicted item must not come back with a restart, least of all after a client
             // deleted the missing key.
