@@ -43,10 +43,9 @@ use crate::protocol::Exptime;
 use crate::stats::{Counter, Stats};
 use clock::Clock;
 pub use guard::KeyGuard;
-use head::{Head, Slot};
 use index::MAX_SEGMENTS;
 pub use reserve::PendingItem;
-use segment::LARGE;
+use segment::{ITEM_OVERHEAD, LARGE};
 use shard::{HashedKey, Shard, Shared};
 
 /// How many shards there are at the most. Many, so that a table that grows keeps few clients waiting for a short time, …
@@ -199,10 +198,7 @@ impl Datastore {
     pub fn size(&self) -> (usize, usize) {
         self.shards.iter().fold((0, 0), |(items, bytes), shard| {
             let shard = read(shard);
-            (
-                items + shard.len(),
-                bytes + shard.bytes(Head::SIZE + size_of::<Slot>()),
-            )
+            (items + shard.len(), bytes + shard.bytes(ITEM_OVERHEAD))
         })
     }
 

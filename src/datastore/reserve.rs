@@ -11,8 +11,7 @@
 //! is evicted or removed.)
 
 use super::eviction::SMALL_WRITE;
-use super::head::{Head, Slot};
-use super::segment::LARGE;
+use super::segment::{ITEM_OVERHEAD, LARGE};
 use super::{Datastore, StoreError, WhenFull, write};
 use crate::item::Item;
 use crate::memory::Charge;
@@ -46,7 +45,7 @@ impl Datastore {
             self.stats.add(Counter::StoreTooLarge, 1);
             return Err(StoreError::TooLarge);
         }
-        let reservation = self.make_room(key.len() + bytes + Head::SIZE + size_of::<Slot>())?;
+        let reservation = self.make_room(key.len() + bytes + ITEM_OVERHEAD)?;
         // Only a relative exptime needs the clock: most items have none.
         let now = match exptime {
             Exptime::After(_) => self.clock.now(),
@@ -142,6 +141,22 @@ mod tests {
         let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
         let key = |n: usize| format!("key {n}");
         let fits = |n: &usize| try_set(&store, &key(*n), &[b'v'; 50], Exptime::Never).is_ok();
+        let stored = (0..).take_while(fits).count();
+        for n in (0..stored).step_by(5) {
+            let key = key(n);
+            let mut guard = store.lock_key(key.as_bytes());
+            guard.remove().expect("nothing is recorded");
+        }
+        validate(&store);
+        let more = (stored..).take_while(fits).count();
+        assert!(more > stored / 10, "{more} beside {stored}");
+    }
+
+    #[test]
+    fn without_evictions_tiny_items_that_are_removed_make_room_for_others() {
+        let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
+        let key = |n: usize| format!("{n}");
+        let fits = |n: &usize| try_set(&store, &key(*n), b"", Exptime::Never).is_ok();
         let stored = (0..).take_while(fits).count();
         for n in (0..stored).step_by(5) {
             let key = key(n);

@@ -18,7 +18,7 @@
 //! no reader copies it as a whole (`memory/large.rs`).
 //!
 //! Invariants, which `Segment::validate` checks:
-//! - `alive_bytes` is the sum of the bytes of the slots that are not dead;
+//! - `alive_items` and `alive_bytes` are the number of the slots that are not dead and the sum of their bytes;
 //! - no item that is alive expires before `earliest_expiry`;
 //! - the slots begin one behind another, and end within the piece.
 
@@ -40,6 +40,9 @@ pub const SEGMENT: usize = PIECE;
 /// An item with more bytes than this is large. So at most a quarter of a segment stays free at its end, unless its items
 /// are so small that it has no more slots.
 pub const LARGE: usize = SEGMENT / 4;
+
+/// How many bytes an item has in its segment beside key and value.
+pub const ITEM_OVERHEAD: usize = Head::SIZE + size_of::<Slot>();
 
 /// The most slots that a segment has, so that a slot's number has 11 bits.
 pub const MAX_SLOTS: usize = 1 << 11;
@@ -63,7 +66,7 @@ pub enum QueueId {
 pub struct Usage {
     /// Keys and values of items that are alive.
     pub alive: usize,
-    /// The same of items that are dead.
+    /// What compaction frees: keys and values of items that are dead, their heads and slots.
     pub dead: usize,
     /// Memory that is allocated for them.
     pub size: usize,
@@ -76,6 +79,7 @@ pub struct Segment {
     slots: Vec<Slot>,
     /// For the slots. The piece has a charge of its own.
     charge: Charge,
+    alive_items: usize,
     alive_bytes: usize,
     /// `None`: none of its items ever expires.
     pub earliest_expiry: Option<UnixTime>,
@@ -128,6 +132,7 @@ impl Segment {
             content,
             slots: Vec::new(),
             charge: memory.charge(0),
+            alive_items: 0,
             alive_bytes: 0,
             earliest_expiry: None,
             queue,
@@ -170,6 +175,7 @@ impl Segment {
             self.charge.set(self.slots.capacity() * size_of::<Slot>());
         }
         self.slots.push(slot);
+        self.alive_items += 1;
         self.alive_bytes += length;
         self.earliest_expiry = earlier(self.earliest_expiry, head.expiry.time());
     }
@@ -218,6 +224,7 @@ impl Segment {
         };
         if let Some(slot) = self.slots.get_mut(number) {
             slot.set_dead();
+            self.alive_items -= 1;
         }
     }
 
@@ -262,13 +269,14 @@ impl Segment {
     /// Its byte counts.
     pub fn usage(&self) -> Usage {
         let heads = self.slots.len() * Head::SIZE;
-        let (dead, size) = match &self.content {
+        let dead_items = self.slots.len() - self.alive_items;
+        let (dead_bytes, size) = match &self.content {
             Content::Packed { written, .. } => (written - heads - self.alive_bytes, SEGMENT),
             Content::Large { value, .. } => (0, value.size()),
         };
         Usage {
             alive: self.alive_bytes,
-            dead,
+            dead: dead_bytes + dead_items * ITEM_OVERHEAD,
             size: self.charge.bytes() + size,
         }
     }

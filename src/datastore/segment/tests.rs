@@ -8,6 +8,11 @@ impl Segment {
         let large = |item: ItemRef<'_>| item.large.map_or(0, |large| large.length());
         let lengths = self.items().map(|(_, item)| item.bytes.len() + large(item));
         let alive: usize = lengths.sum();
+        assert_eq!(
+            self.alive_items,
+            self.items().count(),
+            "what is alive is counted"
+        );
         assert_eq!(self.alive_bytes, alive, "what is alive is counted");
         let expiries = self.items().filter_map(|(_, item)| item.head.expiry.time());
         let known = |first| self.earliest_expiry.is_some_and(|known| known <= first);

@@ -4,18 +4,19 @@
 //! oldest segment, and the items that were read since stay. Compaction reclaims the segment with the most dead bytes, and
 //! all items that are alive stay. Items that have expired are removed where they are: then their bytes are dead.
 //!
-//! Invariant: after each change, the bytes that are dead are at most a quarter of those that are alive and
+//! Invariant: after each change, the bytes that are dead (heads and slots included) are at most a quarter of those that
+//! are alive and
 //! [`DEAD_ALLOWANCE`].
 
 use super::super::head::Slot;
 use super::super::index::{Hash32, Location, SegmentId};
 use super::super::item_ref::ItemRef;
-use super::super::segment::{QueueId, SEGMENT, Segment};
+use super::super::segment::{ITEM_OVERHEAD, QueueId, SEGMENT, Segment};
 use super::Shard;
 use crate::item::UnixTime;
 
 /// How many bytes may be dead in a shard, beside a quarter of those that are alive: the open segments are not cleaned.
-const DEAD_ALLOWANCE: usize = 2 * SEGMENT;
+const DEAD_ALLOWANCE: usize = 3 * SEGMENT;
 
 /// Items that expiry or eviction has removed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +118,12 @@ impl Shard {
 
     /// Whether more bytes are dead than may be.
     pub(super) fn is_dirty(&self) -> bool {
-        self.usage.dead > self.usage.alive / 4 + DEAD_ALLOWANCE
+        self.usage.dead > self.bytes(ITEM_OVERHEAD) / 4 + DEAD_ALLOWANCE
     }
 
     /// Compacts segments as long as that is worth it, because memory is short and nothing may be evicted.
     pub fn compact_fully(&mut self) {
-        while self.usage.dead > SEGMENT && self.compact_dirtiest() {}
+        while self.usage.dead > SEGMENT / 4 && self.compact_dirtiest() {}
     }
 
     /// Compacts the dirtiest segment that is not open. Returns whether there was one.
