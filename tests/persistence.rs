@@ -619,3 +619,23 @@ fn what_expired_long_ago_takes_no_room_from_what_is_there() {
     assert_eq!(state.len(), 40, "only the short-lived are gone");
     assert_same(&memory.restart(0).state(), &state, "after a restart");
 }
+
+#[test]
+fn a_replayed_file_is_measured_against_what_is_alive_in_it() {
+    let folder = Folder::new();
+    let memory = Memory::open(&folder.file("aof"), NOW);
+    let value = "v".repeat(100);
+    // Each of 100 values is replaced 50 times.
+    for n in 0..5000 {
+        let key = n % 100;
+        memory.check(format!("set k{key} 0 0 100\r\n{value}\r\n"), "STORED\r\n");
+    }
+    let memory = memory.restart(0);
+    let (size, base) = (memory.stat("aof_size"), memory.stat("aof_base_size"));
+    memory.rewrite();
+    let alive = memory.stat("aof_size");
+    assert!(alive < size / 40, "{alive} of {size} bytes are alive");
+    assert_eq!(memory.stat("aof_base_size"), alive, "after a rewrite");
+    let is_near = base.abs_diff(alive) < alive / 4;
+    assert!(is_near, "after a replay it is {base} and not {alive}");
+}

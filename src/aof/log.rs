@@ -3,10 +3,11 @@
 //! Invariant: up to `length` the file has whole records and nothing else. What a write that failed has left
 //! behind them is cut off before the next.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use super::disk::LogFile;
 
 /// So many bytes of records may wait to be written; whoever adds to more writes them first. It is also what
 /// the buffers keep of the memory that larger records needed.
@@ -24,7 +25,7 @@ pub struct Pending {
 /// What the file's lock guards.
 #[derive(Debug)]
 pub struct Log {
-    pub writer: BufWriter<Arc<File>>,
+    pub writer: BufWriter<LogFile>,
     /// The records that are written next, and after a failure those that could not be: they tell of
     /// changes that memory has, so they stay until the file has them too.
     pub unwritten: Vec<u8>,
@@ -48,7 +49,7 @@ pub struct Log {
 /// The file that a rewrite makes.
 #[derive(Debug)]
 pub struct RewriteFile {
-    pub writer: BufWriter<Arc<File>>,
+    pub writer: BufWriter<LogFile>,
     pub length: u64,
     /// Why the rewrite is given up.
     pub failure: Option<io::Error>,
@@ -107,7 +108,7 @@ impl Log {
         if let Err(error) = write_and_flush(&mut self.writer, &self.unwritten) {
             self.torn = true;
             // What is left in the buffer must not be written later, by the buffer itself.
-            let file = Arc::clone(self.writer.get_ref());
+            let file = self.writer.get_ref().clone();
             let _ = std::mem::replace(&mut self.writer, BufWriter::new(file)).into_parts();
             // If not now, then before the next record.
             let _ = self.mend();
@@ -123,7 +124,7 @@ impl Log {
     /// Cuts part of a record off that a write which failed has left.
     fn mend(&mut self) -> io::Result<()> {
         if self.torn {
-            self.writer.get_ref().set_len(self.length)?;
+            self.writer.get_ref().truncate(self.length)?;
             self.torn = false;
         }
         Ok(())
@@ -131,7 +132,7 @@ impl Log {
 }
 
 /// Writes bytes and hands them to the operating system.
-pub fn write_and_flush(writer: &mut BufWriter<Arc<File>>, bytes: &[u8]) -> io::Result<()> {
+pub fn write_and_flush(writer: &mut BufWriter<LogFile>, bytes: &[u8]) -> io::Result<()> {
     writer.write_all(bytes)?;
     writer.flush()
 }

@@ -44,6 +44,7 @@
 //! - What had expired when the file was replayed, or was flushed later.
 
 mod crc;
+mod disk;
 mod log;
 pub mod record;
 pub mod replay;
@@ -57,10 +58,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use disk::Disk;
 use log::{Log, MOST_PENDING, Pending, lock};
 use record::Record;
 
@@ -124,6 +126,7 @@ pub struct Aof {
     options: Options,
     /// The file itself, where symbolic links lead.
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     log: Mutex<Log>,
     pending: Mutex<Pending>,
     /// Bytes ever appended, through all rewrites: a point in the log's history.

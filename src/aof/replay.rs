@@ -8,16 +8,17 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::crc::crc32;
+use super::disk::{Disk, LogFile, SystemDisk};
 use super::log::{Log, write_and_flush};
 use super::record::{self, HEADING, Parsed, Record};
-use super::rewrite::{beside, rewrite_path, sync_folder};
+use super::rewrite::{beside, rewrite_path, sync_folder_of};
 use super::{Aof, Options, encoded, open_and_lock, unix_time};
 
 /// No record's line is longer, in bytes: a key, a few numbers, two checksums.
@@ -107,6 +108,16 @@ impl Aof {
     /// See [`OpenError`]. A file with an error is left as it is.
     pub fn open(
         options: Options,
+        apply: impl FnMut(Record<'_>),
+        stopping: impl Fn() -> bool,
+    ) -> Result<(Aof, Replayed), OpenError> {
+        Aof::open_on(Arc::new(SystemDisk), options, apply, stopping)
+    }
+
+    /// The same, on a disk that may fail when a test wants it to.
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        options: Options,
         mut apply: impl FnMut(Record<'_>),
         stopping: impl Fn() -> bool,
     ) -> Result<(Aof, Replayed), OpenError> {
@@ -141,13 +152,13 @@ impl Aof {
                     what,
                 });
             }
-            Next::Damage(what) => save_rest(&file, &path, length, what).map_err(failed)?,
+            Next::Damage(what) => save_rest(&file, &path, length, what, &*disk).map_err(failed)?,
             Next::TornTail => {
                 let (path, torn) = (path.display(), reader.size - length);
                 crate::log::line(format_args!(
                     "rustmemc: {path}: the last record is cut short by a crash; {torn} bytes at {length} are cut off"
                 ));
-                file.set_len(length).map_err(failed)?;
+                disk.truncate(&file, length).map_err(failed)?;
             }
             Next::Record | Next::End => {}
         }
@@ -157,13 +168,13 @@ impl Aof {
             took: start.elapsed(),
         };
 
-        let mut writer = io::BufWriter::new(Arc::new(file));
+        let mut writer = io::BufWriter::new(LogFile::new(file, &disk));
         let mut length = length;
         if length == 0 {
             let (heading, _) = encoded([Record::Heading { cas: 0 }]);
             write_and_flush(&mut writer, &heading).map_err(failed)?;
             length = heading.len() as u64;
-            sync_folder(&path).map_err(failed)?;
+            sync_folder_of(&path, &*disk).map_err(failed)?;
         }
         let log = Log {
             writer,
@@ -179,6 +190,7 @@ impl Aof {
         let aof = Aof {
             options,
             path,
+            disk,
             log: Mutex::new(log),
             pending: Mutex::default(),
             // One byte ahead of what is synced: how much of what was found is on disk, nobody knows.
@@ -313,16 +325,22 @@ impl<'f> Reader<'f> {
 }
 
 /// Saves what is from `offset` on in a file of its own, and cuts it off.
-fn save_rest(mut file: &File, path: &Path, offset: u64, what: &str) -> io::Result<()> {
+fn save_rest(
+    mut file: &File,
+    path: &Path,
+    offset: u64,
+    what: &str,
+    disk: &dyn Disk,
+) -> io::Result<()> {
     let saved = beside(path, &format!(".damaged-{}", unix_time()));
     let mut rest = File::create_new(&saved)?;
     file.seek(SeekFrom::Start(offset))?;
     let bytes = io::copy(&mut file, &mut rest)?;
-    rest.flush()?;
-    rest.sync_all()?;
-    sync_folder(&saved)?;
-    file.set_len(offset)?;
-    file.sync_all()?;
+    // The copy is durable before anything of the file is gone.
+    disk.sync(&rest)?;
+    sync_folder_of(&saved, disk)?;
+    disk.truncate(file, offset)?;
+    disk.sync(file)?;
     crate::log::line(format_args!(
         "rustmemc: {}: damaged at byte {offset} ({what}); the {bytes} bytes from there on are saved in {}",
         path.display(),

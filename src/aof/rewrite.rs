@@ -9,10 +9,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use super::disk::{Disk, LogFile};
 use super::log::{RewriteFile, lock};
 use super::record::Record;
 use super::{Aof, RETRY, encoded, unix_time};
@@ -32,12 +32,12 @@ impl Aof {
         let file = OpenOptions::new().append(true).create(true).open(&path)?;
         // Only then may it be emptied, or removed: it could be another server's.
         file.try_lock()?;
-        let file = Arc::new(file);
+        let file = LogFile::new(file, &self.disk);
         let begin = || -> io::Result<RewriteFile> {
-            file.set_len(0)?;
+            file.truncate(0)?;
             file.set_permissions(fs::metadata(&self.path)?.permissions())?;
             let mut copy = RewriteFile {
-                writer: BufWriter::new(Arc::clone(&file)),
+                writer: BufWriter::new(file.clone()),
                 length: 0,
                 failure: None,
             };
@@ -77,9 +77,9 @@ impl Aof {
             .lock()
             .copy
             .as_ref()
-            .map(|copy| Arc::clone(copy.writer.get_ref()));
+            .map(|copy| copy.writer.get_ref().clone());
         file.ok_or_else(|| io::Error::other("no rewrite has begun"))?
-            .sync_data()?;
+            .sync()?;
 
         // Opened while that can still fail without harm.
         let folder = open_folder(&self.path)?;
@@ -90,8 +90,8 @@ impl Aof {
         };
         let replaced = copy
             .check()
-            .and_then(|()| copy.writer.get_ref().sync_data())
-            .and_then(|()| fs::rename(rewrite_path(&self.path), &self.path));
+            .and_then(|()| copy.writer.get_ref().sync())
+            .and_then(|()| self.disk.rename(&rewrite_path(&self.path), &self.path));
         if let Err(error) = replaced {
             log.copy = Some(copy);
             return Err(error);
@@ -106,7 +106,7 @@ impl Aof {
         log.unwritten.clear();
         self.rewrites.fetch_add(1, Relaxed);
         // The new name is on disk before anything is that only the new file has.
-        let outcome = folder.sync_all();
+        let outcome = self.disk.sync_folder(&folder);
         // If it is not, the next rewrite tries again.
         log.unsure = outcome.is_err();
         lock(&self.pending).stuck = log.unsure;
@@ -142,9 +142,9 @@ pub fn beside(path: &Path, more: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes a file's being there under its name last.
-pub fn sync_folder(path: &Path) -> io::Result<()> {
-    open_folder(path)?.sync_all()
+/// Makes a file's directory entry durable.
+pub fn sync_folder_of(path: &Path, disk: &dyn Disk) -> io::Result<()> {
+    disk.sync_folder(&open_folder(path)?)
 }
 
 fn open_folder(path: &Path) -> io::Result<File> {

@@ -5,8 +5,8 @@
 //! next.
 
 use std::io;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 use std::thread;
 
 use super::log::lock;
@@ -56,13 +56,13 @@ impl Aof {
         if log.unsure {
             return Err(io::Error::other("a sync has failed"));
         }
-        let file = Arc::clone(log.writer.get_ref());
+        let file = log.writer.get_ref().clone();
         let up_to = self.written.load(Relaxed);
         drop(log);
-        if let Err(error) = file.sync_data() {
+        if let Err(error) = file.sync() {
             let mut log = self.lock();
             // Unless a rewrite has put another file in its place meanwhile.
-            if Arc::ptr_eq(&file, log.writer.get_ref()) {
+            if file.is_same_as(log.writer.get_ref()) {
                 log.unsure = true;
                 lock(&self.pending).stuck = true;
             }

@@ -1,53 +1,169 @@
-//! The log by itself: what is pending, what is written, and a file that cannot be written for a while.
+//! The log by itself: what is pending, what is written, and a disk that fails.
 
-use std::io::BufWriter;
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Barrier;
 
 use super::*;
+
+/// A disk that records the calls, and fails those that it is told to fail.
+#[derive(Debug, Default)]
+struct FaultyDisk {
+    calls: Mutex<Vec<String>>,
+    /// How the calls that fail begin, and which of them fail: 0 is the next one.
+    fault: Mutex<(&'static str, Range<usize>)>,
+    /// Where the next sync meets the test, twice: at its beginning and before its end.
+    meeting: Mutex<Option<Arc<Barrier>>>,
+}
+
+impl FaultyDisk {
+    /// Fails calls that begin with `what`: those with these numbers, counted from now on.
+    fn fail(&self, what: &'static str, numbers: Range<usize>) {
+        *lock(&self.fault) = (what, numbers);
+    }
+
+    /// The calls since the last time it was asked.
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.calls))
+    }
+
+    /// Records a call. Returns an error if it is one that fails.
+    fn call(&self, call: String) -> io::Result<()> {
+        let (what, numbers) = &mut *lock(&self.fault);
+        let matches = call.starts_with(*what);
+        lock(&self.calls).push(call);
+        if !matches || numbers.end == 0 {
+            return Ok(());
+        }
+        let fails = numbers.start == 0;
+        *numbers = numbers.start.saturating_sub(1)..numbers.end - 1;
+        match fails {
+            true => Err(io::Error::other("a fault")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The name of an open file: `aof`.
+fn name(file: &File) -> String {
+    use std::os::fd::AsRawFd;
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = std::fs::read_link(link).expect("the system tells it");
+    let name = path.file_name().expect("a file has a name");
+    name.to_string_lossy().into_owned()
+}
+
+impl Disk for FaultyDisk {
+    /// A write that fails leaves the first half of the bytes in the file.
+    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.call(format!("write {}", name(file))) {
+            file.write_all(&bytes[..bytes.len() / 2])?;
+            return Err(error);
+        }
+        file.write(bytes)
+    }
+
+    fn truncate(&self, file: &File, length: u64) -> io::Result<()> {
+        self.call(format!("truncate {}", name(file)))?;
+        file.set_len(length)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        let outcome = self.call(format!("sync {}", name(file)));
+        let meeting = lock(&self.meeting).take();
+        if let Some(meeting) = meeting {
+            meeting.wait();
+            meeting.wait();
+        }
+        outcome
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.call("rename".into())?;
+        std::fs::rename(from, to)
+    }
+
+    fn sync_folder(&self, _: &File) -> io::Result<()> {
+        self.call("sync folder".into())
+    }
+}
+
+/// A record that can be told from others by its number.
+fn record(number: u32) -> Record<'static> {
+    Record::FlushAt(START + number)
+}
+
+/// The log holds dates, and no seconds from now on.
+const START: u32 = 1_800_000_000;
 
 /// A log in a folder of its own.
 struct Sample {
     aof: Aof,
+    disk: Arc<FaultyDisk>,
     folder: PathBuf,
+}
+
+fn options(folder: &Path, fsync: Fsync) -> Options {
+    Options {
+        path: folder.join("aof"),
+        fsync,
+        rewrite_size: 1000,
+        rewrite_growth: 2,
+        repair: false,
+    }
+}
+
+/// Opens the log in a folder. Returns it with the numbers of the records that are in it.
+fn open(disk: &Arc<FaultyDisk>, options: Options) -> (Aof, Vec<u32>) {
+    let mut numbers = Vec::new();
+    let apply = |record: Record<'_>| {
+        if let Record::FlushAt(time) = record {
+            numbers.push(time - START);
+        }
+    };
+    let disk = Arc::clone(disk) as Arc<dyn Disk>;
+    let opened = Aof::open_on(disk, options, apply, || false);
+    let (aof, _) = opened.expect("the file is new, or whole");
+    (aof, numbers)
 }
 
 impl Sample {
     fn new(name: &str, fsync: Fsync) -> Sample {
         let name = format!("rustmemc-{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("a folder can be made");
-        let options = Options {
-            path: folder.join("aof"),
-            fsync,
-            rewrite_size: u64::MAX,
-            rewrite_growth: 2,
-            repair: false,
-        };
-        let (aof, _) = Aof::open(options, |_| {}, || false).expect("a new file can be opened");
-        Sample { aof, folder }
+        let disk = Arc::new(FaultyDisk::default());
+        let (aof, _) = open(&disk, options(&folder, fsync));
+        disk.calls();
+        Sample { aof, disk, folder }
     }
 
-    /// Appends a record that can be told from others; whether it may be.
+    /// Appends a record. Returns whether that is allowed.
     fn append(&self, number: u32) -> bool {
-        self.aof
-            .append([Record::FlushAt(number)].into_iter())
-            .is_ok()
+        self.aof.append([record(number)].into_iter()).is_ok()
     }
 
+    /// Whether answers may be sent.
     fn hand_over(&self) -> bool {
         self.aof.before_answers().is_ok()
     }
 
-    /// Takes the file away, or gives it back: what is open for reading only cannot be written.
-    fn exchange(&self, file: Arc<File>) -> Arc<File> {
-        let writer = &mut self.aof.lock().writer;
-        let old = std::mem::replace(writer, BufWriter::new(file));
-        Arc::clone(old.get_ref())
+    /// Whether both succeed: then the change is acknowledged.
+    fn change(&self, number: u32) -> bool {
+        self.aof.before_change().is_ok() && self.append(number) && self.hand_over()
     }
 
-    fn take_away(&self) -> Arc<File> {
-        let file = File::open(self.folder.join("aof")).expect("it is there");
-        self.exchange(Arc::new(file))
+    /// Rewrites the file: it gets records with these numbers.
+    fn rewrite(&self, numbers: &[u32]) -> io::Result<()> {
+        let rewrite = || {
+            self.aof.begin_rewrite(|| 1)?;
+            self.aof
+                .copy(numbers.iter().map(|number| record(*number)))?;
+            self.aof.finish_rewrite()
+        };
+        rewrite().inspect_err(|_| self.aof.abandon_rewrite())
     }
 
     /// The numbers of the records in the file.
@@ -59,9 +175,15 @@ impl Sample {
         lines
             .map(|line| {
                 let (number, _) = line.split_once(' ').expect("a checksum follows");
-                number.parse::<u32>().expect("a number") - 1
+                number.parse::<u32>().expect("a number") - 1 - START
             })
             .collect()
+    }
+
+    fn size(&self) -> u64 {
+        std::fs::metadata(self.folder.join("aof"))
+            .expect("it is there")
+            .len()
     }
 }
 
@@ -91,13 +213,13 @@ fn what_could_not_be_written_waits_in_order_and_nothing_is_added_until_it_can() 
     for fsync in [Fsync::Never, Fsync::Always] {
         let sample = Sample::new(&format!("stuck-{fsync}"), fsync);
         assert!(sample.append(1) && sample.hand_over());
-        let file = sample.take_away();
+        sample.disk.fail("write", 0..usize::MAX);
         // Nobody can know yet.
         assert!(sample.append(2) && sample.append(3));
         assert!(!sample.hand_over() && !sample.hand_over());
         assert!(!sample.append(4) && !sample.hand_over());
         assert_eq!(sample.numbers(), [1]);
-        sample.exchange(file);
+        sample.disk.fail("", 0..0);
         assert!(sample.append(5) && sample.hand_over());
         assert_eq!(sample.numbers(), [1, 2, 3, 5]);
     }
@@ -111,7 +233,7 @@ fn in_a_rewrite_each_copy_comes_behind_what_was_pending_and_before_what_comes_la
     assert!(sample.append(2));
     sample
         .aof
-        .copy([Record::FlushAt(3)].into_iter())
+        .copy([record(3)].into_iter())
         .expect("it can be copied");
     assert!(sample.append(4) && sample.hand_over());
     assert_eq!(sample.numbers(), [1, 2, 4], "the old file has all as well");
@@ -124,18 +246,18 @@ fn in_a_rewrite_each_copy_comes_behind_what_was_pending_and_before_what_comes_la
 #[test]
 fn a_rewrite_takes_the_place_of_what_could_not_be_written() {
     let sample = Sample::new("stuck-rewrite", Fsync::Always);
-    sample.take_away();
+    // Also not in the middle of the rewrite.
+    sample.disk.fail("write aof", 0..1);
     assert!(sample.append(1) && !sample.hand_over());
-    sample
-        .aof
-        .begin_rewrite(|| 1)
-        .and_then(|()| sample.aof.copy([Record::FlushAt(1)].into_iter()))
-        .expect("the new file can be written");
+    sample.aof.begin_rewrite(|| 1).expect("it can begin");
+    let copied = sample.aof.copy([record(1)].into_iter());
+    copied.expect("the new file can be written");
+    sample.disk.fail("write aof", 0..1);
     assert!(!sample.append(2), "the old one cannot");
-    sample
-        .aof
-        .finish_rewrite()
-        .expect("the new file can take its place");
+    let finished = sample.aof.finish_rewrite();
+    finished.expect("the new file can take its place");
+    let (appended, written) = (&sample.aof.appended, &sample.aof.written);
+    assert_eq!(written.load(Relaxed), appended.load(Relaxed));
     assert!(sample.hand_over() && sample.append(3) && sample.hand_over());
     assert_eq!(sample.numbers(), [1, 3]);
 }
@@ -155,19 +277,279 @@ fn more_than_may_be_pending_is_written_by_who_adds_to_it() {
 }
 
 #[test]
-fn after_a_failed_sync_nothing_is_appended_until_there_is_a_new_file() {
-    let sample = Sample::new("unsure", Fsync::Always);
-    let aof = &sample.aof;
-    // As a sync that fails leaves it.
-    aof.lock().unsure = true;
-    lock(&aof.pending).stuck = true;
-    assert!(!sample.append(1) && !sample.hand_over());
-    assert!(aof.tend(), "it is time for a rewrite, whatever the size");
-    aof.begin_rewrite(|| 7)
-        .and_then(|()| aof.finish_rewrite())
-        .expect("a new file can be made");
-    assert!(sample.append(2) && sample.hand_over());
-    assert_eq!(sample.numbers(), [2]);
+fn after_a_failed_sync_changes_are_refused_until_a_rewrite() {
+    for fsync in [Fsync::Always, Fsync::EverySecond] {
+        let sample = Sample::new(&format!("failed-sync-{fsync}"), fsync);
+        sample.disk.fail("sync", 0..1);
+        assert!(sample.append(1));
+        if fsync == Fsync::Always {
+            assert!(!sample.hand_over(), "the change is not acknowledged");
+        }
+        assert!(sample.aof.tend(), "a small file is to be rewritten too");
+        // The disk works again. But a later sync says nothing about what the first one was to make durable.
+        assert!(sample.aof.before_change().is_err() && !sample.append(2));
+        assert!(sample.aof.sync().is_err());
+        assert_eq!(sample.disk.calls(), ["write aof", "sync aof"]);
+        sample.rewrite(&[1]).expect("a new file can be made");
+        assert!(!sample.aof.tend(), "once is enough");
+        assert!(sample.change(2));
+        assert_eq!(sample.numbers(), [1, 2]);
+    }
+}
+
+#[test]
+fn after_a_rename_that_may_not_be_durable_changes_are_refused_until_a_rewrite() {
+    let sample = Sample::new("failed-folder-sync", Fsync::Always);
+    assert!(sample.change(1));
+    sample.disk.fail("sync folder", 0..1);
+    sample
+        .rewrite(&[1])
+        .expect_err("the rename may not be durable");
+    assert!(!sample.change(2));
+    sample.rewrite(&[1]).expect("the disk works again");
+    assert!(sample.change(3));
+    assert_eq!(sample.numbers(), [1, 3]);
+}
+
+#[test]
+fn a_new_file_is_written_and_then_its_directory_entry_is_made_durable() {
+    let sample = Sample::new("new", Fsync::Never);
+    std::fs::remove_file(sample.folder.join("aof")).expect("it is there");
+    drop(open(&sample.disk, options(&sample.folder, Fsync::Never)));
+    assert_eq!(sample.disk.calls(), ["write aof", "sync folder"]);
+    // This one is there already.
+    drop(open(&sample.disk, options(&sample.folder, Fsync::Never)));
+    assert!(sample.disk.calls().is_empty());
+}
+
+#[test]
+fn a_repair_makes_the_damaged_part_durable_elsewhere_before_it_truncates_the_file() {
+    let sample = Sample::new("repair", Fsync::Never);
+    let Sample { disk, folder, .. } = &sample;
+    assert!(sample.change(1));
+    let mut file = OpenOptions::new().append(true).open(folder.join("aof"));
+    let file = file.as_mut().expect("it is there");
+    file.write_all(b"damage\r\n").expect("it can be written");
+    let _ = sample.aof.lock().writer.get_ref().unlock();
+    disk.calls();
+    let repair = Options {
+        repair: true,
+        ..options(folder, Fsync::Never)
+    };
+    let (_, found) = open(disk, repair);
+    assert_eq!(found, [1]);
+    let mut calls = disk.calls();
+    assert!(calls[0].starts_with("sync aof.damaged-"), "{calls:?}");
+    calls.remove(0);
+    assert_eq!(calls, ["sync folder", "truncate aof", "sync aof"]);
+}
+
+/// Holds a sync that fails, lets `meanwhile` happen, and returns when the sync has ended.
+fn while_a_sync_fails(sample: &Sample, meanwhile: impl FnOnce()) {
+    let meeting = Arc::new(Barrier::new(2));
+    *lock(&sample.disk.meeting) = Some(Arc::clone(&meeting));
+    sample.disk.fail("sync", 0..1);
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| sample.aof.sync());
+        meeting.wait();
+        meanwhile();
+        meeting.wait();
+        let outcome = syncing.join().expect("it does not panic");
+        outcome.expect_err("the sync fails");
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_sync_that_nobody_asked_for() {
+    let sample = Sample::new("waiting", Fsync::EverySecond);
+    while_a_sync_fails(&sample, || {
+        assert!(sample.change(1), "changes and answers go on");
+        assert_eq!(sample.numbers(), [1]);
+        sample.aof.describe();
+    });
+    assert!(!sample.change(2));
+}
+
+#[test]
+fn a_failed_sync_of_a_file_that_was_rewritten_meanwhile_does_no_harm() {
+    let sample = Sample::new("replaced", Fsync::EverySecond);
+    while_a_sync_fails(&sample, || {
+        sample.rewrite(&[1]).expect("it can be rewritten");
+    });
+    assert!(sample.change(2));
+    assert_eq!(sample.numbers(), [1, 2]);
+}
+
+#[test]
+fn a_rewrite_syncs_the_new_file_then_renames_it_then_syncs_the_folder() {
+    let sample = Sample::new("order", Fsync::Never);
+    assert!(sample.change(1));
+    sample.aof.begin_rewrite(|| 1).expect("it can begin");
+    let copied = sample.aof.copy([record(1)].into_iter());
+    copied.expect("the new file can be written");
+    sample.disk.calls();
+    // This record comes when most of the new file is synced. It has to be synced as well.
+    assert!(sample.append(2));
+    sample.aof.finish_rewrite().expect("it can be finished");
+    assert_eq!(
+        sample.disk.calls(),
+        [
+            "sync aof.rewrite",
+            "write aof.rewrite",
+            "sync aof.rewrite",
+            "rename",
+            "sync folder"
+        ]
+    );
+}
+
+/// Changes, and a rewrite amid them. Returns the numbers that the store has, and those that were acknowledged.
+fn changes_and_a_rewrite(sample: &Sample) -> (Vec<u32>, Vec<u32>) {
+    let has: RefCell<Vec<u32>> = RefCell::default();
+    let acknowledged: RefCell<Vec<u32>> = RefCell::default();
+    // The store makes a change as soon as its record is appended.
+    let append = |number: u32| {
+        let appended = sample.aof.before_change().is_ok() && sample.append(number);
+        if appended {
+            has.borrow_mut().push(number);
+        }
+        appended
+    };
+    let change = |number: u32| {
+        if append(number) && sample.hand_over() {
+            acknowledged.borrow_mut().push(number);
+        }
+    };
+    change(1);
+    let begun = sample.aof.begin_rewrite(|| 1);
+    change(2);
+    let copied = begun.and_then(|()| {
+        let copied = has.borrow().clone();
+        sample.aof.copy(copied.into_iter().map(record))
+    });
+    change(3);
+    append(4);
+    let finished = copied.and_then(|()| sample.aof.finish_rewrite());
+    let _ = finished.inspect_err(|_| sample.aof.abandon_rewrite());
+    change(5);
+    (has.into_inner(), acknowledged.into_inner())
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_rewrite_leaves_one_good_file() {
+    let mut crash = 0;
+    loop {
+        let sample = Sample::new("crash", Fsync::Always);
+        // After a crash nothing that the log asks for happens.
+        sample.disk.fail("", crash..usize::MAX);
+        let (has, acknowledged) = changes_and_a_rewrite(&sample);
+        let calls = sample.disk.calls();
+        let Sample { aof, disk, folder } = &sample;
+        // The operating system closes the file of a server that was killed.
+        let _ = aof.lock().writer.get_ref().unlock();
+        disk.fail("", 0..0);
+        let (_, found) = open(disk, options(folder, Fsync::Always));
+        let told = format!("{calls:?}, the first {crash} succeed: {found:?}");
+        assert!(acknowledged.iter().all(|n| found.contains(n)), "{told}");
+        assert!(found.iter().all(|n| has.contains(n)), "{told}");
+        if calls.len() <= crash {
+            assert_eq!(acknowledged, [1, 2, 3, 5], "without a crash all is well");
+            return;
+        }
+        crash += 1;
+    }
+}
+
+#[test]
+fn after_any_one_fault_changes_are_recorded_again_and_none_is_lost() {
+    let mut fault = 0;
+    loop {
+        let sample = Sample::new("fault", Fsync::Always);
+        sample.disk.fail("", fault..fault + 1);
+        let (mut has, _) = changes_and_a_rewrite(&sample);
+        sample.disk.fail("", 0..0);
+        let calls = sample.disk.calls();
+        if !sample.change(8) {
+            // The keeper of the log rewrites it, if it is not too early to try again.
+            sample.aof.lock().not_before = Instant::now();
+            assert!(sample.aof.tend(), "{calls:?}, {fault} fails");
+            sample.rewrite(&has).expect("the disk works again");
+            assert!(sample.change(8), "{calls:?}, {fault} fails");
+        }
+        has.push(8);
+        let mut found = sample.numbers();
+        found.sort();
+        found.dedup();
+        assert_eq!(found, has, "{calls:?}, {fault} fails");
+        let left = std::fs::read_dir(&sample.folder).expect("it is there");
+        assert_eq!(left.count(), 1, "{calls:?}, {fault} fails");
+        if calls.len() <= fault {
+            return;
+        }
+        fault += 1;
+    }
+}
+
+#[test]
+fn part_of_a_record_that_a_failed_write_left_is_truncated_before_the_next_write() {
+    let sample = Sample::new("torn", Fsync::Never);
+    assert!(sample.change(1));
+    let whole = sample.size();
+    sample.disk.fail("write", 0..1);
+    assert!(!sample.change(2));
+    assert_eq!(sample.size(), whole, "it is truncated at once");
+    assert!(sample.change(3));
+
+    // If it cannot be truncated at once, that is done before the next write.
+    let whole = sample.size();
+    sample.disk.calls();
+    sample.disk.fail("", 0..2);
+    assert!(!sample.change(4));
+    assert!(sample.size() > whole);
+    assert!(sample.change(5));
+    let calls = ["write aof", "truncate aof", "truncate aof", "write aof"];
+    assert_eq!(sample.disk.calls()[..4], calls);
+    assert_eq!(sample.numbers(), [1, 2, 3, 4, 5]);
+}
+
+/// Lets the file grow until it is to be rewritten. That must be when it reaches this size, and no earlier.
+#[track_caller]
+fn check_rewritten_at(sample: &Sample, size: u64) {
+    let mut before = 0;
+    while !sample.aof.tend() {
+        before = sample.size();
+        assert!(before < size, "not at {before}");
+        assert!(sample.change(1));
+    }
+    let now = sample.size();
+    assert!(before < size && now >= size, "at {now}, not at {before}");
+}
+
+#[test]
+fn a_file_is_rewritten_when_it_is_large_and_twice_as_large_as_after_the_last_rewrite() {
+    let sample = Sample::new("threshold", Fsync::Never);
+    check_rewritten_at(&sample, 1000);
+    let many: Vec<u32> = (0..100).collect();
+    sample.rewrite(&many).expect("it can be rewritten");
+    let size = sample.size();
+    assert!(size > 2000, "{size}");
+    check_rewritten_at(&sample, 2 * size);
+    // What a replay found to be alive counts as well.
+    sample.aof.set_base(4000);
+    check_rewritten_at(&sample, 8000);
+    sample.rewrite(&[1]).expect("it can be rewritten");
+    check_rewritten_at(&sample, 1000);
+}
+
+#[test]
+fn a_rewrite_that_failed_is_not_tried_again_at_once() {
+    let sample = Sample::new("again", Fsync::Never);
+    check_rewritten_at(&sample, 1000);
+    sample.disk.fail("rename", 0..1);
+    sample.rewrite(&[1]).expect_err("it cannot be renamed");
+    assert!(sample.change(2) && !sample.aof.tend());
+    sample.aof.lock().not_before = Instant::now();
+    assert!(sample.aof.tend());
 }
 
 #[test]

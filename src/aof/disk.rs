@@ -1,0 +1,92 @@
+//! The part of the operating system on which the order of things depends: writing, truncating, syncing, renaming.
+//!
+//! Everything that the log does to make a record durable goes through [`Disk`]. The server uses [`SystemDisk`];
+//! the tests use one that records the calls and fails when it is told to (`tests.rs`).
+
+use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the log asks of the operating system. Each method does what std does, unless a test replaces it.
+pub trait Disk: fmt::Debug + Send + Sync {
+    /// Writes some of these bytes, and returns how many.
+    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
+        file.write(bytes)
+    }
+
+    /// Cuts a file off at this length.
+    fn truncate(&self, file: &File, length: u64) -> io::Result<()> {
+        file.set_len(length)
+    }
+
+    /// Makes a file's content durable.
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    /// Gives a file another name, in place of the file that had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    /// Makes the directory entries of a folder durable.
+    fn sync_folder(&self, folder: &File) -> io::Result<()> {
+        folder.sync_all()
+    }
+}
+
+/// The operating system itself.
+#[derive(Debug)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {}
+
+/// An open file of the log. Clones are the same file.
+#[derive(Debug, Clone)]
+pub struct LogFile {
+    file: Arc<File>,
+    disk: Arc<dyn Disk>,
+}
+
+impl LogFile {
+    pub fn new(file: File, disk: &Arc<dyn Disk>) -> Self {
+        LogFile {
+            file: Arc::new(file),
+            disk: Arc::clone(disk),
+        }
+    }
+
+    pub fn truncate(&self, length: u64) -> io::Result<()> {
+        self.disk.truncate(&self.file, length)
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.disk.sync(&self.file)
+    }
+
+    pub fn set_permissions(&self, permissions: Permissions) -> io::Result<()> {
+        self.file.set_permissions(permissions)
+    }
+
+    /// Lets another server open the file.
+    pub fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    pub fn is_same_as(&self, other: &LogFile) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.disk.write(&self.file, bytes)
+    }
+
+    /// Bytes that were written are with the operating system already.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
