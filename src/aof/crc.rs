@@ -1,10 +1,10 @@
 //! CRC-32 (IEEE 802.3, as in gzip and PNG). std has none.
 
-/// Eight tables: `TABLES[0]` moves the checksum on by a byte, `TABLES[n]` by n zero bytes more. With them
-/// eight bytes go at once, which was measured at four to five times the speed of one by one.
+/// Eight tables: `TABLES[0]` advances the checksum by one byte, `TABLES[n]` by n zero bytes more. With them
+/// eight bytes are processed at once, which was measured at four to five times the speed of one by one.
 static TABLES: [[u32; 256]; 8] = tables();
 
-#[allow(clippy::indexing_slicing)] // Evaluated by the compiler: out of bounds would not compile.
+#[allow(clippy::indexing_slicing)] // The compiler evaluates this: an index out of bounds would not compile.
 const fn tables() -> [[u32; 256]; 8] {
     const POLYNOMIAL: u32 = 0xEDB8_8320;
     let mut tables = [[0; 256]; 8];
@@ -65,13 +65,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_check_value_of_the_catalogue_comes_out() {
+    fn the_checksum_of_the_standard_test_string_is_right() {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
         assert_eq!(crc32(b""), 0);
     }
 
     #[test]
-    fn eight_at_once_is_the_same_as_one_by_one() {
+    fn eight_bytes_at_once_give_the_same_checksum_as_one_by_one() {
         let bytes: Vec<u8> = (0..100).map(|n| (n * 37 % 251) as u8).collect();
         for length in 0..bytes.len() {
             let one_by_one = bytes[..length].iter().fold(!0u32, |crc, byte| {

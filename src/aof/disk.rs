@@ -1,7 +1,7 @@
-//! The part of the operating system on which the order of things depends: writing, truncating, syncing, renaming.
+//! The operations that make records durable: writing, truncating, syncing, renaming.
 //!
-//! Everything that the log does to make a record durable goes through [`Disk`]. The server uses [`SystemDisk`];
-//! the tests use one that records the calls and fails when it is told to (`tests.rs`).
+//! The log does all of them through [`Disk`], because their order matters and each may fail. The server uses
+//! [`SystemDisk`]. The tests use a disk that records the calls and fails some of them (`tests.rs`).
 
 use std::fmt;
 use std::fs::{self, File, Permissions};
@@ -16,7 +16,7 @@ pub trait Disk: fmt::Debug + Send + Sync {
         file.write(bytes)
     }
 
-    /// Cuts a file off at this length.
+    /// Truncates a file to this length.
     fn truncate(&self, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
     }
@@ -26,7 +26,7 @@ pub trait Disk: fmt::Debug + Send + Sync {
         file.sync_data()
     }
 
-    /// Gives a file another name, in place of the file that had it.
+    /// Renames a file. It replaces a file that has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -43,7 +43,7 @@ pub struct SystemDisk;
 
 impl Disk for SystemDisk {}
 
-/// An open file of the log. Clones are the same file.
+/// An open file of the log. All clones are the same open file.
 #[derive(Debug, Clone)]
 pub struct LogFile {
     file: Arc<File>,
@@ -85,7 +85,7 @@ impl Write for LogFile {
         self.disk.write(&self.file, bytes)
     }
 
-    /// Bytes that were written are with the operating system already.
+    /// Does nothing: the operating system has the bytes as soon as they are written.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! The file under its lock, and the records that are on their way to it.
+//! The file under its lock, its state, and the records that wait to be written.
 //!
-//! Invariant: up to `length` the file has whole records and nothing else. What a write that failed has left
-//! behind them is cut off before the next.
+//! Invariant: up to `length` the file holds whole records and nothing else. What a failed write leaves
+//! behind them is truncated before the next write.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,41 +9,61 @@ use std::time::Instant;
 
 use super::disk::LogFile;
 
-/// So many bytes of records may wait to be written; whoever adds to more writes them first. It is also what
-/// the buffers keep of the memory that larger records needed.
-pub const MOST_PENDING: usize = 256 << 10;
+/// How many bytes of records may wait to be written; a thread that appends beyond this writes them first. The
+/// buffers also keep no more memory than this when larger records have been written.
+pub const MAX_PENDING: usize = 256 << 10;
 
-/// Records that the file has not been given yet. This lock is held for no longer than it takes to copy
-/// them, and never across a system call.
+/// Whether the file can be written.
+///
+/// | state         | what happened                                 | appending      | it ends with           |
+/// |---------------|-----------------------------------------------|----------------|------------------------|
+/// | `Good`        | the last write succeeded                      | allowed        |                        |
+/// | `WriteFailed` | a write failed                                | writes first   | a write, or a rewrite  |
+/// | `Torn`        | a write failed and left part of a record      | truncates too  | truncating the file    |
+/// | `SyncFailed`  | a sync failed                                 | refused        | a rewrite              |
+/// | `Closed`      | the server has stopped                        | refused        | nothing                |
+///
+/// Where appending "writes first", it tries again to write what could not be written, and is refused if that fails.
+/// A state lower in the table replaces a higher one: after a failed sync it does not matter whether the file is torn.
+/// In all states but `Good`, memory may hold changes that the file does not hold. Their records are in
+/// [`Log::unwritten`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FileState {
+    #[default]
+    Good,
+    WriteFailed,
+    Torn,
+    /// What the sync was to make durable may be lost although a later sync succeeds. Only a new file is certain to
+    /// hold it, so nothing is written until there is one.
+    SyncFailed,
+    /// Another server may have opened the file.
+    Closed,
+}
+
+/// Records that have not been written to the file yet. This lock is held for no longer than it takes to copy
+/// them, and never during a system call.
 #[derive(Debug, Default)]
 pub struct Pending {
     pub bytes: Vec<u8>,
-    /// The file did not take what it was given last. Nothing is added until it does.
-    pub stuck: bool,
+    /// The state of the file. It is changed only while the file's lock is held too.
+    pub state: FileState,
 }
 
 /// What the file's lock guards.
 #[derive(Debug)]
 pub struct Log {
     pub writer: BufWriter<LogFile>,
-    /// The records that are written next, and after a failure those that could not be: they tell of
-    /// changes that memory has, so they stay until the file has them too.
+    /// The records that are written next. If writing them failed, they stay here until the file holds them,
+    /// because memory has their changes already.
     pub unwritten: Vec<u8>,
-    /// The length of the file, in bytes, up to its last whole record.
+    /// The length of the file, in bytes, up to the end of its last whole record.
     pub length: u64,
-    /// What is behind `length` (part of what could not be written) must be cut off first.
-    pub torn: bool,
-    /// A sync has failed, and what it was to save may be lost though a later sync succeeds. Only a new file
-    /// has it for sure: nothing is written until there is one.
-    pub unsure: bool,
-    /// The server has stopped; the file may be another's now.
-    pub closed: bool,
-    /// The length after the last rewrite.
+    /// The length after the last rewrite: growth is measured against it.
     pub base: u64,
     /// The new file, while the old one is being rewritten.
     pub copy: Option<RewriteFile>,
-    /// When a rewrite that failed may be tried again.
-    pub not_before: Instant,
+    /// When the next rewrite may begin, after one that failed.
+    pub retry_at: Instant,
 }
 
 /// The file that a rewrite makes.
@@ -51,12 +71,12 @@ pub struct Log {
 pub struct RewriteFile {
     pub writer: BufWriter<LogFile>,
     pub length: u64,
-    /// Why the rewrite is given up.
+    /// Why the rewrite must be abandoned.
     pub failure: Option<io::Error>,
 }
 
 impl RewriteFile {
-    /// Appends records.
+    /// Appends records. After a failure it appends nothing more.
     pub fn append(&mut self, bytes: &[u8]) {
         if self.failure.is_none() {
             match write_and_flush(&mut self.writer, bytes) {
@@ -66,16 +86,16 @@ impl RewriteFile {
         }
     }
 
-    /// The error that stopped the rewrite, if there was one.
+    /// Returns the error that stopped the rewrite, if there was one.
     pub fn check(&mut self) -> io::Result<()> {
         self.failure.take().map_or(Ok(()), Err)
     }
 }
 
 impl Log {
-    /// Takes over what is pending, to be written next; while there is a rewrite, its new file gets it at once.
-    /// Gives whether the file was stuck.
-    pub fn take(&mut self, pending: &Mutex<Pending>) -> bool {
+    /// Moves the pending records to those that are written next. During a rewrite, it also writes them to the new
+    /// file. Returns the state of the file.
+    pub fn take(&mut self, pending: &Mutex<Pending>) -> FileState {
         let before = self.unwritten.len();
         let mut pending = lock(pending);
         if before == 0 {
@@ -84,60 +104,58 @@ impl Log {
         } else {
             self.unwritten.append(&mut pending.bytes);
         }
-        let stuck = pending.stuck;
+        let state = pending.state;
         drop(pending);
-        // The copy gets every record once, whatever becomes of it in the old file. If it cannot take one, it
-        // is given up, and the file goes on.
+        // The new file gets each record once, whether or not the old file can take it. If the new file cannot take
+        // a record, the rewrite is abandoned, and the old file goes on.
         if let Some(copy) = &mut self.copy {
             let (_, taken) = self.unwritten.split_at(before);
             copy.append(taken);
         }
-        stuck
+        state
     }
 
-    /// Hands all that was taken over to the operating system, and gives its length; or leaves the file as it
-    /// was.
-    pub fn write_taken(&mut self) -> io::Result<u64> {
-        if self.closed {
-            return Err(io::Error::other("the server has stopped"));
+    /// Writes all records that were taken, and returns how many bytes they were. If that fails, the file keeps its
+    /// length, and the records stay in `unwritten`. Changes the file's state accordingly.
+    pub fn write_taken(&mut self, state: &mut FileState) -> io::Result<u64> {
+        match state {
+            FileState::Closed => return Err(io::Error::other("the server has stopped")),
+            FileState::SyncFailed => return Err(io::Error::other("a sync has failed")),
+            FileState::Torn => self.truncate_torn(state)?,
+            FileState::Good | FileState::WriteFailed => {}
         }
-        if self.unsure {
-            return Err(io::Error::other("a sync has failed"));
-        }
-        self.mend()?;
         if let Err(error) = write_and_flush(&mut self.writer, &self.unwritten) {
-            self.torn = true;
-            // What is left in the buffer must not be written later, by the buffer itself.
+            *state = FileState::Torn;
+            // The writer must not write later what is left in its buffer.
             let file = self.writer.get_ref().clone();
             let _ = std::mem::replace(&mut self.writer, BufWriter::new(file)).into_parts();
-            // If not now, then before the next record.
-            let _ = self.mend();
+            // If this fails, it is tried again before the next write.
+            let _ = self.truncate_torn(state);
             return Err(error);
         }
+        *state = FileState::Good;
         let written = self.unwritten.len() as u64;
         self.length += written;
         self.unwritten.clear();
-        self.unwritten.shrink_to(MOST_PENDING);
+        self.unwritten.shrink_to(MAX_PENDING);
         Ok(written)
     }
 
-    /// Cuts part of a record off that a write which failed has left.
-    fn mend(&mut self) -> io::Result<()> {
-        if self.torn {
-            self.writer.get_ref().truncate(self.length)?;
-            self.torn = false;
-        }
+    /// Truncates the part of a record that a failed write has left.
+    fn truncate_torn(&mut self, state: &mut FileState) -> io::Result<()> {
+        self.writer.get_ref().truncate(self.length)?;
+        *state = FileState::WriteFailed;
         Ok(())
     }
 }
 
-/// Writes bytes and hands them to the operating system.
+/// Writes bytes and flushes them to the operating system.
 pub fn write_and_flush(writer: &mut BufWriter<LogFile>, bytes: &[u8]) -> io::Result<()> {
     writer.write_all(bytes)?;
     writer.flush()
 }
 
-/// Locks. What a panic has left is whole: each change to what is locked here is complete in itself.
+/// Locks, also after a panic: each change to what is locked here is complete in itself, so a panic leaves it whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

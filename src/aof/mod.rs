@@ -1,47 +1,48 @@
-//! The append-only file: every change to the store, in order, so that it can be made again.
+//! The append-only file (AOF): every change to the store, in order, so that the changes can be replayed.
 //!
 //! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to
-//! any memcached with `nc`. At boot the file is [replayed](replay); when it has grown well past what it
-//! says, it is [rewritten](rewrite). A record goes there in two steps:
+//! any memcached with `nc`. At boot the file is [replayed](replay). When it has grown well past the data that it
+//! describes, it is [rewritten](rewrite). A record is written in two steps:
 //!
-//! 1. It is **appended** to those that are pending, in memory, while the changed key's shard is locked.
+//! 1. It is **appended** to the pending records, in memory, while the changed key's shard is locked.
 //!    So the order of the file is the order of the store, key by key.
-//! 2. All that is pending is **handed over** to the operating system: written to the file's `BufWriter`,
-//!    which a mutex guards, and flushed. That happens before any byte of an answer to the change leaves
-//!    ([`Aof::before_answers`]), so nothing is acknowledged that a crash of this process could take back.
-//!    (Who only reads does not wait for that, and may see what is not acknowledged yet.)
+//! 2. All pending records are **flushed** to the operating system: they are written to the file's `BufWriter`,
+//!    which a mutex guards, and the writer is flushed. This happens before any byte of an answer to the change is
+//!    sent ([`Aof::before_answers`]), so a crash of this process cannot take back what was acknowledged.
+//!    (A client that only reads does not wait for that. It may see a change that is not acknowledged yet.)
 //!
-//! Between the two no lock of the store is held. Whoever comes to hand over takes everybody's records along,
-//! and who had to wait mostly finds that theirs are written: with 50 clients that send 16 commands at a time
-//! it was measured at more than twice the speed of writing each record while its shard is locked.
+//! Between the two steps no lock of the store is held. A thread that flushes writes the records of all threads, and
+//! a thread that had to wait mostly finds that its records are written. With 50 clients that send 16 commands at a
+//! time, this was measured at more than twice the speed of writing each record while its shard is locked.
 //!
 //! Lock order: a shard of the store, then the file, then the pending records.
 //!
-//! # When it cannot be written
+//! # When the file cannot be written
 //!
-//! The file is cut back to its last whole record. What could not be written stays pending, because memory has
-//! these changes already. Nobody can know whether a crash will take them back, so a connection whose unsent
-//! answers may tell of such a change ends, and nothing false is sent to it (`connection/wire.rs`). From then on
-//! each command that may change something first tries again to write what is pending, and is refused with
-//! `SERVER_ERROR` before it changes anything as long as that fails. Reads go on.
+//! The file is truncated to its last whole record. The records that could not be written stay pending, because memory
+//! has their changes already. Nobody can know whether a crash will take these changes back. So a connection whose
+//! unsent answers may acknowledge one of them is closed, and no false answer is sent (`connection/wire.rs`). From then
+//! on each command that may change something first tries again to write the pending records. As long as that fails, the
+//! command is refused with `SERVER_ERROR` before it changes anything. Reads go on.
 //!
 //! So nothing that was acknowledged is lost, and as soon as there is room the file says what memory holds. Only
-//! a crash before that takes back the changes of that first moment; until then they can be read.
+//! a crash before that takes back the changes that were made in the moment of the failure; until then they can be read.
+//! The states of the file are listed at `FileState` in `log.rs`.
 //!
-//! # What is assumed of the medium
+//! # What is assumed of the storage medium
 //!
-//! - What has been synced stays and does not change; if it does change, the checksums show it, and the
-//!   server refuses to start rather than serve it.
-//! - A write that a crash interrupts leaves the beginning of what was written, or nothing.
-//! - A rename within a folder that is then synced is done whole, or not at all.
-//! - Nobody else writes to the file. A lock (`flock`) keeps other servers away; an editor it does not.
+//! - Synced data stays and does not change. If it changes, the checksums show it, and the server refuses to start
+//!   rather than serve it.
+//! - A write that a crash interrupts leaves a beginning of what was written, or nothing.
+//! - A rename within a folder that is then synced is either complete or has not happened.
+//! - Nobody else writes to the file. A lock (`flock`) keeps other servers away, but not an editor.
 //!
-//! # What is left out on purpose
+//! # What is not recorded, on purpose
 //!
-//! - Reads: when an item was last read, and so what is evicted next, is forgotten with the process.
-//! - Who has won a stale or vivified item (`W`): after a restart it can be won again if it is stale.
-//! - Items that expire: that they end is in their records.
-//! - What had expired when the file was replayed, or was flushed later.
+//! - Reads: a restart forgets when an item was last read, and so what is evicted next.
+//! - Which client has won a stale or vivified item (`W`): after a restart a stale item can be won again.
+//! - Expiries: an item's record says when it expires.
+//! - The removal of items that were expired when the file was replayed, or that a flush removed later.
 
 mod crc;
 mod disk;
@@ -63,23 +64,22 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use disk::Disk;
-use log::{Log, MOST_PENDING, Pending, lock};
+use log::{FileState, Log, MAX_PENDING, Pending, lock};
 use record::Record;
 
-/// When the file is synced, which means: when its records are safe from a power cut, and not only from
-/// a crash of this process.
+/// When the file is synced. A sync makes its records safe from a power cut, and not only from a crash of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fsync {
-    /// Before each answer that tells of them. Clients that wait at the same time share a sync.
+    /// Before each answer to a change. Clients that wait at the same time share a sync.
     Always,
-    /// Once a second: a power cut takes about a second back.
+    /// Once a second: a power cut loses the changes of about a second.
     EverySecond,
-    /// When the operating system likes.
+    /// When the operating system decides to.
     Never,
 }
 
 impl Fsync {
-    /// Each with the word for it on the command line and in `stats`.
+    /// Each choice with its word on the command line and in `stats`.
     const WORDS: [(Fsync, &'static str); 3] = [
         (Fsync::Always, "always"),
         (Fsync::EverySecond, "everysec"),
@@ -105,18 +105,18 @@ impl FromStr for Fsync {
     }
 }
 
-/// How the file is kept.
+/// The options of the file.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where it is.
     pub path: PathBuf,
     /// When it is synced.
     pub fsync: Fsync,
-    /// Below this size, in bytes, it is not rewritten.
+    /// A file that is smaller than this, in bytes, is not rewritten.
     pub rewrite_size: u64,
-    /// It is rewritten when it is so many times as large as it was after the last time.
+    /// The file is rewritten when it has grown by this factor since the last rewrite.
     pub rewrite_growth: u64,
-    /// Whether a damaged file is cut back to its good part, and the rest saved beside it.
+    /// Whether a damaged file is truncated to its good part, and the rest saved beside it.
     pub repair: bool,
 }
 
@@ -124,20 +124,20 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Aof {
     options: Options,
-    /// The file itself, where symbolic links lead.
+    /// The file itself: symbolic links are resolved.
     path: PathBuf,
     disk: Arc<dyn Disk>,
     log: Mutex<Log>,
     pending: Mutex<Pending>,
-    /// Bytes ever appended, through all rewrites: a point in the log's history.
+    /// How many bytes have ever been appended, across rewrites: the log's history.
     appended: AtomicU64,
-    /// The point up to which the history is with the operating system.
+    /// How much of the history the operating system has.
     written: AtomicU64,
-    /// The point up to which the history has been synced.
+    /// How much of the history has been synced.
     synced: AtomicU64,
-    /// Whether somebody syncs at this moment.
+    /// Whether a thread is syncing.
     syncing: Mutex<bool>,
-    /// Somebody has synced.
+    /// Is notified when a sync has ended.
     has_synced: Condvar,
     last_sync: AtomicU64,
     records: AtomicU64,
@@ -145,38 +145,40 @@ pub struct Aof {
     errors: AtomicU64,
 }
 
-/// Who waits for another's write or sync lets so many others go first before it sleeps. Those make answers
-/// and append, and mostly it need not sleep at all: its record was taken along. To sleep and be woken costs
-/// more than a write; with 50 clients this was measured at a third to a half more commands a second.
-const TURNS: u32 = 30;
+/// How often a thread that waits for another thread's write or sync yields before it sleeps. Meanwhile other threads
+/// make answers and append, and mostly the thread need not sleep at all, because another one has written its record.
+/// Sleeping and waking costs more than a write: with 50 clients, yielding was measured at a third to a half more
+/// commands a second.
+const YIELDS: u32 = 30;
 
-/// After a rewrite has failed, the next one waits so long: most likely the disk is full.
-const RETRY: Duration = Duration::from_secs(60);
+/// How long the next rewrite waits after one that failed: most likely the disk is full.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Aof {
-    /// Call this before a command that may change something is executed. If the file could not be written the last time,
-    /// this tries again.
+    /// Call this before executing a command that may change something. If the last write to the file failed, this
+    /// tries again.
     ///
     /// # Errors
     /// The file still cannot be written, and the command must not be executed.
     pub fn before_change(&self) -> io::Result<()> {
-        if lock(&self.pending).stuck {
-            self.hand_over_all(&mut self.lock())?;
+        if lock(&self.pending).state != FileState::Good {
+            self.flush_all(&mut self.lock())?;
         }
         Ok(())
     }
 
-    /// Appends changes, which are made once this has returned. The shard of the changed keys is locked.
+    /// Appends the records of changes. The caller makes the changes after this has returned. It holds the lock of the
+    /// changed keys' shard.
     ///
     /// # Errors
     /// The file cannot be written, and the changes must not be made.
     pub fn append<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
-        // Encoded before anything is locked here: others wait for no more than the copying.
+        // They are encoded before anything is locked here, so other threads wait only while they are copied.
         let (bytes, count) = encoded(records);
         let mut pending = lock(&self.pending);
-        while pending.stuck || pending.bytes.len() > MOST_PENDING {
+        while pending.state != FileState::Good || pending.bytes.len() > MAX_PENDING {
             drop(pending);
-            self.hand_over_all(&mut self.lock())?;
+            self.flush_all(&mut self.lock())?;
             pending = lock(&self.pending);
         }
         pending.bytes.extend_from_slice(&bytes);
@@ -185,106 +187,118 @@ impl Aof {
         Ok(())
     }
 
-    /// To be called before answers leave that tell of changes. All that was appended up to now is with the
-    /// operating system when it returns, and with `--fsync always` on disk.
+    /// Call this before sending answers to changes. When it returns, the operating system has all records that had been
+    /// appended before; with `--fsync always` they are on disk.
     ///
     /// # Errors
     /// Nothing may be acknowledged.
     pub fn before_answers(&self) -> io::Result<()> {
         match self.options.fsync {
             Fsync::Always => self.sync(),
-            Fsync::EverySecond | Fsync::Never => self.hand_over(),
+            Fsync::EverySecond | Fsync::Never => self.flush_to_os(),
         }
     }
 
-    /// Hands to the operating system what has been appended up to now, unless somebody has done it.
-    fn hand_over(&self) -> io::Result<()> {
+    /// Flushes to the operating system what has been appended before this call, unless another thread has done it.
+    fn flush_to_os(&self) -> io::Result<()> {
         let wanted = self.appended.load(Relaxed);
         let is_done = || self.written.load(Relaxed) >= wanted;
-        let mut turns = 0..TURNS;
+        let mut yields = 0..YIELDS;
         let mut log = loop {
             if is_done() {
                 return Ok(());
             }
             match self.log.try_lock() {
                 Ok(log) => break log,
-                Err(_) if turns.next().is_some() => thread::yield_now(),
+                Err(_) if yields.next().is_some() => thread::yield_now(),
                 Err(_) => break self.lock(),
             }
         };
         if is_done() {
             return Ok(());
         }
-        self.hand_over_all(&mut log)
+        self.flush_all(&mut log)
     }
 
-    /// Hands over everything.
-    fn hand_over_all(&self, log: &mut Log) -> io::Result<()> {
-        let was_stuck = log.take(&self.pending);
-        let outcome = log.write_taken();
+    /// Flushes all pending records.
+    fn flush_all(&self, log: &mut Log) -> io::Result<()> {
+        let before = log.take(&self.pending);
+        let mut state = before;
+        let outcome = log.write_taken(&mut state);
         match &outcome {
             Ok(bytes) => {
                 self.written.fetch_add(*bytes, Relaxed);
             }
             Err(error) => {
                 self.errors.fetch_add(1, Relaxed);
-                if !was_stuck {
-                    self.tell(format_args!(
-                        "cannot write ({error}); changes are refused until it can be"
+                if before == FileState::Good {
+                    self.print(format_args!(
+                        "cannot write ({error}); changes are refused until it can be written"
                     ));
                 }
             }
         }
-        if was_stuck != outcome.is_err() {
-            lock(&self.pending).stuck = outcome.is_err();
+        if state != before {
+            self.set_state(state);
         }
         outcome.map(drop)
     }
 
-    /// To be called about every second: hands over what nobody waits for, and syncs if that is how the file
-    /// is kept. Tells whether it should be rewritten: it has grown so much, or it cannot be written as it is.
-    pub fn tend(&self) -> bool {
-        self.sync_in_passing();
+    /// Sets the state of the file, whose lock the caller holds. A closed file stays closed.
+    fn set_state(&self, state: FileState) {
+        let mut pending = lock(&self.pending);
+        if pending.state != FileState::Closed {
+            pending.state = state;
+        }
+    }
+
+    /// Flushes records that no client waits for, and syncs the file if its options say so. Returns whether it is time
+    /// to rewrite the file: it has grown enough, or it cannot be written. Call this about every second.
+    pub fn maintain(&self) -> bool {
+        self.sync_as_configured();
         let log = self.lock();
-        let enough = self
+        let threshold = self
             .options
             .rewrite_size
             .max(log.base.saturating_mul(self.options.rewrite_growth));
-        // What could not be written just now may fit when the file says the same in fewer bytes.
-        let is_stuck = log.unsure || !log.unwritten.is_empty();
-        let is_time = log.length >= enough || is_stuck;
-        log.copy.is_none() && is_time && Instant::now() >= log.not_before
+        // Records that could not be written may fit when the file says the same in fewer bytes.
+        let cannot_be_written = match lock(&self.pending).state {
+            FileState::Good | FileState::Closed => false,
+            FileState::WriteFailed | FileState::Torn | FileState::SyncFailed => true,
+        };
+        let is_time = log.length >= threshold || cannot_be_written;
+        log.copy.is_none() && is_time && Instant::now() >= log.retry_at
     }
 
-    /// Syncs for the last time and gives the file free. Whoever appends after this is refused.
+    /// Syncs for the last time, and lets another server open the file. After this, appending is refused.
     pub fn close(&self) {
-        if self.lock().copy.is_some() {
-            self.abandon_rewrite();
-        }
-        self.sync_in_passing();
+        self.sync_as_configured();
         let mut log = self.lock();
-        // What has come since. It stays behind only if the file cannot be written, which has been told.
-        let _ = self.hand_over_all(&mut log);
-        log.closed = true;
-        lock(&self.pending).stuck = true;
-        // If this fails, the end of the process does it.
+        if log.copy.is_some() {
+            self.remove_copy(&mut log);
+        }
+        // These records have been appended since the sync. They are lost only if the file cannot be written, and
+        // then that has been printed.
+        let _ = self.flush_all(&mut log);
+        self.set_state(FileState::Closed);
+        // If this fails, the end of the process unlocks it.
         let _ = log.writer.get_ref().unlock();
     }
 
-    /// Syncs, or only hands over where syncing is left to the operating system. What goes wrong is told where
-    /// it does.
-    fn sync_in_passing(&self) {
+    /// Syncs, or only flushes if the options leave syncing to the operating system. An error is printed where it
+    /// happens.
+    fn sync_as_configured(&self) {
         let _ = match self.options.fsync {
             Fsync::Always | Fsync::EverySecond => self.sync(),
-            Fsync::Never => self.hand_over(),
+            Fsync::Never => self.flush_to_os(),
         };
     }
 
-    fn tell(&self, what: impl fmt::Display) {
-        crate::log::line(format_args!("rustmemc: {}: {what}", self.path.display()));
+    fn print(&self, message: impl fmt::Display) {
+        crate::log::line(format_args!("rustmemc: {}: {message}", self.path.display()));
     }
 
-    /// `stats`: names and values.
+    /// The names and values of the file in `stats`.
     pub fn describe(&self) -> Vec<(String, String)> {
         let log = self.lock();
         [
@@ -310,9 +324,9 @@ impl Aof {
     }
 }
 
-/// Records as they are in the file, and how many they are.
+/// Encodes records as they are in the file, and counts them.
 fn encoded<'a>(records: impl IntoIterator<Item = Record<'a>>) -> (Vec<u8>, u64) {
-    // Room for an ordinary record: growing into it bit by bit was measured at 100 ns of the 810 of a set.
+    // This is room for an ordinary record. Growing step by step was measured at 100 ns of the 810 ns of a set.
     let (mut bytes, mut count) = (Vec::with_capacity(256), 0);
     for record in records {
         record.write(&mut bytes);
@@ -321,7 +335,7 @@ fn encoded<'a>(records: impl IntoIterator<Item = Record<'a>>) -> (Vec<u8>, u64) 
     (bytes, count)
 }
 
-/// Opens a file for appending, and locks it as long as it is open.
+/// Opens a file for appending, and locks it while it is open. Returns none if another server has locked it.
 fn open_and_lock(path: &Path) -> io::Result<Option<File>> {
     loop {
         let file = OpenOptions::new()
@@ -332,7 +346,7 @@ fn open_and_lock(path: &Path) -> io::Result<Option<File>> {
         if file.try_lock().is_err() {
             return Ok(None);
         }
-        // Another server may have put a rewritten file in its place just before we had the lock.
+        // Another server may have replaced it by a rewritten file just before it was locked here.
         if std::fs::metadata(path)
             .is_ok_and(|there| there.ino() == file.metadata().map_or(0, |ours| ours.ino()))
         {

@@ -4,21 +4,21 @@
 //! mn rustmemc 1 E<cas unique> O<crc of the line>                 the heading: the highest cas unique so far
 //! ms <key> <bytes> [b] [F<flags>] [T<time>] [I] E<cas unique> O<crc of the line>.<crc of the data>
 //! <data>                                                          what a key now holds (I: it is stale)
-//! mg <key> [b] T<time> O<crc of the line>                         an item ends at another time
+//! mg <key> [b] T<time> O<crc of the line>                         an item expires at another time
 //! md <key> [b] I T<time> E<cas unique> O<crc of the line>         an item is stale
 //! md <key> [b] [E<cas unique>] O<crc of the line>                 a key holds nothing any more
-//! flush_all <time> O<crc of the line>                             everything goes: now (0), or at a time
-//!                                                                 (at 2592001, long gone: not at all)
+//! flush_all <time> O<crc of the line>                             all items are flushed: now (0), or at a time
+//!                                                                 (2592001, which is long past: never)
 //! ```
 //!
-//! Every line ends in `\r\n`, data too. `<time>` is unix time in seconds, 0 for never. With `b` the key
-//! is base64: a key that meta commands show so, or that has a space or a line feed. The checksums are CRC-32 in
-//! eight hexadecimal digits, the line's over all that stands before ` O`. They ride in the opaque, which
-//! any memcached echoes and ignores. The line has one of its own, because a `<bytes>` that went wrong
-//! would otherwise look like a record that was cut short, and take everything behind it away.
+//! Every line ends in `\r\n`, and so does the data. `<time>` is unix time in seconds, or 0 for never. With `b` the key
+//! is in base64: meta commands show the key so, or it contains a space or a line feed. The checksums are CRC-32 in
+//! eight hexadecimal digits. The line's checksum covers all bytes before ` O`. The checksums are in the opaque token,
+//! which any memcached echoes and ignores. The line has its own checksum because a damaged `<bytes>` would otherwise
+//! look like a record that was cut short, and everything behind it would be lost.
 //!
-//! A record says what holds afterwards and not what was asked for (the sum and not the `incr`), so one
-//! that is replayed twice changes nothing.
+//! A record says the result of a change and not the command (the sum and not the `incr`), so replaying a record twice
+//! changes nothing.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,34 +28,34 @@ use super::crc::crc32;
 use crate::item::{Expiry, Item, Marks, UnixTime};
 use crate::protocol::{self, Exptime, Flush, Request, base64};
 
-/// A flush at the first of all dates flushes nothing, and takes the place of one that was pending.
-const LONG_GONE: u64 = 2_592_001;
+/// The earliest date that a command can name. A flush at this time flushes nothing, and replaces a pending flush.
+const LONG_PAST: u64 = 2_592_001;
 
-/// How a file begins, in this version of the format.
+/// The beginning of a file, in this version of the format.
 pub const HEADING: &[u8] = b"mn rustmemc 1 E";
 
 /// One change to the store.
 #[derive(Debug, Clone)]
 pub enum Record<'a> {
-    /// The highest cas unique that was given out before this point.
+    /// The highest cas unique that was returned before this point.
     Heading {
         /// The cas unique.
         cas: u64,
     },
     /// What a key now holds.
     Put(Item<'a>),
-    /// An item ends at another time.
+    /// An item expires at another time.
     Touch {
         /// Its key.
         key: Cow<'a, [u8]>,
-        /// When it ends.
+        /// When it expires.
         expiry: Expiry,
     },
-    /// An item is stale, and nobody has won it.
+    /// An item is stale, and no client has won it.
     Stale {
         /// Its key.
         key: Cow<'a, [u8]>,
-        /// When it ends.
+        /// When it expires.
         expiry: Expiry,
         /// Its cas unique.
         cas: u64,
@@ -64,19 +64,19 @@ pub enum Record<'a> {
     Remove {
         /// The key.
         key: Cow<'a, [u8]>,
-        /// The cas unique of an item that ended as soon as it was stored: it must not be given out again.
+        /// The cas unique of an item that expired as soon as it was stored: it must not be used again.
         cas: Option<u64>,
     },
-    /// Everything goes. A flush that was pending is no longer.
+    /// All items are flushed. A pending flush is cancelled.
     Flush,
-    /// Everything goes at this time; takes the place of a flush that was pending.
+    /// All items are flushed at this time. This replaces a pending flush.
     FlushAt(UnixTime),
-    /// A flush that was pending is no longer.
+    /// A pending flush is cancelled.
     FlushNever,
 }
 
 impl Record<'_> {
-    /// Writes the record behind what is in `out`.
+    /// Appends the record to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let start = out.len();
         match self {
@@ -86,7 +86,7 @@ impl Record<'_> {
             }
             Record::Put(item) => {
                 let value = item.value();
-                let binary = begin(out, "ms ", item.key(), item.marks.binary_key);
+                let binary = write_verb_and_key(out, "ms ", item.key(), item.marks.binary_key);
                 add(out, format_args!(" {}{binary}", item.value_length()));
                 if item.flags != 0 {
                     add(out, format_args!(" F{}", item.flags));
@@ -102,7 +102,8 @@ impl Record<'_> {
                 add(out, format_args!(" O{line:08x}.{data:08x}\r\n"));
                 out.extend_from_slice(&value);
                 out.extend_from_slice(b"\r\n");
-                // memcached knows no stale item that was not stored as fresh first. Here the I says it.
+                // In memcached an item cannot be stored as stale: it is stored first and becomes stale then. In the
+                // first line, the I says that the item is stale.
                 if item.marks.stale {
                     let (key, expiry, cas) = (item.key().into(), item.expiry, item.cas);
                     Record::Stale { key, expiry, cas }.write(out);
@@ -110,40 +111,40 @@ impl Record<'_> {
                 return;
             }
             Record::Touch { key, expiry } => {
-                let binary = begin(out, "mg ", key, false);
+                let binary = write_verb_and_key(out, "mg ", key, false);
                 add(
                     out,
                     format_args!("{binary} T{}", expiry.time().unwrap_or(0)),
                 );
             }
             Record::Stale { key, expiry, cas } => {
-                let binary = begin(out, "md ", key, false);
+                let binary = write_verb_and_key(out, "md ", key, false);
                 add(
                     out,
                     format_args!("{binary} I T{} E{cas}", expiry.time().unwrap_or(0)),
                 );
             }
             Record::Remove { key, cas } => {
-                let binary = begin(out, "md ", key, false);
+                let binary = write_verb_and_key(out, "md ", key, false);
                 out.extend_from_slice(binary.as_bytes());
                 if let Some(cas) = cas {
                     add(out, format_args!(" E{cas}"));
                 }
             }
             Record::Flush => out.extend_from_slice(b"flush_all 0"),
-            // A client names the second behind it: see `Datastore::flush_later`.
+            // A client would name the next second: see `Datastore::flush_later`.
             Record::FlushAt(time) => add(out, format_args!("flush_all {}", time.saturating_add(1))),
-            Record::FlushNever => add(out, format_args!("flush_all {LONG_GONE}")),
+            Record::FlushNever => add(out, format_args!("flush_all {LONG_PAST}")),
         }
         let line = checksum(out, start);
         add(out, format_args!(" O{line:08x}\r\n"));
     }
 }
 
-/// Verb and key; gives the flag that says how the key is spelled.
-fn begin(out: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static str {
+/// Writes verb and key, and returns the flag that says how the key is written.
+fn write_verb_and_key(out: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static str {
     out.extend_from_slice(verb.as_bytes());
-    // Whatever a classic command can spell is left as it is: any memcached takes it.
+    // A key that a classic command can contain is written as it is: any memcached takes it.
     if binary || key.iter().any(|byte| matches!(byte, b' ' | b'\n')) {
         out.extend_from_slice(&base64::encode(key));
         " b"
@@ -153,27 +154,27 @@ fn begin(out: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static st
     }
 }
 
-/// The checksum of the line that begins at `start`, as far as it is there.
+/// The checksum of the line that begins at `start`, up to the end of `out`.
 fn checksum(out: &[u8], start: usize) -> u32 {
     let (_, line) = out.split_at(start);
     crc32(line)
 }
 
 fn add(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    // A Vec takes everything.
+    // Writing to a Vec cannot fail.
     let _ = out.write_fmt(text);
 }
 
-/// What a record's line says.
+/// A record's line, parsed.
 #[derive(Debug)]
 pub enum Parsed<'a> {
-    /// All of it.
+    /// The line is the whole record.
     Whole(Record<'a>),
-    /// An item whose data is still to come: so many bytes and `\r\n`, with this checksum.
+    /// The item's data follows: as many bytes as its value has, and `\r\n`. The data has this checksum.
     Announced(Item<'static>, u32),
 }
 
-/// Parses a record's line, its end included, through the same parser as a client's line.
+/// Parses a record's line, including its end, with the parser of clients' lines.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -185,16 +186,16 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
         .windows(2)
         .rposition(|two| two == b" O")
         .ok_or("the line has no checksum")?;
-    let (said, opaque) = text.split_at(opaque);
+    let (content, opaque) = text.split_at(opaque);
     let mut checksums = opaque
         .split_at_checked(2)
         .map_or(&b""[..], |(_, rest)| rest)
         .split(|&byte| byte == b'.');
     let mut checksum = || checksums.next().and_then(hexadecimal);
-    if checksum().ok_or("the line has no checksum")? != crc32(said) {
+    if checksum().ok_or("the line has no checksum")? != crc32(content) {
         return Err("the line's checksum is wrong");
     }
-    // Times in a log are dates, so what `now` is makes no difference.
+    // Times in a log are dates, so the value of `now` makes no difference.
     let time = |exptime: Exptime| exptime.expiry(0);
     let request = protocol::parse(line)
         .request
@@ -207,7 +208,7 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
                 time(storage.exptime),
                 storage.bytes,
             );
-            // An E0 is none to the parser.
+            // The parser takes E0 for no cas unique.
             item.cas = storage.cas.unwrap_or(0);
             item.marks = Marks {
                 stale: storage.stale,
@@ -236,12 +237,12 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
             cas: request.cas,
         },
         Request::FlushAll(Flush::Now) => Record::Flush,
-        Request::FlushAll(Flush::Later(Exptime::At(LONG_GONE))) => Record::FlushNever,
+        Request::FlushAll(Flush::Later(Exptime::At(LONG_PAST))) => Record::FlushNever,
         Request::FlushAll(Flush::Later(Exptime::At(date))) => {
             Record::FlushAt((date - 1).try_into().map_err(|_| "the line has no time")?)
         }
         Request::MetaNoop => {
-            let cas = said
+            let cas = content
                 .strip_prefix(HEADING)
                 .and_then(|digits| str::from_utf8(digits).ok());
             let cas = cas
@@ -253,7 +254,7 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
     }))
 }
 
-/// Eight digits, and only as they are written here: in small letters.
+/// Parses eight hexadecimal digits, in small letters as they are written here.
 fn hexadecimal(digits: &[u8]) -> Option<u32> {
     let proper = digits.len() == 8
         && digits
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_no_line_can_hold_goes_in_base64() {
+    fn a_key_that_no_line_can_hold_is_written_in_base64() {
         let line = written(&Record::Remove {
             key: b"a b"[..].into(),
             cas: None,
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn no_single_changed_byte_of_a_line_goes_unnoticed() {
+    fn every_flipped_bit_of_a_line_is_noticed() {
         let text = written(&Record::Put(item(b"key", b"value")));
         let line = text
             .split_inclusive('\n')

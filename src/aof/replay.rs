@@ -1,10 +1,10 @@
-//! Replaying: the file is read once, from its beginning, and each record is given to the store.
+//! Replaying: the file is read once, from its beginning, and each record is applied to the store.
 //!
-//! A file can end in two ways that are not as it should be, and they are told apart:
-//! - **A torn tail**: the last record is cut short. That is what a crash leaves of a write that it
-//!   interrupted; nobody was told that it was done. It is cut off, with a word about it.
-//! - **Damage**: anything else that does not check. Then the server does not start, because it cannot
-//!   know what is wrong and what is missing; it names the place and the way out.
+//! Two things can be wrong with a file:
+//! - **A torn tail**: the last record is cut short. A crash leaves that of a write that it interrupted. The change was
+//!   not acknowledged. The server truncates the tail, and prints a line about it.
+//! - **Damage**: anything else that does not match its checksum. Then the server does not start, because it cannot
+//!   know what is wrong and what is missing. It prints the place and what the user can do.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,32 +18,32 @@ use super::crc::crc32;
 use super::disk::{Disk, LogFile, SystemDisk};
 use super::log::{Log, write_and_flush};
 use super::record::{self, HEADING, Parsed, Record};
-use super::rewrite::{beside, rewrite_path, sync_folder_of};
+use super::rewrite::{path_beside, rewrite_path, sync_folder_of};
 use super::{Aof, Options, encoded, open_and_lock, unix_time};
 
 /// No record's line is longer, in bytes: a key, a few numbers, two checksums.
 const MAX_LINE: u64 = 1024;
 
-/// How often the progress of a long replay is told.
-const TELL: Duration = Duration::from_secs(1);
+/// How often the progress of a long replay is printed.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why the file could not be opened. `Display` says it to the user, with what to do.
+/// Why the file could not be opened. `Display` is the message for the user, and says what to do.
 #[derive(Debug)]
 pub enum OpenError {
-    /// Another server has it.
+    /// Another server has locked it.
     InUse(PathBuf),
-    /// It is not what was written.
+    /// Its content is not what was written.
     Damaged {
         /// Which file.
         path: PathBuf,
-        /// Where the first record that does not check begins, in bytes.
+        /// The offset of the first damaged record, in bytes.
         offset: u64,
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The operating system says no.
+    /// The operating system returned an error.
     Io(PathBuf, io::Error),
-    /// The server was told to stop meanwhile.
+    /// The server was asked to stop during the replay.
     Stopped,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for OpenError {
     }
 }
 
-/// What a replay has come to.
+/// The result of a replay.
 #[derive(Debug)]
 pub struct Replayed {
     /// How many records there were.
@@ -101,11 +101,11 @@ impl fmt::Display for Replayed {
 }
 
 impl Aof {
-    /// Opens the file, makes it if there is none, and gives each of its records to `apply`, in order.
-    /// `stopping` is asked now and then whether to leave off.
+    /// Opens the file, creates it if there is none, and passes each of its records to `apply`, in order. Calls
+    /// `stopping` now and then, and gives up when it returns true.
     ///
     /// # Errors
-    /// See [`OpenError`]. A file with an error is left as it is.
+    /// See [`OpenError`]. After an error the file is unchanged.
     pub fn open(
         options: Options,
         apply: impl FnMut(Record<'_>),
@@ -114,7 +114,7 @@ impl Aof {
         Aof::open_on(Arc::new(SystemDisk), options, apply, stopping)
     }
 
-    /// The same, on a disk that may fail when a test wants it to.
+    /// The same on another disk: a test can make one fail.
     pub(super) fn open_on(
         disk: Arc<dyn Disk>,
         options: Options,
@@ -125,7 +125,7 @@ impl Aof {
         let file = open_and_lock(&options.path).map_err(failed)?;
         let file = file.ok_or_else(|| OpenError::InUse(options.path.clone()))?;
         let path = fs::canonicalize(&options.path).map_err(failed)?;
-        // Left by a rewrite that a crash interrupted; the file itself is whole.
+        // A rewrite that a crash interrupted has left this file. The log itself is whole.
         let _ = fs::remove_file(rewrite_path(&path));
 
         let start = Instant::now();
@@ -137,7 +137,7 @@ impl Aof {
                 ending => break ending,
             }
             if records % 1024 == 0 {
-                reader.tell_progress(start);
+                reader.print_progress(start);
                 if stopping() {
                     return Err(OpenError::Stopped);
                 }
@@ -152,7 +152,9 @@ impl Aof {
                     what,
                 });
             }
-            Next::Damage(what) => save_rest(&file, &path, length, what, &*disk).map_err(failed)?,
+            Next::Damage(what) => {
+                save_damaged(&file, &path, length, what, &*disk).map_err(failed)?
+            }
             Next::TornTail => {
                 let (path, torn) = (path.display(), reader.size - length);
                 crate::log::line(format_args!(
@@ -180,12 +182,9 @@ impl Aof {
             writer,
             unwritten: Vec::new(),
             length,
-            torn: false,
-            unsure: false,
-            closed: false,
             base: 0,
             copy: None,
-            not_before: Instant::now(),
+            retry_at: Instant::now(),
         };
         let aof = Aof {
             options,
@@ -193,7 +192,7 @@ impl Aof {
             disk,
             log: Mutex::new(log),
             pending: Mutex::default(),
-            // One byte ahead of what is synced: how much of what was found is on disk, nobody knows.
+            // This is one byte more than is synced, because it is unknown how much of the file is on disk.
             appended: AtomicU64::new(1),
             written: AtomicU64::new(1),
             synced: AtomicU64::new(0),
@@ -207,13 +206,13 @@ impl Aof {
         Ok((aof, replayed))
     }
 
-    /// Tells how large the file would be if it were rewritten: from then on its growth is measured.
+    /// Sets the size that the file would have if it were rewritten. Its growth is measured against that.
     pub fn set_base(&self, bytes: u64) {
         self.lock().base = bytes;
     }
 }
 
-/// What comes next in the file.
+/// What is next in the file.
 enum Next {
     Record,
     End,
@@ -224,11 +223,11 @@ enum Next {
 struct Reader<'f> {
     input: BufReader<&'f File>,
     path: &'f Path,
-    /// Where the next record begins.
+    /// The offset of the next record.
     offset: u64,
     size: u64,
     line: Vec<u8>,
-    told: Instant,
+    last_progress: Instant,
 }
 
 impl<'f> Reader<'f> {
@@ -242,11 +241,11 @@ impl<'f> Reader<'f> {
             offset: 0,
             size,
             line: Vec::new(),
-            told: Instant::now(),
+            last_progress: Instant::now(),
         })
     }
 
-    /// Reads one record and applies it. `offset` moves on only if it is whole.
+    /// Reads one record and applies it. `offset` advances only if the record is whole.
     fn record(&mut self, apply: &mut impl FnMut(Record<'_>)) -> io::Result<Next> {
         self.line.clear();
         self.input
@@ -274,7 +273,7 @@ impl<'f> Reader<'f> {
             Ok(Parsed::Announced(mut item, checksum)) => {
                 let room = item.value_mut();
                 let end = self.offset + length + room.len() as u64 + 2;
-                // The length has been checked with its line: if so much is not there, it was cut off.
+                // The line's checksum covers the length. So if the file ends earlier, the data was cut short.
                 if end > self.size {
                     return Ok(Next::TornTail);
                 }
@@ -291,24 +290,24 @@ impl<'f> Reader<'f> {
         }
     }
 
-    /// Whether what is left of the file, which has no end of a line, can be the beginning of a record.
+    /// Whether the rest of the file, in which no line ends, can be the beginning of a record.
     fn is_cut_short(&mut self) -> bool {
         let at_the_end = self.offset + self.line.len() as u64 == self.size;
-        // A file of ours begins with its heading. Another one must not be emptied.
+        // A log begins with its heading. A file that is no log must not be truncated.
         let begin = self.line.get(..HEADING.len()).unwrap_or(&self.line);
         let is_ours = self.offset > 0 || HEADING.starts_with(begin);
-        // A whole record but for its last byte was not cut: that byte has changed.
-        let mut mended = self.line.clone();
-        mended.pop();
-        mended.push(b'\n');
-        at_the_end && is_ours && record::parse(&mended).is_err()
+        // A record that is whole except for its last byte was not cut short: that byte was changed.
+        let mut completed = self.line.clone();
+        completed.pop();
+        completed.push(b'\n');
+        at_the_end && is_ours && record::parse(&completed).is_err()
     }
 
-    fn tell_progress(&mut self, start: Instant) {
-        if self.told.elapsed() < TELL {
+    fn print_progress(&mut self, start: Instant) {
+        if self.last_progress.elapsed() < PROGRESS_INTERVAL {
             return;
         }
-        self.told = Instant::now();
+        self.last_progress = Instant::now();
         let (done, size, seconds) = (
             self.offset as f64,
             self.size as f64,
@@ -324,19 +323,19 @@ impl<'f> Reader<'f> {
     }
 }
 
-/// Saves what is from `offset` on in a file of its own, and cuts it off.
-fn save_rest(
+/// Moves what is behind `offset` to another file.
+fn save_damaged(
     mut file: &File,
     path: &Path,
     offset: u64,
     what: &str,
     disk: &dyn Disk,
 ) -> io::Result<()> {
-    let saved = beside(path, &format!(".damaged-{}", unix_time()));
+    let saved = path_beside(path, &format!(".damaged-{}", unix_time()));
     let mut rest = File::create_new(&saved)?;
     file.seek(SeekFrom::Start(offset))?;
     let bytes = io::copy(&mut file, &mut rest)?;
-    // The copy is durable before anything of the file is gone.
+    // The copy is made durable before the file is truncated.
     disk.sync(&rest)?;
     sync_folder_of(&saved, disk)?;
     disk.truncate(file, offset)?;

@@ -1,10 +1,10 @@
-//! Rewriting: a new file that says what the store holds, in place of one that says how it came to that.
+//! Rewriting: a new file that says what the store holds replaces the old one, which says how it came to that.
 //!
-//! The store goes on working. From the beginning of a rewrite every record is written to both files;
-//! then the store's shards are copied one by one, each while it is locked and behind all that is pending by
-//! then, so that what comes before and after a shard's copy is in order, key by key. At the end the new file
-//! is synced and renamed over the old one. A crash at any moment leaves one good file: the old one up to the
-//! rename, the new one after it.
+//! The store goes on working. From the beginning of a rewrite every record is written to both files. Then
+//! the store's shards are copied one by one. Each is locked while it is copied, and its copy is written after all
+//! records that are pending at that time. So what comes before and after a shard's copy is in order, key by key. At
+//! the end the new file is synced and renamed over the old one. A crash at any moment leaves one good file: the old
+//! one before the rename, the new one after it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
@@ -13,24 +13,24 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::disk::{Disk, LogFile};
-use super::log::{RewriteFile, lock};
+use super::log::{FileState, Log, RewriteFile, lock};
 use super::record::Record;
-use super::{Aof, RETRY, encoded, unix_time};
+use super::{Aof, RETRY_INTERVAL, encoded, unix_time};
 
 impl Aof {
-    /// Begins a rewrite: from now on, changes go to both files. `cas` gives the highest cas unique so far;
-    /// it is asked when all that have a record are in it.
+    /// Begins a rewrite: from now on, records are written to both files. `cas` returns the highest cas unique so
+    /// far. It is called after the records with these uniques have been taken.
     ///
     /// # Errors
-    /// The rewrite is to be given up.
+    /// The rewrite must be abandoned.
     pub fn begin_rewrite(&self, cas: impl FnOnce() -> u64) -> io::Result<()> {
         let mut log = self.lock();
-        if log.closed {
+        if lock(&self.pending).state == FileState::Closed {
             return Err(io::Error::other("the server has stopped"));
         }
         let path = rewrite_path(&self.path);
         let file = OpenOptions::new().append(true).create(true).open(&path)?;
-        // Only then may it be emptied, or removed: it could be another server's.
+        // It is emptied, and later removed, only under its lock: without one it could be another server's.
         file.try_lock()?;
         let file = LogFile::new(file, &self.disk);
         let begin = || -> io::Result<RewriteFile> {
@@ -45,7 +45,8 @@ impl Aof {
             copy.check()?;
             Ok(copy)
         };
-        // What memory has already will be copied: the new file gets the records that come from now on.
+        // Memory has the changes of these records already, so they will be copied. The new file gets the records that
+        // come after them.
         log.take(&self.pending);
         let copy = begin().inspect_err(|_| drop(fs::remove_file(&path)))?;
         log.copy = Some(copy);
@@ -55,7 +56,7 @@ impl Aof {
     /// Copies part of the store, which must be locked, into the new file.
     ///
     /// # Errors
-    /// The rewrite is to be given up.
+    /// The rewrite must be abandoned.
     pub fn copy<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
         let (bytes, _) = encoded(records);
         let mut log = self.lock();
@@ -67,12 +68,13 @@ impl Aof {
         copy.check()
     }
 
-    /// Puts the new file in the place of the old one.
+    /// Replaces the old file by the new one.
     ///
     /// # Errors
-    /// The rewrite is to be given up; the old file is as good as before.
+    /// The rewrite must be abandoned. The old file is as good as before, or the new one is in its place and only its
+    /// directory entry may not be durable.
     pub fn finish_rewrite(&self) -> io::Result<()> {
-        // The most of it is synced while appending goes on.
+        // Most of the new file is synced here, while other threads go on appending.
         let file = self
             .lock()
             .copy
@@ -81,13 +83,14 @@ impl Aof {
         file.ok_or_else(|| io::Error::other("no rewrite has begun"))?
             .sync()?;
 
-        // Opened while that can still fail without harm.
+        // The folder is opened now, because a failure here does no harm yet.
         let folder = open_folder(&self.path)?;
         let mut log = self.lock();
         log.take(&self.pending);
         let Some(mut copy) = log.copy.take() else {
             return Ok(());
         };
+        // The second sync is for the records that were appended during the first.
         let replaced = copy
             .check()
             .and_then(|()| copy.writer.get_ref().sync())
@@ -99,30 +102,33 @@ impl Aof {
         log.writer = copy.writer;
         log.length = copy.length;
         log.base = copy.length;
-        (log.torn, log.unsure) = (false, false);
-        // What the old file could not take is in the new one, with everything else.
+        // The new file holds the records that the old file could not take, because it holds everything.
         let written = log.unwritten.len() as u64;
         self.written.fetch_add(written, Relaxed);
         log.unwritten.clear();
         self.rewrites.fetch_add(1, Relaxed);
-        // The new name is on disk before anything is that only the new file has.
+        // The new directory entry must be durable before a record is acknowledged that only the new file holds.
         let outcome = self.disk.sync_folder(&folder);
-        // If it is not, the next rewrite tries again.
-        log.unsure = outcome.is_err();
-        lock(&self.pending).stuck = log.unsure;
         if outcome.is_ok() {
+            self.set_state(FileState::Good);
             self.synced.fetch_max(self.written.load(Relaxed), Relaxed);
             self.last_sync.store(unix_time(), Relaxed);
+        } else {
+            // The next rewrite tries again.
+            self.set_state(FileState::SyncFailed);
         }
         outcome
     }
 
-    /// Gives a rewrite up. The next is not tried at once.
+    /// Abandons a rewrite. The next one is not tried at once.
     pub fn abandon_rewrite(&self) {
-        let mut log = self.lock();
-        log.not_before = Instant::now() + RETRY;
+        self.remove_copy(&mut self.lock());
+    }
+
+    pub(super) fn remove_copy(&self, log: &mut Log) {
+        log.retry_at = Instant::now() + RETRY_INTERVAL;
         self.errors.fetch_add(1, Relaxed);
-        // If none has begun, the file may be another server's. It is removed while its lock is held.
+        // Without a copy, a file of this name may be another server's. The copy is removed while it is locked.
         if let Some(copy) = log.copy.take() {
             let _ = fs::remove_file(rewrite_path(&self.path));
             drop(copy);
@@ -130,15 +136,15 @@ impl Aof {
     }
 }
 
-/// Where the new file is made: beside the old one, since only within a file system can it be renamed.
+/// Where the new file is made: beside the old one, because a file can be renamed only within a file system.
 pub fn rewrite_path(path: &Path) -> PathBuf {
-    beside(path, ".rewrite")
+    path_beside(path, ".rewrite")
 }
 
-/// The path of a file that belongs to another: its name and more.
-pub fn beside(path: &Path, more: &str) -> PathBuf {
+/// The path of another file in the same folder, whose name has this suffix.
+pub fn path_beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(more);
+    name.push(suffix);
     name.into()
 }
 

@@ -1,26 +1,27 @@
-//! Syncing: one for all who wait for it.
+//! Syncing: one sync for all threads that wait for one.
 //!
-//! A sync takes as long for one record as for fifty, so with `--fsync always` it is shared: whoever finds
-//! nobody syncing does it, for all that is appended by then; those who come meanwhile wait, and share the
-//! next.
+//! A sync takes as long for one record as for fifty. So with `--fsync always` threads share it: a thread that
+//! finds no sync running syncs everything that has been appended; threads that come meanwhile wait, and share
+//! the next sync.
 
 use std::io;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
-use super::log::lock;
-use super::{Aof, TURNS, unix_time};
+use super::log::{FileState, lock};
+use super::{Aof, YIELDS, unix_time};
 
 impl Aof {
-    /// Syncs what has been appended up to now, unless it is. Appending goes on meanwhile.
+    /// Syncs everything that has been appended before this call, unless that is done. Other threads go on appending
+    /// meanwhile.
     ///
     /// # Errors
-    /// Those of the file.
+    /// The file cannot be written or synced.
     pub fn sync(&self) -> io::Result<()> {
         let wanted = self.appended.load(Relaxed);
         let is_done = || self.synced.load(Relaxed) >= wanted;
-        let mut turns = 0..TURNS;
+        let mut yields = 0..YIELDS;
         let mut syncing = loop {
             if is_done() {
                 return Ok(());
@@ -29,11 +30,11 @@ impl Aof {
             if !*syncing {
                 break syncing;
             }
-            if turns.next().is_some() {
+            if yields.next().is_some() {
                 drop(syncing);
                 thread::yield_now();
             } else {
-                // A slow disk. Now it is better to sleep.
+                // The disk is slow. Now sleeping is cheaper.
                 let woken = self.has_synced.wait(syncing);
                 drop(woken.unwrap_or_else(PoisonError::into_inner));
             }
@@ -50,25 +51,25 @@ impl Aof {
     }
 
     fn sync_now(&self) -> io::Result<()> {
-        self.hand_over()?;
-        // The file to sync, and how far its content goes, belong together.
+        self.flush_to_os()?;
+        // The file and the point up to which it holds the history are read together, under the file's lock.
         let log = self.lock();
-        if log.unsure {
+        if lock(&self.pending).state == FileState::SyncFailed {
             return Err(io::Error::other("a sync has failed"));
         }
         let file = log.writer.get_ref().clone();
         let up_to = self.written.load(Relaxed);
         drop(log);
+        // No lock is held during the sync.
         if let Err(error) = file.sync() {
-            let mut log = self.lock();
-            // Unless a rewrite has put another file in its place meanwhile.
+            let log = self.lock();
+            // If a rewrite has replaced the file meanwhile, the new file is good.
             if file.is_same_as(log.writer.get_ref()) {
-                log.unsure = true;
-                lock(&self.pending).stuck = true;
+                self.set_state(FileState::SyncFailed);
             }
             drop(log);
             self.errors.fetch_add(1, Relaxed);
-            self.tell(format_args!(
+            self.print(format_args!(
                 "cannot sync ({error}); changes are refused until it is rewritten"
             ));
             return Err(error);

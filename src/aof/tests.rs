@@ -146,13 +146,13 @@ impl Sample {
     }
 
     /// Whether answers may be sent.
-    fn hand_over(&self) -> bool {
+    fn flush(&self) -> bool {
         self.aof.before_answers().is_ok()
     }
 
     /// Whether both succeed: then the change is acknowledged.
     fn change(&self, number: u32) -> bool {
-        self.aof.before_change().is_ok() && self.append(number) && self.hand_over()
+        self.aof.before_change().is_ok() && self.append(number) && self.flush()
     }
 
     /// Rewrites the file: it gets records with these numbers.
@@ -194,39 +194,39 @@ impl Drop for Sample {
 }
 
 #[test]
-fn what_was_appended_is_in_the_file_before_answers_leave() {
+fn an_appended_record_is_in_the_file_before_its_answer_is_sent() {
     let sample = Sample::new("before-answers", Fsync::Never);
-    assert!(sample.append(7) && sample.append(8) && sample.hand_over());
+    assert!(sample.append(7) && sample.append(8) && sample.flush());
     assert_eq!(sample.numbers(), [7, 8]);
 }
 
 #[test]
-fn what_nobody_waits_for_is_in_the_file_when_it_is_looked_after() {
-    let sample = Sample::new("tend", Fsync::Never);
+fn a_record_that_no_client_waits_for_is_written_by_maintenance() {
+    let sample = Sample::new("maintain", Fsync::Never);
     assert!(sample.append(7));
-    sample.aof.tend();
+    sample.aof.maintain();
     assert_eq!(sample.numbers(), [7]);
 }
 
 #[test]
-fn what_could_not_be_written_waits_in_order_and_nothing_is_added_until_it_can() {
+fn records_that_could_not_be_written_wait_in_order_and_appending_is_refused() {
     for fsync in [Fsync::Never, Fsync::Always] {
         let sample = Sample::new(&format!("stuck-{fsync}"), fsync);
-        assert!(sample.append(1) && sample.hand_over());
+        assert!(sample.append(1) && sample.flush());
         sample.disk.fail("write", 0..usize::MAX);
         // Nobody can know yet.
         assert!(sample.append(2) && sample.append(3));
-        assert!(!sample.hand_over() && !sample.hand_over());
-        assert!(!sample.append(4) && !sample.hand_over());
+        assert!(!sample.flush() && !sample.flush());
+        assert!(!sample.append(4) && !sample.flush());
         assert_eq!(sample.numbers(), [1]);
         sample.disk.fail("", 0..0);
-        assert!(sample.append(5) && sample.hand_over());
+        assert!(sample.append(5) && sample.flush());
         assert_eq!(sample.numbers(), [1, 2, 3, 5]);
     }
 }
 
 #[test]
-fn in_a_rewrite_each_copy_comes_behind_what_was_pending_and_before_what_comes_later() {
+fn a_rewrite_writes_a_copy_after_the_pending_records_and_before_later_ones() {
     let sample = Sample::new("pending-rewrite", Fsync::Never);
     assert!(sample.append(1), "which is part of what is copied");
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
@@ -235,20 +235,20 @@ fn in_a_rewrite_each_copy_comes_behind_what_was_pending_and_before_what_comes_la
         .aof
         .copy([record(3)].into_iter())
         .expect("it can be copied");
-    assert!(sample.append(4) && sample.hand_over());
+    assert!(sample.append(4) && sample.flush());
     assert_eq!(sample.numbers(), [1, 2, 4], "the old file has all as well");
     assert!(sample.append(5));
     sample.aof.finish_rewrite().expect("it can be finished");
-    assert!(sample.append(6) && sample.hand_over());
+    assert!(sample.append(6) && sample.flush());
     assert_eq!(sample.numbers(), [2, 3, 4, 5, 6]);
 }
 
 #[test]
-fn a_rewrite_takes_the_place_of_what_could_not_be_written() {
+fn a_rewrite_replaces_records_that_could_not_be_written() {
     let sample = Sample::new("stuck-rewrite", Fsync::Always);
     // Also not in the middle of the rewrite.
     sample.disk.fail("write aof", 0..1);
-    assert!(sample.append(1) && !sample.hand_over());
+    assert!(sample.append(1) && !sample.flush());
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
     let copied = sample.aof.copy([record(1)].into_iter());
     copied.expect("the new file can be written");
@@ -258,21 +258,21 @@ fn a_rewrite_takes_the_place_of_what_could_not_be_written() {
     finished.expect("the new file can take its place");
     let (appended, written) = (&sample.aof.appended, &sample.aof.written);
     assert_eq!(written.load(Relaxed), appended.load(Relaxed));
-    assert!(sample.hand_over() && sample.append(3) && sample.hand_over());
+    assert!(sample.flush() && sample.append(3) && sample.flush());
     assert_eq!(sample.numbers(), [1, 3]);
 }
 
 #[test]
-fn more_than_may_be_pending_is_written_by_who_adds_to_it() {
+fn a_thread_that_appends_too_much_writes_the_pending_records() {
     let sample = Sample::new("most-pending", Fsync::Never);
     let mut number = 0;
     while sample.numbers().is_empty() {
         number += 1;
         assert!(sample.append(number));
         let pending = lock(&sample.aof.pending).bytes.len();
-        assert!(pending < MOST_PENDING + 100, "{pending} bytes are pending");
+        assert!(pending < MAX_PENDING + 100, "{pending} bytes are pending");
     }
-    assert!(sample.hand_over());
+    assert!(sample.flush());
     assert!(sample.numbers().into_iter().eq(1..=number));
 }
 
@@ -283,15 +283,15 @@ fn after_a_failed_sync_changes_are_refused_until_a_rewrite() {
         sample.disk.fail("sync", 0..1);
         assert!(sample.append(1));
         if fsync == Fsync::Always {
-            assert!(!sample.hand_over(), "the change is not acknowledged");
+            assert!(!sample.flush(), "the change is not acknowledged");
         }
-        assert!(sample.aof.tend(), "a small file is to be rewritten too");
+        assert!(sample.aof.maintain(), "a small file is to be rewritten too");
         // The disk works again. But a later sync says nothing about what the first one was to make durable.
         assert!(sample.aof.before_change().is_err() && !sample.append(2));
         assert!(sample.aof.sync().is_err());
         assert_eq!(sample.disk.calls(), ["write aof", "sync aof"]);
         sample.rewrite(&[1]).expect("a new file can be made");
-        assert!(!sample.aof.tend(), "once is enough");
+        assert!(!sample.aof.maintain(), "once is enough");
         assert!(sample.change(2));
         assert_eq!(sample.numbers(), [1, 2]);
     }
@@ -360,7 +360,7 @@ fn while_a_sync_fails(sample: &Sample, meanwhile: impl FnOnce()) {
 }
 
 #[test]
-fn nobody_waits_for_a_sync_that_nobody_asked_for() {
+fn changes_and_stats_do_not_wait_for_the_sync_of_every_second() {
     let sample = Sample::new("waiting", Fsync::EverySecond);
     while_a_sync_fails(&sample, || {
         assert!(sample.change(1), "changes and answers go on");
@@ -416,7 +416,7 @@ fn changes_and_a_rewrite(sample: &Sample) -> (Vec<u32>, Vec<u32>) {
         appended
     };
     let change = |number: u32| {
-        if append(number) && sample.hand_over() {
+        if append(number) && sample.flush() {
             acknowledged.borrow_mut().push(number);
         }
     };
@@ -471,8 +471,8 @@ fn after_any_one_fault_changes_are_recorded_again_and_none_is_lost() {
         let calls = sample.disk.calls();
         if !sample.change(8) {
             // The keeper of the log rewrites it, if it is not too early to try again.
-            sample.aof.lock().not_before = Instant::now();
-            assert!(sample.aof.tend(), "{calls:?}, {fault} fails");
+            sample.aof.lock().retry_at = Instant::now();
+            assert!(sample.aof.maintain(), "{calls:?}, {fault} fails");
             sample.rewrite(&has).expect("the disk works again");
             assert!(sample.change(8), "{calls:?}, {fault} fails");
         }
@@ -498,7 +498,10 @@ fn part_of_a_record_that_a_failed_write_left_is_truncated_before_the_next_write(
     sample.disk.fail("write", 0..1);
     assert!(!sample.change(2));
     assert_eq!(sample.size(), whole, "it is truncated at once");
+    sample.disk.calls();
     assert!(sample.change(3));
+    // The record that could not be written, and the new one. Nothing is left to truncate.
+    assert_eq!(sample.disk.calls(), ["write aof", "write aof"]);
 
     // If it cannot be truncated at once, that is done before the next write.
     let whole = sample.size();
@@ -516,7 +519,7 @@ fn part_of_a_record_that_a_failed_write_left_is_truncated_before_the_next_write(
 #[track_caller]
 fn check_rewritten_at(sample: &Sample, size: u64) {
     let mut before = 0;
-    while !sample.aof.tend() {
+    while !sample.aof.maintain() {
         before = sample.size();
         assert!(before < size, "not at {before}");
         assert!(sample.change(1));
@@ -547,17 +550,27 @@ fn a_rewrite_that_failed_is_not_tried_again_at_once() {
     check_rewritten_at(&sample, 1000);
     sample.disk.fail("rename", 0..1);
     sample.rewrite(&[1]).expect_err("it cannot be renamed");
-    assert!(sample.change(2) && !sample.aof.tend());
-    sample.aof.lock().not_before = Instant::now();
-    assert!(sample.aof.tend());
+    assert!(sample.change(2) && !sample.aof.maintain());
+    sample.aof.lock().retry_at = Instant::now();
+    assert!(sample.aof.maintain());
 }
 
 #[test]
-fn who_comes_after_the_end_is_refused() {
+fn a_sync_that_fails_after_the_end_does_not_open_the_log_again() {
+    let sample = Sample::new("closed-meanwhile", Fsync::Never);
+    while_a_sync_fails(&sample, || sample.aof.close());
+    sample
+        .rewrite(&[1])
+        .expect_err("the file may be another server's");
+    assert!(!sample.change(2));
+}
+
+#[test]
+fn after_closing_the_log_appending_is_refused() {
     let sample = Sample::new("closed", Fsync::EverySecond);
     assert!(sample.append(1));
     sample.aof.close();
-    assert!(sample.hand_over(), "it was handed over at the end");
+    assert!(sample.flush(), "it was flushed at the end");
     assert!(!sample.append(2));
     assert_eq!(sample.numbers(), [1]);
 }

@@ -166,7 +166,7 @@ impl Datastore {
     /// To be called about every second, by one thread: syncs the file, and rewrites it when it is time.
     pub fn tend_log(&self, stopping: impl Fn() -> bool) {
         let Some(log) = &self.log else { return };
-        if log.tend()
+        if log.maintain()
             && !stopping()
             && let Err(error) = self.rewrite_log(&stopping)
             && !stopping()
