@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::stopper::Stopper;
+
 /// How long the next client waits for a permit when all are given out: one that has just closed its connection may
 /// not have been noticed yet. Of a crowd that comes at the same time only the first waits, since a refusal should
 /// be quick.
@@ -28,9 +30,9 @@ pub struct Clients {
     refused: Mutex<Option<Instant>>,
     /// While the server stops: clients that have received their last answer. Their sockets stay open until the end.
     parting: Mutex<Vec<Arc<Client>>>,
-    /// A permit has come back, or the server is to stop.
+    /// A permit has come back.
     changed: Condvar,
-    stopping: AtomicBool,
+    stopper: Stopper,
 }
 
 /// One connection.
@@ -76,15 +78,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Clients {
-    /// Nobody yet, and never more than `limit`.
-    pub fn new(limit: usize) -> Self {
+    /// Nobody yet, and never more than `limit`. `stopper` tells when the server is to stop.
+    pub fn new(limit: usize, stopper: Stopper) -> Self {
         Clients {
             limit,
             admitted: Mutex::default(),
             refused: Mutex::default(),
             parting: Mutex::default(),
             changed: Condvar::new(),
-            stopping: AtomicBool::new(false),
+            stopper,
         }
     }
 
@@ -137,38 +139,19 @@ impl Clients {
         lock(&self.admitted).len()
     }
 
-    /// Asks the server to stop: a signal, a command or a test does so.
+    /// Asks the server to stop.
     pub fn stop(&self) {
-        self.stopping.store(true, Relaxed);
-        // With the lock held, so that no thread is between reading the flag and waiting.
-        let _admitted = lock(&self.admitted);
-        self.changed.notify_all();
+        self.stopper.stop();
     }
 
     /// Whether the server is to stop: no further command is begun.
     pub fn stopping(&self) -> bool {
-        self.stopping.load(Relaxed)
-    }
-
-    /// Waits until the server is to stop, or for this long; whether it is to stop.
-    pub fn wait_for_stop(&self, at_most: Duration) -> bool {
-        let end = Instant::now() + at_most;
-        let mut admitted = lock(&self.admitted);
-        while !self.stopping() {
-            let Some(left) = end.checked_duration_since(Instant::now()) else {
-                break;
-            };
-            (admitted, _) = self
-                .changed
-                .wait_timeout(admitted, left)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        self.stopping()
+        self.stopper.is_stopping()
     }
 
     /// Closes all connections: nothing more is read from them, and commands that are being executed are finished and
     /// answered. Waits for that, but not longer than `grace`: a client that does not read its answers must not hold
-    /// up the end. Returns how many clients were left.
+    /// up the end, and is cut off. Returns how many clients were cut off.
     pub fn hang_up(&self, grace: Duration) -> usize {
         let admitted = lock(&self.admitted);
         for client in admitted.values() {
@@ -180,6 +163,10 @@ impl Clients {
             .wait_timeout_while(admitted, grace, |admitted| !admitted.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
         let left = admitted.len();
+        for client in admitted.values() {
+            // The worker that waits for this client is woken, and finds that it cannot send.
+            let _ = client.stream.shutdown(Shutdown::Both);
+        }
         drop(admitted);
         if !lock(&self.parting).is_empty() {
             std::thread::sleep(LAST_ANSWER_GRACE);

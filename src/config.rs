@@ -3,6 +3,8 @@
 //! `argh` does the parsing; [`normalised`] first writes getopt's short cuts out (`-vv`, `-m64`,
 //! `--port=11211`), which argh does not know and which stand in people's scripts.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +12,17 @@ use argh::FromArgs;
 
 use crate::aof::{self, Fsync};
 
-/// How the server is to run: [`Flags`] that make sense together.
+/// How a server runs.
+///
+/// The default is for a server inside another program, such as a test: it listens on a free port of 127.0.0.1, serves
+/// a few clients, records nothing, and is quiet. The program itself has other defaults: see `--help`.
+///
+/// ```
+/// let config = rustmemc::Config {
+///     memory_limit: 8 << 20,
+///     ..Default::default()
+/// };
+/// ```
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The TCP port; 0: the system picks one.
@@ -38,13 +50,33 @@ pub struct Config {
     pub debug: bool,
     /// How changes are recorded; `None`: they are not.
     pub aof: Option<aof::Options>,
-    /// Remarks for the user: flags that were taken but do nothing here.
+    /// Remarks for the user, which the server logs when it starts: flags that do nothing here.
     pub notes: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            port: 0,
+            listen: vec![LOCALHOST.into()],
+            conn_limit: 16,
+            memory_limit: 64 * MEGABYTE,
+            max_item_size: MEGABYTE,
+            disable_evictions: false,
+            enable_shutdown: false,
+            disable_flush_all: false,
+            idle_timeout: None,
+            verbosity: 0,
+            debug: false,
+            aof: None,
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub enum Wanted {
+pub enum Invocation {
     /// To serve.
     Serve(Config),
     /// A text on standard output, and no more: `-h`, `-V`.
@@ -194,28 +226,32 @@ const LETTERS_WITH_VALUE: &str = "plcmItuUBobRfnP";
 
 const MEGABYTE: usize = 1 << 20;
 
+/// Where the server listens by default: nobody else's machine reaches it there.
+const LOCALHOST: &str = "127.0.0.1";
+
 /// Reads the command line (without the program's name).
 ///
 /// # Errors
 /// One line for the user that names the flag, its value, and what is wrong with it.
-pub fn from_command_line(args: &[String]) -> Result<Wanted, String> {
-    let args = normalised(args);
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let flags = match Flags::from_args(&["rustmemc"], &args) {
+pub fn from_command_line(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, String> {
+    let Words { words, aof } = normalised(args)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let flags = match Flags::from_args(&["rustmemc"], &words) {
         Ok(flags) => flags,
-        Err(exit) if exit.status.is_ok() => return Ok(Wanted::Text(exit.output)),
+        Err(exit) if exit.status.is_ok() => return Ok(Invocation::Text(exit.output)),
         Err(exit) => return Err(exit.output.split_whitespace().collect::<Vec<_>>().join(" ")),
     };
     if flags.version {
         let (own, spoken) = (crate::VERSION, crate::VERSION_SPOKEN);
-        return Ok(Wanted::Text(format!(
+        return Ok(Invocation::Text(format!(
             "rustmemc {own} (speaks the protocol of memcached {spoken})\n"
         )));
     }
-    checked(flags).map(Wanted::Serve)
+    checked(flags, aof).map(Invocation::Serve)
 }
 
-fn checked(flags: Flags) -> Result<Config, String> {
+/// Flags that make sense together. `aof` is the value of `--aof` if that is not UTF-8.
+fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
     let notes = notes(&flags);
     let conn_limit = last(flags.conn_limit, 1024);
     if conn_limit == 0 || conn_limit > 1_000_000 {
@@ -244,7 +280,7 @@ fn checked(flags: Flags) -> Result<Config, String> {
         ));
     }
     let aof = aof::Options {
-        path: last(flags.aof, "rustmemc.aof".into()),
+        path: aof.unwrap_or_else(|| last(flags.aof, "rustmemc.aof".into())),
         fsync: last(flags.fsync, Fsync::EverySecond),
         rewrite_size: last(flags.aof_rewrite_size, 64 * MEGABYTE) as u64,
         rewrite_growth: last(flags.aof_rewrite_growth, 2),
@@ -263,7 +299,7 @@ fn checked(flags: Flags) -> Result<Config, String> {
         .map(|name| name.trim().to_owned());
     let mut listen: Vec<String> = listen.collect();
     if listen.is_empty() {
-        listen.push("127.0.0.1".into());
+        listen.push(LOCALHOST.into());
     }
     let idle_timeout = Duration::from_secs(last(flags.idle_timeout, 0));
     Ok(Config {
@@ -337,55 +373,113 @@ fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "a size is a number of bytes, or with k or m".into())
 }
 
+/// A command line as argh takes it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Words {
+    words: Vec<String>,
+    /// The value of the last `--aof`, if it is not UTF-8: a file may have any name, but argh takes text only.
+    aof: Option<PathBuf>,
+}
+
+impl Words {
+    /// Adds `--aof` and its value.
+    fn add_aof(&mut self, value: Option<&OsStr>) {
+        let is_text = value.is_none_or(|value| value.to_str().is_some());
+        self.aof = value.filter(|_| !is_text).map(PathBuf::from);
+        let value = value.map(|value| value.to_string_lossy().into_owned());
+        self.words.extend(["--aof".into()].into_iter().chain(value));
+    }
+}
+
 /// Writes getopt's short cuts out: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as
 /// `--port 11211`.
-fn normalised(args: &[String]) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut args = args.iter();
+///
+/// # Errors
+/// One line for the user: a word is not UTF-8, and is not the value of `--aof`.
+fn normalised(args: impl IntoIterator<Item = OsString>) -> Result<Words, String> {
+    let mut out = Words::default();
+    let mut args = args.into_iter().peekable();
     while let Some(arg) = args.next() {
+        if arg == "--aof" {
+            out.add_aof(args.next().as_deref());
+            continue;
+        }
+        if let Some(path) = arg.as_bytes().strip_prefix(b"--aof=") {
+            out.add_aof(Some(OsStr::from_bytes(path)));
+            continue;
+        }
+        let arg = text(arg, out.words.last())?;
         if let Some(long) = arg.strip_prefix("--") {
             match long.split_once('=') {
-                Some((name, value)) => out.extend([format!("--{name}"), value.to_owned()]),
-                None => out.push(arg.clone()),
+                Some((name, value)) => out.words.extend([format!("--{name}"), value.to_owned()]),
+                None => out.words.push(arg),
             }
         } else if let Some(letters) = arg.strip_prefix('-').filter(|letters| !letters.is_empty()) {
             for (place, letter) in letters.char_indices() {
-                out.push(format!("-{letter}"));
-                if LETTERS_WITH_VALUE.contains(letter) {
-                    // The rest of the word is the value, or else the next word is, whatever it looks like.
-                    let (_, rest) = letters.split_at(place + letter.len_utf8());
-                    out.extend(if rest.is_empty() {
-                        args.next().cloned()
-                    } else {
-                        Some(rest.to_owned())
-                    });
-                    break;
+                let flag = format!("-{letter}");
+                if !LETTERS_WITH_VALUE.contains(letter) {
+                    out.words.push(flag);
+                    continue;
                 }
+                // The rest of the word is the value, or else the next word is, whatever it looks like.
+                let (_, rest) = letters.split_at(place + letter.len_utf8());
+                let value = match args.next_if(|_| rest.is_empty()) {
+                    Some(next) => Some(text(next, Some(&flag))?),
+                    None => Some(rest.to_owned()).filter(|rest| !rest.is_empty()),
+                };
+                out.words.push(flag);
+                out.words.extend(value);
+                break;
             }
         } else {
-            out.push(arg.clone());
+            out.words.push(arg);
         }
     }
-    out
+    Ok(out)
+}
+
+/// A word as text. `before` is the word before it, which may be the flag whose value it is.
+fn text(word: OsString, before: Option<&String>) -> Result<String, String> {
+    word.into_string().map_err(|word| {
+        let shown = word.to_string_lossy();
+        let flag = before.filter(|flag| flag.starts_with('-') && !shown.starts_with('-'));
+        let flag = flag.map(|flag| format!("{flag} ")).unwrap_or_default();
+        format!("{flag}{shown}: it is not UTF-8; only the value of --aof may be anything else")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
     }
 
     fn config(line: &str) -> Config {
-        match from_command_line(&words(line)) {
-            Ok(Wanted::Serve(config)) => config,
-            other => panic!("{line:?} gives {other:?}"),
+        config_of(words(line))
+    }
+
+    fn config_of(words: Vec<OsString>) -> Config {
+        match from_command_line(words.clone()) {
+            Ok(Invocation::Serve(config)) => config,
+            other => panic!("{words:?} gives {other:?}"),
         }
     }
 
     fn refusal(line: &str) -> String {
-        from_command_line(&words(line)).expect_err(line)
+        from_command_line(words(line)).expect_err(line)
+    }
+
+    /// The words of a line, with the byte 0xff in place of each `?`.
+    fn bytes(line: &str) -> Vec<OsString> {
+        let word = |word: &str| {
+            let bytes = word
+                .bytes()
+                .map(|byte| if byte == b'?' { 0xff } else { byte });
+            OsStr::from_bytes(&bytes.collect::<Vec<_>>()).to_owned()
+        };
+        line.split_whitespace().map(word).collect()
     }
 
     #[test]
@@ -399,7 +493,12 @@ mod tests {
             ("-c -1 -v", "-c -1 -v"),
             ("-l ::1", "-l ::1"),
         ] {
-            assert_eq!(normalised(&words(short)), words(long), "{short}");
+            let long = long.split_whitespace().map(str::to_owned).collect();
+            let expected = Words {
+                words: long,
+                aof: None,
+            };
+            assert_eq!(normalised(words(short)), Ok(expected), "{short}");
         }
     }
 
@@ -454,10 +553,43 @@ mod tests {
     }
 
     #[test]
+    fn the_append_only_file_may_have_any_name() {
+        for line in ["--aof d?r/f?le", "--aof=d?r/f?le", "--aof x --aof d?r/f?le"] {
+            let aof = config_of(bytes(line)).aof.expect("there is a file");
+            assert_eq!(aof.path.as_os_str().as_bytes(), b"d\xffr/f\xffle", "{line}");
+        }
+        let aof = config_of(bytes("--aof f?le --aof x")).aof;
+        assert_eq!(aof.expect("there is a file").path, PathBuf::from("x"));
+        let aof = config("--aof -vv").aof;
+        assert_eq!(aof.expect("there is a file").path, PathBuf::from("-vv"));
+    }
+
+    #[test]
+    fn any_other_flag_that_is_not_utf_8_is_refused_by_its_name() {
+        for (line, flag) in [
+            ("-p ?", "-p"),
+            ("-p?", "-p"),
+            ("--port ?", "--port"),
+            ("--port=?", "--port"),
+            ("-v -l ?", "-l"),
+            ("--aof ? --listen ?", "--listen"),
+            ("--?", "--"),
+            ("?", "UTF-8"),
+        ] {
+            let refusal = from_command_line(bytes(line)).expect_err(line);
+            assert!(
+                refusal.starts_with(flag) || flag == "UTF-8",
+                "{line}: {refusal}"
+            );
+            assert!(refusal.contains("not UTF-8"), "{line}: {refusal}");
+        }
+    }
+
+    #[test]
     fn help_and_version_are_texts() {
         for line in ["-h", "--help", "-V", "--version"] {
             assert!(
-                matches!(from_command_line(&words(line)), Ok(Wanted::Text(_))),
+                matches!(from_command_line(words(line)), Ok(Invocation::Text(_))),
                 "{line}"
             );
         }

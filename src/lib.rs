@@ -3,6 +3,31 @@
 //! It exists to be run (`make run`, then any memcached client) and to be read. This page is where the
 //! reading starts.
 //!
+//! # A server in your program
+//!
+//! A test of a program that uses memcached can have a server of its own:
+//!
+//! ```
+//! use std::io::{BufRead, BufReader, Write};
+//! use std::net::TcpStream;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut server = rustmemc::Server::start(rustmemc::Config::default())?;
+//!
+//! let mut client = TcpStream::connect(server.address())?;
+//! client.write_all(b"set greeting 0 0 5\r\nhello\r\nget greeting\r\n")?;
+//! let answers = BufReader::new(client).lines().take(4);
+//! let answers: Vec<String> = answers.collect::<Result<_, _>>()?;
+//! assert_eq!(answers, ["STORED", "VALUE greeting 0 5", "hello", "END"]);
+//!
+//! server.stop(); // Dropping it does the same.
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This is the whole library: [`Config`], [`Server`], [`Running`], [`Stopper`], [`StartError`]. `main.rs` is its first
+//! user, and the tests in `tests/` are the second. The rest of this page is for readers of the code.
+//!
 //! # The map
 //!
 //! Five parts, which keep the names that they had in the small Go program that this one succeeds:
@@ -17,9 +42,9 @@
 //! | [`aof`]             |                         | the append-only file: records, replay, rewrite           |
 //! | [`item`], [`memory`] |                        | what a key holds; the memory that all items are made of  |
 //!
-//! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stats`] (counters), [`trace`]
-//! (`-v` and `-vv`: the conversation on standard error, explained), [`log`] (other lines on standard
-//! error).
+//! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stopper`] (how the server is told to
+//! stop), [`stats`] (counters), [`memory`] (what is allocated, and its limit), [`trace`] (`-v` and `-vv`: the
+//! conversation on standard error, explained), [`log`] (other lines for the operator).
 //!
 //! Imports run one way: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`. (`aof`
 //! reads the file with the parser of `protocol`.) Everybody may know `item`; `serialization` knows that and `protocol`.
@@ -38,7 +63,7 @@
 //!    request that borrows the key from that line, and says that 5 bytes of data follow.
 //! 3. [`command::reserve`] reserves the memory for an [`Item`](item::Item) of that size, by evicting others if need be; the
 //!    data is read straight into it.
-//! 4. [`command::execute`] takes the [`KeyGuard`](datastore::KeyGuard) of the key, which is the write lock of the
+//! 4. [`command::execute`] takes the [`KeyGuard`](datastore::guard::KeyGuard) of the key, which is the write lock of the
 //!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and
 //!    stores: the guard first appends a [`Record`](aof::record::Record) to those that are on their way to
 //!    the append-only file, then copies the item to the end of a segment, and notes in the index where it is.
@@ -64,7 +89,7 @@
 //!    connection ends ([`aof`], `connection/wire.rs`).
 //! 2. **The order of the log is the order of the store, key by key.** A record is appended while its
 //!    key's shard is locked; lock order: shard, then file, then pending records; never two shards except all
-//!    in ascending order ([`datastore::KeyGuard`], [`aof`], [`datastore`]).
+//!    in ascending order ([`datastore::guard::KeyGuard`], [`aof`], [`datastore`]).
 //! 3. **The log replays to the very state that memory held.** Records say what holds afterwards, evictions
 //!    and flushes included ([`aof::record`]).
 //! 4. **No lock across the network.** Nothing reads from or writes to a socket while it holds a lock of
@@ -92,19 +117,38 @@
     )
 )]
 
-pub mod aof;
-pub mod clients;
-pub mod command;
+mod aof;
+mod clients;
+mod command;
 pub mod config;
-pub mod connection;
-pub mod datastore;
-pub mod item;
+mod connection;
+mod datastore;
+mod item;
 pub mod log;
-pub mod memory;
-pub mod protocol;
-pub mod serialization;
-pub mod stats;
-pub mod trace;
+mod memory;
+mod protocol;
+mod serialization;
+mod stats;
+mod stopper;
+mod trace;
+
+pub use aof::replay::OpenError;
+pub use aof::{Fsync, Options as AofOptions};
+pub use config::Config;
+pub use connection::{Running, Server, StartError};
+pub use stopper::Stopper;
+
+/// What `tests/common/memory.rs` needs to work with a store without sockets. It is not for users of the library.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::clients::Clients;
+    pub use crate::command::{Service, execute, reserve};
+    pub use crate::datastore::{Datastore, Limits, WhenFull};
+    pub use crate::item::UnixTime;
+    pub use crate::protocol::{Answer, parse};
+    pub use crate::serialization::Response;
+    pub use crate::stats::{Counts, Stats};
+}
 
 /// rustmemc's own version: `-V`, and `rustmemc_version` in `stats`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

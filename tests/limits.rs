@@ -203,8 +203,8 @@ fn a_connection_costs_one_file_descriptor() {
     eventually("they are given back", || server.descriptors() == before);
 }
 
-/// How many threads it has. Five are its own: the main thread, the acceptor, the dispatcher, the keeper of the log,
-/// and the one that waits for signals. The others are workers.
+/// How many threads it has. Six are its own: the main thread, the sweeper, the acceptor, the dispatcher, the keeper of
+/// the log, and the one that waits for signals. The others are workers.
 fn threads(server: &Process) -> usize {
     let folder = format!("/proc/{}/task", server.pid());
     std::fs::read_dir(folder)
@@ -212,7 +212,7 @@ fn threads(server: &Process) -> usize {
         .count()
 }
 
-const OWN_THREADS: usize = 5;
+const OWN_THREADS: usize = 6;
 
 #[test]
 fn a_server_for_sixty_thousand_clients_starts_small_and_with_few_threads() {

@@ -2,7 +2,9 @@
 
 mod conversation;
 mod server;
+mod start_error;
 mod wire;
 mod workers;
 
-pub use server::Server;
+pub use server::{Running, Server};
+pub use start_error::StartError;

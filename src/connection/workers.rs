@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use threadpool::ThreadPool;
 
+use super::start_error::StartError;
 use crate::log;
 
 /// A worker's stack, in bytes. It is small, because every client costs one: a worker's buffers are on the heap,
@@ -17,6 +19,9 @@ const STACK: usize = 128 << 10;
 /// How long the pool does not try to grow after the system has refused a thread. A client that is refused
 /// meanwhile costs no attempt.
 const GROW_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a stopping server looks whether its threads have ended.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How many memory mappings one worker takes at most: its stack, the stack for its signals, and a guard page
 /// for each of them.
@@ -41,8 +46,8 @@ impl Workers {
     /// Starts the first worker. There will be at most `limit`.
     ///
     /// # Errors
-    /// One line for the user: the system does not give a single thread.
-    pub fn start(limit: usize) -> Result<Self, String> {
+    /// [`StartError::NoWorker`]: the system does not give a single thread.
+    pub fn start(limit: usize) -> Result<Self, StartError> {
         let build = || {
             threadpool::Builder::new()
                 .num_threads(1)
@@ -50,8 +55,7 @@ impl Workers {
                 .thread_stack_size(STACK)
                 .build()
         };
-        let pool = catch_refusal(build)
-            .ok_or("cannot start a thread to serve clients: the system gives no more threads")?;
+        let pool = catch_refusal(build).ok_or(StartError::NoWorker)?;
         Ok(Workers {
             pool,
             limit,
@@ -107,6 +111,15 @@ impl Workers {
     /// that is lost, and that the system refuses it would be a panic during a panic, which aborts the process.
     pub fn execute(&self, job: impl FnOnce() + Send + 'static) {
         self.pool.execute(job);
+    }
+
+    /// Waits until no worker is busy, but not longer than until `deadline`. Then idle workers end, and a busy one ends
+    /// when it is done.
+    pub fn finish(self, deadline: Instant) {
+        let is_busy = || self.pool.queued_count() + self.pool.active_count() > 0;
+        while is_busy() && Instant::now() < deadline {
+            thread::sleep(POLL_INTERVAL);
+        }
     }
 }
 

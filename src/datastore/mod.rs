@@ -2,7 +2,7 @@
 //!
 //! It has many shards, each an `RwLock` around a `HashMap` and the segments that it points into. A key belongs to one shard.
 //! Readers of a shard do not wait for each other, and leave with a copy of a small item or a share of a large one. A
-//! command that changes a key takes the key's [`KeyGuard`], which is the shard's write lock, and meanwhile no other
+//! command that changes a key takes the key's [`KeyGuard`](guard::KeyGuard), which is the shard's write lock, and meanwhile no other
 //! thread reads or changes the key. This module does not know the protocol.
 //!
 //! To be read in this order:
@@ -22,7 +22,7 @@
 
 pub mod clock;
 mod eviction;
-mod guard;
+pub(crate) mod guard;
 mod head;
 mod index;
 mod item_ref;
@@ -42,7 +42,6 @@ use crate::memory::Memory;
 use crate::protocol::Exptime;
 use crate::stats::{Counter, Stats};
 use clock::Clock;
-pub use guard::KeyGuard;
 use index::MAX_SEGMENTS;
 pub use reserve::PendingItem;
 use segment::{ITEM_OVERHEAD, LARGE};

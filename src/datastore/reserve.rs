@@ -22,7 +22,7 @@ use crate::stats::Counter;
 /// that announce much and send little cannot make the server larger than `-m`.
 #[derive(Debug)]
 pub struct PendingItem {
-    /// The item, to be filled through [`Item::value_mut`] and stored by [`KeyGuard::put`](super::KeyGuard::put).
+    /// The item, to be filled through [`Item::value_mut`] and stored by [`KeyGuard::put`](super::guard::KeyGuard::put).
     pub item: Item<'static>,
     /// The memory that it will take, unless that is little.
     pub reservation: Option<Charge>,

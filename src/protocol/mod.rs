@@ -19,8 +19,8 @@ pub use error::{Flaw, ProtocolError};
 pub use expiry::Exptime;
 pub use number::number_in;
 pub use request::{
-    Arithmetic, DebugTime, Direction, Flush, Key, Keys, MetaDelete, MetaGet, OnFailure, Request,
-    Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, Vivify, WithCas,
+    Arithmetic, DebugTime, Direction, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
+    Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
 };
 
 /// What one command line says.

@@ -8,15 +8,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use rustmemc::aof::replay::OpenError;
-use rustmemc::aof::{Fsync, Options};
-use rustmemc::clients::Clients;
-use rustmemc::command::{self, Service};
-use rustmemc::datastore::{Datastore, Limits, WhenFull};
-use rustmemc::item::UnixTime;
-use rustmemc::protocol::{self, Answer};
-use rustmemc::serialization::Response;
-use rustmemc::stats::{Counts, Stats};
+use rustmemc::internals::{
+    Answer, Clients, Counts, Datastore, Limits, Response, Service, Stats, UnixTime, WhenFull,
+    execute, parse, reserve,
+};
+use rustmemc::{AofOptions, Fsync, OpenError, Stopper};
 
 use super::{PATIENCE, shortened};
 
@@ -83,7 +79,7 @@ impl Memory {
         store.clock().pause();
         move_clock(&store, time);
         // Synced and rewritten when the test says so.
-        let options = Options {
+        let options = AofOptions {
             path: path.to_owned(),
             fsync: Fsync::Never,
             rewrite_size: 1,
@@ -96,7 +92,7 @@ impl Memory {
             started: time,
             store,
             stats,
-            clients: Arc::new(Clients::new(1)),
+            clients: Arc::new(Clients::new(1, Stopper::default())),
             verbosity: 0.into(),
         };
         Ok(Memory {
@@ -187,7 +183,7 @@ impl Memory {
         let (counts, mut room) = (Counts::default(), Vec::new());
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, behind) = rest.split_at(end + 1);
-            let parsed = protocol::parse(line);
+            let parsed = parse(line);
             let (block, behind) = behind.split_at(parsed.data_block.map_or(0, |bytes| bytes + 2));
             rest = behind;
             let mut answer = |response: Response<'_>| match parsed.answer {
@@ -195,7 +191,7 @@ impl Memory {
                 Answer::Silenced => Ok(()),
             };
             let outcome = parsed.request.and_then(|request| {
-                let mut pending = command::reserve(&request, &self.service)?;
+                let mut pending = reserve(&request, &self.service)?;
                 if let Some(pending) = &mut pending {
                     let value = block.strip_suffix(b"\r\n").expect("a block ends so");
                     pending.item.value_mut().copy_from_slice(value);
@@ -203,7 +199,7 @@ impl Memory {
                 Ok((request, pending))
             });
             match outcome {
-                Ok((request, pending)) => command::execute(
+                Ok((request, pending)) => execute(
                     request,
                     pending,
                     &self.service,

@@ -14,13 +14,10 @@ pub mod process;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustmemc::clients::Clients;
-use rustmemc::config::{self, Config, Wanted};
-use rustmemc::connection::Server;
+use rustmemc::config::{self, Invocation};
+use rustmemc::{Config, Running, Server};
 
 /// So long a client waits for what should have come at once. A test that holds never waits so long; one
 /// that fails does so with a message and not by hanging.
@@ -29,8 +26,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A server in this process, on a port of its own; it stops when it goes out of scope.
 pub struct TestServer {
     pub address: SocketAddr,
-    pub clients: Arc<Clients>,
-    running: Option<JoinHandle<Result<(), String>>>,
+    pub running: Running,
 }
 
 /// Starts a server with these flags, as on the command line, and without an append-only file.
@@ -40,23 +36,18 @@ pub fn server(flags: &str) -> TestServer {
 
 /// Starts a server that keeps an append-only file: the flags must say where.
 pub fn server_with_log(flags: &str) -> TestServer {
-    let config = config(&format!("-p 0 -c 64 {flags}"));
-    let clients = Arc::new(Clients::new(config.conn_limit));
-    let server = Server::start(config, Arc::clone(&clients)).expect("a server starts");
-    let address = server.addresses()[0];
-    let running = Some(std::thread::spawn(move || server.run()));
+    let running = Server::start(config(&format!("-p 0 -c 64 {flags}")));
+    let running = running.unwrap_or_else(|error| panic!("{flags:?}: {error}"));
     TestServer {
-        address,
-        clients,
+        address: running.address(),
         running,
     }
 }
 
 /// What these flags mean.
 pub fn config(flags: &str) -> Config {
-    let words: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
-    match config::from_command_line(&words) {
-        Ok(Wanted::Serve(config)) => config,
+    match config::from_command_line(flags.split_whitespace().map(Into::into)) {
+        Ok(Invocation::Serve(config)) => config,
         other => panic!("{flags:?} gives {other:?}"),
     }
 }
@@ -70,18 +61,6 @@ impl TestServer {
     /// One value out of `stats`.
     pub fn stat(&self, name: &str) -> String {
         self.client().stat(name)
-    }
-}
-
-impl Drop for TestServer {
-    fn drop(&mut self) {
-        self.clients.stop();
-        if let Some(running) = self.running.take() {
-            running
-                .join()
-                .expect("the server does not panic")
-                .expect("the server ends well");
-        }
     }
 }
 
