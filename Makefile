@@ -17,7 +17,7 @@ test: ## run every test
 	cargo test --quiet
 
 conversations: ## play tests/conversations; TARGET=host:port holds another server to them, OPTIONS="-M" names its flags
-	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations -- --test-threads=1 --nocapture
+	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations -- --nocapture
 
 bench: ## BENCH=throughput (or memory, hits; log) beside memcached (or redis) if it is there; fails out of bounds; ARGS=--help
 	cargo bench --bench $(BENCH) -- $(ARGS)

@@ -74,11 +74,26 @@
 //!
 //! # Adding a command
 //!
-//! A variant of [`Request`](protocol::Request); its verb in `protocol/mod.rs` and its grammar in a
-//! function of `protocol/classic.rs` or `meta.rs`; what it does in a file of `command/` and a line in the
-//! `match` of [`command::execute`] (and of [`command::reserve`], if it brings data); an answer, if there is
-//! none like it, in `serialization`; a counter, if it is to be counted, in [`stats`]; and a section in
-//! `tests/conversations`.
+//! Begin with the first step, and let the compiler and `make test` name the others. Only the steps marked with * are asked
+//! for by nobody.
+//!
+//! 1. The verb: [`protocol::VERBS`]. From now on tests ask for it in the parser, in README.md and in a conversation.
+//! 2. What it asks for: a variant of [`Request`](protocol::Request), in `protocol/request.rs`. Now the compiler names each
+//!    `match` of `command/mod.rs`: [`command::may_change`] (say yes if it may change anything, or its answers leave before
+//!    its records), [`command::reserve`] (if it brings a data block), [`command::execute`].
+//! 3. Its grammar: a function of `protocol/classic.rs` or `protocol/meta.rs`, called by `parse_verb` in `protocol/mod.rs`.
+//!    Decide what becomes of too few words, of more words, of a key that is too long, and of `noreply`.*
+//! 4. What it does: a function in a file of `command/`, called by [`command::execute`].
+//! 5. Its answer: a variant of [`Response`](serialization::Response), if there is none like it. Its line is asked for by
+//!    the compiler, and a reason for `-vv` goes into `Response::reason`.*
+//! 6. What it counts: a [`Counter`](stats::Counter) of its own, which `stats` then shows, or one that is there.*
+//! 7. A kind of change that is new to the store: a [`Record`](aof::record::Record), so that it can be replayed. The compiler
+//!    names where it is written and where it is applied, but not where it is read (`aof/record.rs`).* A command that only
+//!    puts, touches or removes items needs none.
+//! 8. A conversation: a section in a file of `tests/conversations`, a new file or an old one. Show its errors too.* A
+//!    command that memcached does not have is marked `(ours alone)`, and README.md says so.*
+//! 9. The table of commands in README.md.
+//! 10. The random tests: `tests/histories.rs` if it changes items, and `tests/differential.rs` if memcached has it.*
 //!
 //! # Invariants
 //!
@@ -138,14 +153,15 @@ pub use config::Config;
 pub use connection::{Running, Server, StartError};
 pub use stopper::Stopper;
 
-/// What `tests/common/memory.rs` needs to work with a store without sockets. It is not for users of the library.
+/// What `tests/common/memory.rs` needs to work with a store without sockets, and the verbs that the conversations must
+/// show. It is not for users of the library.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::clients::Clients;
     pub use crate::command::{Service, execute, reserve};
     pub use crate::datastore::{Datastore, Limits, WhenFull};
     pub use crate::item::UnixTime;
-    pub use crate::protocol::{Answer, parse};
+    pub use crate::protocol::{Answer, VERBS, parse};
     pub use crate::serialization::Response;
     pub use crate::stats::{Counts, Stats};
 }

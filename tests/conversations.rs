@@ -5,6 +5,9 @@
 //! - `make conversations TARGET=host:port` holds any other server to them. The real memcached must pass
 //!   every section that is not marked `(ours alone)`.
 //!
+//! Every file in the folder is played, and every verb must be shown in one of them. `CONVERSATION=expiry` plays only the
+//! files that have this in their name.
+//!
 //! The form of a file (what is none of these is prose):
 //!
 //! | line            | meaning                                                                          |
@@ -32,7 +35,7 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -40,82 +43,109 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{Client, TestServer, shortened};
+use rustmemc::internals::VERBS;
 
-/// A test a file, so that each can be run by its name.
-macro_rules! conversations {
-    ($($test:ident: $file:literal,)*) => {
-        $(#[test] fn $test() { play($file); })*
-        const FILES: &[&str] = &[$($file,)*];
-    };
-}
-
-conversations! {
-    first_steps: "01-first-steps.txt",
-    lines: "02-lines.txt",
-    storage: "03-storage.txt",
-    bad_data: "04-bad-data.txt",
-    keys: "05-keys.txt",
-    cas: "06-cas.txt",
-    arithmetic: "07-arithmetic.txt",
-    expiry: "08-expiry.txt",
-    delete: "09-delete.txt",
-    flush_all: "10-flush-all.txt",
-    noreply: "11-noreply.txt",
-    many_keys_and_pipelines: "12-many-keys-and-pipelines.txt",
-    large_items: "13-large-items.txt",
-    stats: "14-stats.txt",
-    admin: "15-admin.txt",
-    flush_disabled: "16-flush-disabled.txt",
-    no_evictions: "17-no-evictions.txt",
-    item_size_limit: "18-item-size-limit.txt",
-    shutdown: "19-shutdown.txt",
-    ours_alone: "20-ours-alone.txt",
-    meta_first_steps: "21-meta-first-steps.txt",
-    meta_set: "22-meta-set.txt",
-    meta_delete: "23-meta-delete.txt",
-    meta_arithmetic: "24-meta-arithmetic.txt",
-    one_brings_the_value: "25-one-brings-the-value.txt",
-    stale_while_revalidate: "26-stale-while-revalidate.txt",
-    quiet_pipelines: "27-quiet-pipelines.txt",
-    meta_cas: "28-meta-cas.txt",
-    binary_keys: "29-binary-keys.txt",
-    meta_errors: "30-meta-errors.txt",
-    what_is_there: "31-what-is-there.txt",
-}
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations")
+#[test]
+fn what_the_conversations_tell_is_what_happens() {
+    let chosen = std::env::var("CONVERSATION").unwrap_or_default();
+    let files: Vec<PathBuf> = (files().into_iter())
+        .filter(|path| name(path).contains(&chosen))
+        .collect();
+    assert!(!files.is_empty(), "no file is named like {chosen:?}");
+    // Each of our own servers is for one file; another server is one for all files.
+    let at_once = if target().is_empty() { files.len() } else { 1 };
+    let mut failed = Vec::new();
+    for files in files.chunks(at_once) {
+        std::thread::scope(|scope| {
+            let playing: Vec<_> = (files.iter())
+                .map(|path| {
+                    let player = std::thread::Builder::new().name(name(path));
+                    let player = player.spawn_scoped(scope, || play(path));
+                    (name(path), player.expect("a thread starts"))
+                })
+                .collect();
+            for (file, player) in playing {
+                // If it panics, the message of the panic has the name of the thread.
+                let outcome = player
+                    .join()
+                    .unwrap_or(Err("it panicked: see above".into()));
+                match outcome {
+                    Ok(()) => println!("{file}: ok"),
+                    Err(failures) => failed.push(format!("{file}: FAILED\n{failures}")),
+                }
+            }
+        });
+    }
+    assert!(failed.is_empty(), "\n\n{}\n", failed.join("\n\n"));
 }
 
 #[test]
-fn every_conversation_is_played() {
-    let mut there: Vec<String> = folder()
-        .read_dir()
-        .expect("the conversations are there")
-        .map(|entry| {
-            entry
-                .expect("a file")
-                .file_name()
-                .into_string()
-                .expect("a plain name")
-        })
-        .collect();
-    there.sort();
-    assert_eq!(there, FILES);
+fn every_verb_is_in_a_conversation() {
+    let mut verbs: BTreeSet<&str> = VERBS.into_iter().collect();
+    for path in files() {
+        for section in conversation(&path).sections {
+            for (_, step) in section.steps {
+                verbs.retain(|verb| match &step {
+                    Step::Send { text, .. } => !begins_with(text, verb),
+                    Step::TimePasses(_) => *verb != "debugtime",
+                    _ => true,
+                });
+            }
+        }
+    }
+    assert!(verbs.is_empty(), "no conversation shows {verbs:?}");
+}
+
+/// Whether this is the first word that is sent.
+fn begins_with(text: &[Piece], verb: &str) -> bool {
+    let bytes = text.iter().map_while(|piece| match piece {
+        Piece::Bytes(bytes) => Some(&bytes[..]),
+        _ => None,
+    });
+    let sent = bytes.collect::<Vec<_>>().concat();
+    let rest = sent.strip_prefix(verb.as_bytes());
+    rest.is_some_and(|rest| rest.starts_with(b" ") || rest.starts_with(b"\r\n"))
+}
+
+/// The files in the folder, in the order of their names.
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations");
+    let entries = folder.read_dir().expect("the conversations are there");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a file").path()).collect();
+    files.sort();
+    files
+}
+
+fn name(path: &Path) -> String {
+    let name = path.file_name().expect("it is a file");
+    name.to_string_lossy().into_owned()
+}
+
+fn conversation(path: &Path) -> Conversation {
+    let text = std::fs::read_to_string(path).expect("the file can be read");
+    let parsed = Conversation::parse(&text);
+    parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The other server that is held to the conversations; empty: it is one of our own.
+fn target() -> String {
+    std::env::var("TARGET").unwrap_or_default()
 }
 
 /// Plays one file against a server of our own, or against the one that `TARGET` names.
-#[track_caller]
-fn play(file: &str) {
-    let text = std::fs::read_to_string(folder().join(file)).expect("the file can be read");
-    let conversation = Conversation::parse(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
+///
+/// # Errors
+/// The sections that failed, one behind the other.
+fn play(path: &Path) -> Result<(), String> {
+    let file = name(path);
+    let conversation = conversation(path);
     let target = Target::for_flags(&conversation.flags);
     let Some(target) = target else {
         println!(
             "{file}: skipped, it needs a server that runs with {} (say so with OPTIONS)",
             conversation.flags
         );
-        return;
+        return Ok(());
     };
     let mut failures = Vec::new();
     for section in &conversation.sections {
@@ -128,7 +158,10 @@ fn play(file: &str) {
             ));
         }
     }
-    assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(failures.join("\n")),
+    }
 }
 
 /// The seconds by which another server's clock was moved, by all files together.
@@ -146,7 +179,7 @@ enum Target {
 impl Target {
     /// `None` when the other server does not run with these flags.
     fn for_flags(flags: &str) -> Option<Self> {
-        let other = std::env::var("TARGET").unwrap_or_default();
+        let other = target();
         if other.is_empty() {
             return Some(Target::Ours(common::server(&format!("--debug {flags}"))));
         }

@@ -1,6 +1,9 @@
 //! What commands do: `Request` + store -> `Response`. (The Go program's `command_handler`.)
 //!
 //! [`execute`] is the one dispatch. Nothing here knows how a line is spelled or how an answer travels.
+//!
+//! A `match` over [`Request`] names every request, and has no arm `_`: so the compiler names each place where a new
+//! command has to be decided on.
 
 mod admin;
 mod arithmetic;
@@ -104,7 +107,25 @@ pub fn reserve(
                 Ok(Some(pending))
             }
         }
-        _ => Ok(None),
+        Request::Get(_)
+        | Request::Delete { .. }
+        | Request::Arithmetic(_)
+        | Request::Touch { .. }
+        | Request::FlushAll(_)
+        | Request::Version
+        | Request::Verbosity(_)
+        | Request::Stats(_)
+        | Request::CacheMemlimit(_)
+        | Request::Shutdown(_)
+        | Request::DebugTime(_)
+        | Request::MetaGet(_)
+        | Request::MetaDelete(_)
+        | Request::MetaArithmetic(..)
+        | Request::MetaNoop
+        | Request::MetaDebug { .. }
+        | Request::Metadump
+        | Request::Quit
+        | Request::Http => Ok(None),
     }
 }
 

@@ -101,7 +101,42 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     Parsed::silenceable(Err(ProtocolError::UnknownCommand), line)
 }
 
-/// The one list of verbs: `None` when there is no such command.
+/// All verbs. Tests hold to this list whatever else knows the verbs: [`parse_verb`], the random tests of the parser,
+/// the conversations, and the table in README.md.
+pub const VERBS: [&str; 30] = [
+    "get",
+    "gets",
+    "set",
+    "delete",
+    "del",
+    "incr",
+    "decr",
+    "add",
+    "replace",
+    "append",
+    "prepend",
+    "cas",
+    "touch",
+    "gat",
+    "gats",
+    "mg",
+    "ms",
+    "md",
+    "ma",
+    "mn",
+    "me",
+    "flush_all",
+    "version",
+    "verbosity",
+    "quit",
+    "stats",
+    "cache_memlimit",
+    "shutdown",
+    "lru_crawler",
+    "debugtime",
+];
+
+/// What the words behind a verb say; `None` when there is no such verb.
 fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
     Some(match verb {
         b"get" => classic::get(args, WithCas::No),
@@ -137,7 +172,7 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
     })
 }
 
-/// `cache_memlimit` is the longest. A verb that were longer would be known as written only.
+/// `cache_memlimit` is the longest verb.
 const LONGEST_VERB: usize = 14;
 
 /// The verb in lower case, in the caller's buffer; `None` when it cannot be a verb in other letters.
@@ -259,6 +294,40 @@ mod tests {
         assert_eq!(parse(b"version noreply\r\n").answer, Answer::Wanted);
     }
 
+    #[test]
+    fn every_verb_of_the_list_is_known_in_any_case_and_no_other() {
+        for verb in VERBS {
+            assert!(parse_verb(verb.as_bytes(), b"").is_some(), "{verb}");
+            let upper = verb.to_ascii_uppercase();
+            let lower = lower_case(upper.as_bytes(), &mut [0; LONGEST_VERB]).map(<[u8]>::to_vec);
+            assert_eq!(lower, Some(verb.into()), "{verb}: see LONGEST_VERB");
+        }
+        // What the `match` knows cannot be asked, so it is read.
+        let (_, arms) = include_str!("mod.rs").split_once("match verb {").unwrap();
+        let (arms, _) = arms.split_once("_ => return None").unwrap();
+        let known = arms.split("b\"").skip(1);
+        let known: Vec<&str> = known.map(|rest| rest.split_once('"').unwrap().0).collect();
+        assert_eq!(sorted(known), sorted(VERBS));
+    }
+
+    #[test]
+    fn the_table_of_commands_in_the_readme_has_every_verb() {
+        let readme = include_str!("../../README.md");
+        let (_, table) = readme.split_once("## Commands").unwrap();
+        let (table, _) = table.split_once("\n`stats` knows").unwrap();
+        let commands = table.split('`').skip(1).step_by(2);
+        let verbs = commands.map(|command| command.split(' ').next().unwrap());
+        let mut verbs = sorted(verbs.filter(|verb| !verb.starts_with('-')));
+        verbs.dedup();
+        assert_eq!(verbs, sorted(VERBS));
+    }
+
+    fn sorted<'a>(verbs: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+        let mut verbs: Vec<&str> = verbs.into_iter().collect();
+        verbs.sort_unstable();
+        verbs
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_parse_to_something(line: Vec<u8>) {
@@ -267,7 +336,7 @@ mod tests {
 
         #[test]
         fn any_words_after_any_verb_parse_to_something(
-            verb in "mg|ms|md|ma|me|mn|lru_crawler|get|gets|gat|gats|set|add|cas|append|touch|incr|delete|flush_all|verbosity|stats|cache_memlimit|shutdown|debugtime",
+            verb in proptest::sample::select(&VERBS),
             words in "([ \t]*[0-9a-zA-Z+=-]{0,12}){0,8}",
             end in "(\r?\n)?",
         ) {
