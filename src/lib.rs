@@ -61,16 +61,67 @@
 //!    it to a worker of the pool: the worker stays with it for its life.
 //! 2. `connection/conversation.rs` reads one line, which is bounded. [`protocol::parse`] turns it into a
 //!    request that borrows the key from that line, and says that 5 bytes of data follow.
-//! 3. [`command::reserve`] reserves the memory for an [`Item`](item::Item) of that size, by evicting others if need be; the
-//!    data is read straight into it.
+//! 3. [`command::reserve`] makes room for an [`Item`](item::Item) of that size, by evicting others if need be; the data is
+//!    read straight into it.
 //! 4. [`command::execute`] takes the [`KeyGuard`](datastore::guard::KeyGuard) of the key, which is the write lock of the
 //!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and
 //!    stores: the guard first appends a [`Record`](aof::record::Record) to those that are on their way to
-//!    the append-only file, then copies the item to the end of a segment, and notes in the index where it is.
+//!    the append-only file, then copies the item to the end of a segment, and notes in the index where it is. (If the old
+//!    item is as long, the new one is copied over it.)
 //! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
 //!    buffer.
 //! 6. When the client has sent nothing more, the records are written to the file, and then the answers
 //!    leave in one write (`connection/wire.rs`).
+//!
+//! # The way of an expiry
+//!
+//! The item of that `set` expires after 60 seconds, whether somebody asks for it or not.
+//!
+//! 1. `protocol/expiry.rs` has read `60` as a span, [`Exptime`](protocol::Exptime). `datastore/reserve.rs` makes a point
+//!    in time of it, by the store's clock (`datastore/clock.rs`): the item and its record in the log have that
+//!    [`Expiry`](item::Expiry), so a restart does not begin the 60 seconds again.
+//! 2. The item's head has the expiry (`datastore/head.rs`). The segment and the shard note the earliest one of their items
+//!    (`datastore/segment.rs`, `datastore/shard.rs`).
+//! 3. At that second the item is no longer found: [`Datastore::get`](datastore::Datastore::get) and the
+//!    [`KeyGuard`](datastore::guard::KeyGuard) compare the expiry with the clock. It still takes memory.
+//! 4. Every second a thread of `connection/server.rs` sweeps (`datastore/eviction.rs`). It visits the shards whose earliest
+//!    expiry has passed, and locks a shard for one segment at a time.
+//! 5. `datastore/shard/reclaim.rs` removes the expired items of a segment from the index. Their bytes are dead. A segment
+//!    in which nothing is alive is given back at once; if a shard has too many dead bytes, its dirtiest segment is
+//!    compacted.
+//! 6. Nothing is recorded: the expiry is in the item's own record, and a replay sweeps when it has read all records
+//!    (`datastore/persistence.rs`).
+//!
+//! # The way of an eviction
+//!
+//! 1. A `set` announces more than is free within `-m`: `datastore/reserve.rs` finds that memory is short, before it
+//!    allocates anything, while it holds no lock. (With `-M` it compacts, and if that is not enough, refuses.)
+//! 2. `datastore/eviction.rs` lets one thread evict at a time. It looks for the shard with the oldest segment, and locks it.
+//!    If items have expired there, it removes those, and evicts nothing.
+//! 3. The victim is the segment at the front of the shard's probation queue, or at times of its main queue
+//!    (`datastore/shard/reclaim.rs`). Its items that were read since they were queued stay; the others are evicted.
+//! 4. Each evicted key gets a record in the log, before it is evicted. Otherwise a restart would bring it back.
+//! 5. The items that stay are appended to the end of the main queue. The index forgets the others, and the segment is given
+//!    back whole, to the pool in `memory.rs`.
+//! 6. This is repeated until what is used is within `-m`, or until there is enough room for this `set`. Then `set` goes on
+//!    with its data block. If eviction cannot free enough, because clients that read slowly or send slowly hold the memory,
+//!    the answer is `SERVER_ERROR out of memory storing object`.
+//!
+//! # The way of a stop
+//!
+//! 1. A signal (`main.rs`), the command `shutdown` (`command/admin.rs`) or [`Running::stop`] calls [`Stopper::stop`]. That
+//!    sets a flag, and wakes the threads that wait for it. From now on no client's next command is begun
+//!    (`connection/conversation.rs`). A server that still replays its log gives up the replay.
+//! 2. The sweeper wakes, and its server is dropped: the end is `Drop for Server` in `connection/server.rs`. It connects to
+//!    its own addresses, so that the acceptors wake, see the flag, and end.
+//! 3. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command finds the end of its input.
+//!    A worker that executes one finishes it, and sends its answer. A client that does not read its answers for 1.5 seconds
+//!    is cut off.
+//! 4. The log writes what is pending, syncs (unless `--fsync never`), and lets go of the file's lock (`aof/mod.rs`). A
+//!    rewrite is abandoned: the old file is whole.
+//! 5. It waits for the acceptors, the dispatcher, the busy workers and the log keeper, but not for ever: a thread that waits
+//!    for the disk must not hold up the end.
+//! 6. [`Running::wait`] returns, and `main` returns the exit code 0.
 //!
 //! # Adding a command
 //!
