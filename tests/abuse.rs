@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "common/random.rs"]
+mod random;
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -17,6 +19,7 @@ use std::thread::JoinHandle;
 
 use common::Client;
 use common::process::{self, Process, eventually};
+use random::Random;
 
 /// So many clients may be connected.
 const PLACES: usize = 48;
@@ -164,20 +167,14 @@ fn random_bytes_are_answered_with_errors_and_nothing_worse() {
         b"stats\r\n",
         b"\0\xff",
     ];
-    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random >> 32) as usize
-    };
+    let mut random = Random(1);
     check(|server, _| {
         for _ in 0..40 {
             let mut noise = Vec::new();
             while noise.len() < 4000 {
-                match next() % 4 {
-                    0 => noise.extend((0..next() % 40).map(|_| next() as u8)),
-                    _ => noise.extend(PIECES[next() % PIECES.len()]),
+                match random.below(4) {
+                    0 => noise.extend((0..random.below(40)).map(|_| random.below(256) as u8)),
+                    _ => noise.extend(PIECES[random.below(PIECES.len())]),
                 }
             }
             let mut client = Client {
@@ -210,7 +207,7 @@ fn a_length_that_no_block_can_have_is_refused_at_once() {
 }
 
 #[test]
-fn a_huge_block_is_swallowed_and_takes_no_memory() {
+fn a_huge_refused_block_is_skipped_without_taking_memory() {
     check(|server, _| {
         // The longest that may be announced, and as much of it as one cares to send.
         let client = process::stream(server.address());
@@ -223,7 +220,7 @@ fn a_huge_block_is_swallowed_and_takes_no_memory() {
 }
 
 #[test]
-fn ten_megabytes_without_a_line_end_are_not_collected() {
+fn ten_megabytes_without_a_line_end_are_not_kept_in_memory() {
     check(|server, _| {
         for start in ["", "get ", "gets ", "set "] {
             let mut client = Client {
@@ -265,7 +262,7 @@ fn a_client_that_sends_a_byte_at_a_time_is_understood() {
 }
 
 #[test]
-fn a_reset_in_the_middle_of_anything_frees_the_place() {
+fn a_connection_reset_at_any_point_frees_the_clients_place() {
     check(|server, other| {
         for half in [
             "get k",
@@ -288,7 +285,7 @@ fn a_reset_in_the_middle_of_anything_frees_the_place() {
 
 /// A web page can make a browser send such requests to a local server, with commands in the body.
 #[test]
-fn what_comes_from_a_browser_is_not_obeyed() {
+fn a_request_from_a_browser_is_not_executed() {
     check(|server, other| {
         for head in ["GET / HTTP/1.1", "POST /x HTTP/1.1"] {
             let mut client = Client {

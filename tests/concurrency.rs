@@ -1,4 +1,5 @@
-//! Many clients at the same keys: each command happens at one moment, wholly, or not at all.
+//! Many clients use the same keys: each command happens completely at one moment, or not at all. The races that one
+//! client must win are in `winners.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -73,50 +74,10 @@ fn no_increment_is_lost() {
         .check("incr n 0\r\n", format!("{}\r\n", CLIENTS * EACH));
 }
 
-/// The way to change a value that no other command can: read it, compute, and store it if nobody was
-/// faster; else once more.
-#[test]
-fn of_those_who_race_with_cas_one_wins_each_round() {
-    const EACH: usize = 50;
-    let server = server("");
-    server.client().check("set n 0 0 1\r\n0\r\n", "STORED\r\n");
-    together(&server, |_, mut client| {
-        let mut won = 0;
-        while won < EACH {
-            let (value, unique) = gets(&mut client, "n");
-            let next = (value.parse::<usize>().expect("it is a number") + 1).to_string();
-            client.send(format!("cas n 0 0 {} {unique}\r\n{next}\r\n", next.len()));
-            match client.line().as_str() {
-                "STORED" => won += 1,
-                other => assert_eq!(other, "EXISTS"),
-            }
-        }
-    });
-    let all = CLIENTS * EACH;
-    assert_eq!(gets(&mut server.client(), "n").0, all.to_string());
-    assert_eq!(server.stat("cas_hits"), all.to_string());
-}
-
-#[test]
-fn of_many_who_add_a_key_one_succeeds() {
-    const KEYS: usize = 200;
-    let server = server("");
-    let stored = AtomicUsize::new(0);
-    together(&server, |number, mut client| {
-        for key in 0..KEYS {
-            let answer = client
-                .send(format!("add k{key} 0 0 1\r\n{number}\r\n"))
-                .line();
-            stored.fetch_add(usize::from(answer == "STORED"), Relaxed);
-        }
-    });
-    assert_eq!(stored.load(Relaxed), KEYS);
-}
-
 /// A value is one letter many times, and how often depends on the letter: parts of two would show.
 /// Its cas unique belongs to it alone, whoever looks.
 #[test]
-fn a_reader_sees_one_writers_value_and_no_mixture() {
+fn a_reader_never_sees_a_mixture_of_two_writers_values() {
     const ROUNDS: usize = 150;
     let server = server("");
     let value = |letter: u8| {
@@ -175,7 +136,7 @@ fn no_append_is_lost() {
 /// Each client stores its keys one after the other. If a flush is one moment, what it leaves of them are
 /// the last ones, without a gap: a flush that went from shard to shard would leave a hole here and there.
 #[test]
-fn a_flush_amid_writers_is_one_moment() {
+fn a_flush_during_writes_happens_at_one_moment() {
     const ROUNDS: usize = 20;
     let server = server("");
     for _ in 0..ROUNDS {

@@ -103,7 +103,7 @@ fn borders(file: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn a_file_that_a_crash_cut_short_anywhere_starts_with_exactly_the_whole_records() {
+fn a_file_cut_short_anywhere_by_a_crash_replays_exactly_its_whole_records() {
     let folder = Folder::new();
     let steps = write_history(&folder.file("whole"));
     let whole = content(&folder.file("whole"));
@@ -146,7 +146,7 @@ fn a_file_that_a_crash_cut_short_anywhere_starts_with_exactly_the_whole_records(
 }
 
 #[test]
-fn a_command_that_a_crash_interrupts_has_happened_whole_or_not_at_all() {
+fn a_command_interrupted_by_a_crash_has_happened_whole_or_not_at_all() {
     for command in [
         "ms k 4 C1 I E9\r\nlate\r\n",
         "md k I x\r\n",
@@ -174,7 +174,7 @@ fn a_command_that_a_crash_interrupts_has_happened_whole_or_not_at_all() {
 }
 
 #[test]
-fn no_flipped_bit_goes_unnoticed() {
+fn every_flipped_bit_of_the_file_is_noticed() {
     let folder = Folder::new();
     write_history(&folder.file("whole"));
     let whole = content(&folder.file("whole"));
@@ -209,7 +209,7 @@ fn no_flipped_bit_goes_unnoticed() {
 }
 
 #[test]
-fn a_damaged_file_is_refused_and_repair_keeps_the_good_part_and_saves_the_rest() {
+fn a_damaged_file_is_refused_and_a_repair_keeps_the_good_part_and_saves_the_rest() {
     let folder = Folder::new();
     let steps = write_history(&folder.file("whole"));
     let whole = content(&folder.file("whole"));
@@ -276,7 +276,7 @@ fn a_repair_changes_nothing_in_a_good_file() {
 }
 
 #[test]
-fn a_file_that_is_something_else_is_refused_and_left_as_it_was() {
+fn a_file_that_is_no_log_is_refused_and_left_unchanged() {
     for other in [
         "Dear diary,\nnothing happened today.\n",
         "Dear diary,\r\nnothing happened today.\r\n",
@@ -295,7 +295,7 @@ fn a_file_that_is_something_else_is_refused_and_left_as_it_was() {
 }
 
 #[test]
-fn a_second_server_on_the_same_file_is_refused_and_the_first_does_not_notice() {
+fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let first = start(&path, "");
@@ -314,7 +314,7 @@ fn a_second_server_on_the_same_file_is_refused_and_the_first_does_not_notice() {
 }
 
 #[test]
-fn a_file_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
+fn a_file_that_cannot_be_opened_is_refused_with_its_name_and_the_reason() {
     let folder = Folder::new();
     check_refused(
         &folder.file("missing/aof"),
@@ -332,7 +332,7 @@ fn a_file_that_cannot_be_had_is_refused_with_its_name_and_the_reason() {
 }
 
 #[test]
-fn a_rewritten_file_says_the_same_in_fewer_bytes_and_keeps_mode_and_link() {
+fn a_rewritten_file_is_smaller_and_keeps_its_content_mode_and_link() {
     let folder = Folder::new();
     let (path, link) = (folder.file("real"), folder.file("aof"));
     symlink(&path, &link).expect("a link can be made");
@@ -359,7 +359,7 @@ fn a_rewritten_file_says_the_same_in_fewer_bytes_and_keeps_mode_and_link() {
 }
 
 #[test]
-fn what_a_crash_left_of_a_rewrite_is_removed() {
+fn the_unfinished_file_of_a_crashed_rewrite_is_removed() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let memory = Memory::open(&path, NOW);
@@ -375,7 +375,7 @@ fn what_a_crash_left_of_a_rewrite_is_removed() {
 }
 
 #[test]
-fn a_rewrite_that_cannot_be_made_is_counted_and_told_and_the_file_goes_on() {
+fn a_failed_rewrite_is_counted_and_printed_and_the_old_file_goes_on() {
     let folder = Folder::new();
     let path = folder.file("aof");
     fs::create_dir(folder.file("aof.rewrite")).expect("a folder can be made");
@@ -445,7 +445,7 @@ fn fill(server: &Process, key: impl Fn(usize) -> String) -> usize {
 }
 
 #[test]
-fn on_a_full_disk_changes_are_refused_and_what_is_there_is_served() {
+fn on_a_full_disk_changes_are_refused_and_reads_are_served() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let flags = format!("-v -c 64 --aof {}", path.display());
@@ -535,7 +535,7 @@ fn on_a_full_disk_every_command_of_a_pipeline_gets_its_own_answer() {
 }
 
 #[test]
-fn a_pipeline_that_fills_the_disk_ends_after_answers_that_are_all_true() {
+fn a_pipeline_that_fills_the_disk_gets_only_true_answers_before_the_connection_closes() {
     // Where in the pipeline the disk is full depends on the size of the records. Without the `get` no answer leaves
     // before the end: there are more records than may be pending, and the first that is refused is one in the middle.
     let cases = [
@@ -592,7 +592,7 @@ fn a_pipeline_that_fills_the_disk_ends_after_answers_that_are_all_true() {
 }
 
 #[test]
-fn a_noreply_change_that_cannot_be_recorded_ends_the_connection() {
+fn a_noreply_change_that_cannot_be_recorded_closes_the_connection() {
     let folder = Folder::new();
     let server = start_on_small_disk(&folder);
     let mut client = server.client();
@@ -608,7 +608,7 @@ fn a_noreply_change_that_cannot_be_recorded_ends_the_connection() {
 }
 
 #[test]
-fn a_long_answer_to_a_change_that_cannot_be_recorded_does_not_begin() {
+fn a_long_answer_to_a_change_that_cannot_be_recorded_is_not_sent_at_all() {
     let folder = Folder::new();
     let server = start_on_small_disk(&folder);
     let mut client = server.client();
@@ -630,7 +630,7 @@ fn a_long_answer_to_a_change_that_cannot_be_recorded_does_not_begin() {
 }
 
 #[test]
-fn a_rewrite_makes_room_for_what_could_not_be_written() {
+fn a_rewrite_makes_room_for_records_that_could_not_be_written() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let flags = format!("-c 8 --aof {} --aof-rewrite-size 16000", path.display());
@@ -651,7 +651,7 @@ fn a_rewrite_makes_room_for_what_could_not_be_written() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_rewritten_though_it_is_small() {
+fn a_small_file_that_cannot_be_written_is_rewritten() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let flags = format!("-c 8 --aof {}", path.display());
@@ -667,7 +667,7 @@ fn a_file_that_cannot_be_written_is_rewritten_though_it_is_small() {
 }
 
 #[test]
-fn on_a_full_disk_a_rewrite_makes_room() {
+fn a_rewrite_after_a_restart_makes_room_on_a_full_disk() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let server = start_on_small_disk(&folder);
@@ -687,7 +687,7 @@ fn on_a_full_disk_a_rewrite_makes_room() {
 }
 
 #[test]
-fn a_disk_that_is_full_from_the_beginning_is_a_reason_not_to_start() {
+fn a_server_does_not_start_on_a_full_disk_but_starts_when_there_is_room() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let flags = format!("-p 0 -c 8 --aof {}", path.display());

@@ -13,6 +13,8 @@
 )]
 
 mod common;
+#[path = "common/random.rs"]
+mod random;
 
 use std::collections::{HashMap, VecDeque};
 use std::env;
@@ -21,13 +23,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use common::{Client, memcached::Memcached, shortened};
+use random::Random;
 
 /// Its modern defaults have a thread that now and then holds an item, and while it does, a number is not
 /// changed in place but replaced: without spaces behind it, and without its marks.
 const OPTIONS: &str = "-o no_modern -m 1024";
 
 #[test]
-fn random_commands_get_the_same_answers_as_from_a_real_memcached() {
+fn random_commands_get_the_same_answers_from_rustmemc_and_memcached() {
     let program = match Memcached::find((1, 6, 45)) {
         Ok(program) => program,
         Err(why) => return println!("skipped: {why}"),
@@ -63,7 +66,7 @@ fn compare(program: &PathBuf, seed: u64, commands: u64) {
         }
     }
     let mut generator = Generator {
-        state: seed,
+        random: Random(seed),
         key: "a".to_owned(),
     };
     let mut last = VecDeque::new();
@@ -266,7 +269,7 @@ struct Line {
 /// - lines over 2,048 bytes: whether they are refused depends on how the network cuts them up;
 /// - `stats`, and the commands that tune memcached's own insides.
 struct Generator {
-    state: u64,
+    random: Random,
     key: String,
 }
 
@@ -287,13 +290,8 @@ const OTHERS: &str = "version|version x|mn|mn x|verbosity 0|verbosity|verbosity 
     \tget a|getx a|get\ta|mget a|mx a|post / HTTP/1.1|quit";
 
 impl Generator {
-    /// The next number below `limit`, by SplitMix64.
     fn below(&mut self, limit: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % limit as u64) as usize
+        self.random.below(limit)
     }
 
     fn one_in(&mut self, n: usize) -> bool {

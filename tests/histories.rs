@@ -217,7 +217,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn replaying_the_file_gives_the_very_state_that_memory_held(
+    fn replaying_any_history_gives_exactly_the_state_that_memory_held(
         history in prop::collection::vec(event(), 1..100),
         room in prop::sample::select(vec![LITTLE, LITTLE, ENOUGH]),
         rewritten_at_the_end: bool,

@@ -168,18 +168,18 @@ fn compare(before: &str, prepare: impl Fn(&Path)) {
 }
 
 #[test]
-fn the_file_of_a_real_run_makes_a_real_memcached_hold_the_same() {
+fn the_log_of_a_run_gives_memcached_the_same_items() {
     compare("", |_| ());
 }
 
 #[test]
-fn so_does_one_with_a_flush_in_it() {
+fn the_log_of_a_run_with_a_flush_gives_memcached_the_same_items() {
     let flushed = "set flushed 0 0 1\r\n1\r\nset text 0 0 1\r\n1\r\nflush_all\r\n";
     compare(flushed, |_| ());
 }
 
 #[test]
-fn so_does_one_that_was_rewritten() {
+fn a_rewritten_log_gives_memcached_the_same_items() {
     compare("", |file| {
         let before = content(file).len();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);

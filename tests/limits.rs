@@ -54,7 +54,7 @@ fn one_client_too_many_is_told_so_and_counted() {
 
 /// The refused client may have sent its first command before it is told; it reads the answer all the same.
 #[test]
-fn a_refused_client_that_was_quick_to_ask_reads_why() {
+fn a_refused_client_that_has_sent_a_command_still_reads_the_reason() {
     let server = process::spawn("-c 1");
     let mut first = server.client();
     first.check("version\r\n", VERSION);
@@ -67,7 +67,7 @@ fn a_refused_client_that_was_quick_to_ask_reads_why() {
 }
 
 #[test]
-fn a_place_that_becomes_free_is_used_by_the_next() {
+fn a_freed_place_is_used_by_the_next_client() {
     let server = process::spawn("-c 2");
     let mut stays = server.client();
     stays.check("version\r\n", VERSION);
@@ -85,7 +85,7 @@ fn a_place_that_becomes_free_is_used_by_the_next() {
 
 /// The only test that has to wait.
 #[test]
-fn a_client_that_says_nothing_for_too_long_is_hung_up_on_in_silence() {
+fn a_client_that_is_idle_for_too_long_is_disconnected_without_a_message() {
     let server = process::spawn("--idle-timeout 1");
     let mut nothing = server.client();
     let mut half_a_line = server.client();
@@ -321,7 +321,7 @@ fn limit_threads(server: &Process, user: &str, threads: usize) {
 }
 
 #[test]
-fn without_more_threads_it_serves_what_it_can_and_tells_the_rest() {
+fn a_server_out_of_threads_serves_what_it_can_and_tells_the_other_clients() {
     const THREADS: usize = 40;
     const CLIENTS: usize = 100;
     let Some(user) = as_limited_user("without_more_threads_it_serves_what_it_can", 0) else {
@@ -403,7 +403,7 @@ fn a_server_that_gets_no_thread_for_itself_says_so_in_a_sentence() {
 
 /// A buffer that stayed as large as the largest request would add up.
 #[test]
-fn a_client_that_was_served_much_and_idles_costs_little() {
+fn an_idle_client_that_was_served_much_costs_little_memory() {
     const CLIENTS: u64 = 50;
     let server = process::spawn("");
     let mut first = server.client();

@@ -41,7 +41,7 @@ fn check_later(seconds: u32, before: impl Fn(&Memory), after: impl Fn(&Memory)) 
 }
 
 #[test]
-fn what_the_storage_commands_made_is_there() {
+fn items_stored_by_classic_commands_survive_a_restart() {
     let long = "0123456789".repeat(50_000);
     let set_long = format!("set long 0 0 500000\r\n{long}\r\n");
     let has_long = format!("VALUE long 0 500000\r\n{long}\r\nEND\r\n");
@@ -81,7 +81,7 @@ fn what_the_storage_commands_made_is_there() {
 }
 
 #[test]
-fn a_value_may_be_any_bytes_also_those_of_the_file_itself() {
+fn values_of_any_bytes_survive_a_restart_even_if_they_look_like_the_log() {
     let anything: Vec<u8> = (0..=255).collect();
     let set = [&b"set any 0 0 256\r\n"[..], &anything, b"\r\n"].concat();
     let has = [&b"VALUE any 0 256\r\n"[..], &anything, b"\r\nEND\r\n"].concat();
@@ -107,7 +107,7 @@ fn a_value_may_be_any_bytes_also_those_of_the_file_itself() {
 }
 
 #[test]
-fn what_was_counted_is_there_as_a_sum() {
+fn results_of_incr_and_decr_survive_a_restart() {
     check(
         |memory| {
             memory
@@ -131,7 +131,7 @@ fn what_was_counted_is_there_as_a_sum() {
 }
 
 #[test]
-fn an_item_has_as_long_to_live_as_if_nothing_had_happened() {
+fn an_item_expires_at_the_same_time_with_or_without_a_restart() {
     let set = |memory: &Memory| {
         memory
             .check("set soon 0 20 1\r\ns\r\n", "STORED\r\n")
@@ -157,7 +157,7 @@ fn an_item_has_as_long_to_live_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn a_touch_counts_also_for_an_item_that_would_have_ended_before_the_restart() {
+fn a_touched_item_survives_a_restart_after_its_first_expiry() {
     check_later(
         100,
         |memory| {
@@ -191,7 +191,7 @@ fn a_touch_counts_also_for_an_item_that_would_have_ended_before_the_restart() {
 }
 
 #[test]
-fn an_earlier_end_counts_as_well() {
+fn an_expiry_that_a_touch_made_earlier_survives_a_restart() {
     check_later(
         10,
         |memory| {
@@ -214,7 +214,7 @@ fn an_earlier_end_counts_as_well() {
 }
 
 #[test]
-fn what_is_gone_stays_gone() {
+fn deleted_items_stay_deleted_after_a_restart() {
     check(
         |memory| {
             for key in ["delete", "md", "quiet", "large", "again", "kept"] {
@@ -242,7 +242,7 @@ fn what_is_gone_stays_gone() {
 }
 
 #[test]
-fn what_the_meta_commands_stored_is_there() {
+fn items_stored_by_meta_commands_survive_a_restart() {
     check(
         |memory| {
             memory
@@ -273,7 +273,7 @@ fn what_the_meta_commands_stored_is_there() {
 }
 
 #[test]
-fn a_unique_of_0_is_one_like_any_other() {
+fn a_cas_unique_of_0_survives_a_restart_like_any_other() {
     check(
         |memory| {
             memory
@@ -291,7 +291,7 @@ fn a_unique_of_0_is_one_like_any_other() {
 }
 
 #[test]
-fn a_stale_item_is_still_stale_and_can_be_won_again() {
+fn a_stale_item_is_still_stale_after_a_restart_and_can_be_won_again() {
     check(
         |memory| {
             memory
@@ -321,7 +321,7 @@ fn a_stale_item_is_still_stale_and_can_be_won_again() {
 }
 
 #[test]
-fn any_key_is_found_again() {
+fn keys_of_any_bytes_survive_a_restart() {
     let longest = "k".repeat(250);
     check(
         |memory| {
@@ -359,7 +359,7 @@ fn any_key_is_found_again() {
 }
 
 #[test]
-fn a_key_with_a_control_character_is_still_spelled_as_it_was() {
+fn a_key_with_a_control_character_is_shown_the_same_after_a_restart() {
     check(
         |memory| {
             memory.check("set with\ttab 0 0 1\r\n1\r\n", "STORED\r\n");
@@ -385,7 +385,7 @@ fn a_long_key_with_a_control_character_does_not_make_the_file_unreadable() {
 }
 
 #[test]
-fn a_flush_is_remembered() {
+fn flushed_items_stay_flushed_after_a_restart() {
     check(
         |memory| {
             memory
@@ -420,7 +420,7 @@ fn a_delayed_flush_still_comes_after_a_restart() {
 }
 
 #[test]
-fn a_flush_that_came_due_while_nobody_was_there_takes_everything() {
+fn a_flush_that_came_due_while_the_server_was_down_removes_everything() {
     let folder = Folder::new();
     let memory = Memory::open(&folder.file("aof"), NOW);
     memory
@@ -436,7 +436,7 @@ fn a_flush_that_came_due_while_nobody_was_there_takes_everything() {
 }
 
 #[test]
-fn a_delayed_flush_that_was_called_off_does_not_come() {
+fn a_cancelled_delayed_flush_does_not_happen_after_a_restart() {
     for other in [
         "flush_all\r\n",
         "flush_all 2592001\r\n",
@@ -458,7 +458,7 @@ fn a_delayed_flush_that_was_called_off_does_not_come() {
 }
 
 #[test]
-fn a_unique_read_before_the_restart_is_good_after_it() {
+fn a_cas_unique_read_before_a_restart_is_valid_after_it() {
     check(
         |memory| {
             memory
@@ -494,7 +494,7 @@ fn check_next_unique(last: impl Fn(&Memory) -> u64) {
 }
 
 #[test]
-fn uniques_go_on_where_they_were() {
+fn no_cas_unique_is_repeated_after_a_restart() {
     check_next_unique(|memory| {
         for _ in 0..10 {
             memory.check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
@@ -504,7 +504,7 @@ fn uniques_go_on_where_they_were() {
 }
 
 #[test]
-fn uniques_go_on_where_they_were_also_if_the_last_is_of_an_item_that_is_gone() {
+fn no_cas_unique_is_repeated_after_a_restart_even_if_its_item_is_gone() {
     for gone in [
         "delete k\r\n",
         "flush_all\r\n",
@@ -527,7 +527,7 @@ fn uniques_go_on_where_they_were_also_if_the_last_is_of_an_item_that_is_gone() {
 }
 
 #[test]
-fn uniques_go_on_where_they_were_also_if_the_last_is_of_a_stale_item() {
+fn no_cas_unique_is_repeated_after_a_restart_even_if_its_item_is_stale() {
     check_next_unique(|memory| {
         memory
             .check("set k 0 0 1\r\n1\r\n", "STORED\r\n")
@@ -537,7 +537,7 @@ fn uniques_go_on_where_they_were_also_if_the_last_is_of_a_stale_item() {
 }
 
 #[test]
-fn uniques_go_on_where_they_were_also_if_the_last_is_of_an_item_that_ended_at_once() {
+fn no_cas_unique_is_repeated_after_a_restart_even_if_its_item_expired_at_once() {
     check_next_unique(|memory| {
         let answer = memory.say("ms k 1 T-1 c\r\n1\r\n");
         let answer = String::from_utf8(answer).expect("plain text");
@@ -549,7 +549,7 @@ fn uniques_go_on_where_they_were_also_if_the_last_is_of_an_item_that_ended_at_on
 }
 
 #[test]
-fn what_was_evicted_does_not_come_back_even_if_it_was_deleted_since() {
+fn an_evicted_item_does_not_come_back_after_a_restart_even_if_it_was_deleted_since() {
     const ROOM: usize = 512 << 10;
     let folder = Folder::new();
     let memory = Memory::open_within(&folder.file("aof"), NOW, ROOM);
@@ -576,7 +576,7 @@ fn what_was_evicted_does_not_come_back_even_if_it_was_deleted_since() {
 }
 
 #[test]
-fn with_less_room_some_of_it_is_kept_and_the_rest_does_not_come_back_later() {
+fn a_restart_with_less_memory_keeps_some_items_and_the_rest_does_not_come_back() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let memory = Memory::open(&path, NOW);
@@ -598,7 +598,7 @@ fn with_less_room_some_of_it_is_kept_and_the_rest_does_not_come_back_later() {
 }
 
 #[test]
-fn what_expired_long_ago_takes_no_room_from_what_is_there() {
+fn items_that_expired_long_ago_take_no_room_from_living_ones_in_a_replay() {
     const ROOM: usize = 512 << 10;
     let folder = Folder::new();
     let memory = Memory::open_within(&folder.file("aof"), NOW, ROOM);
@@ -621,7 +621,7 @@ fn what_expired_long_ago_takes_no_room_from_what_is_there() {
 }
 
 #[test]
-fn a_replayed_file_is_measured_against_what_is_alive_in_it() {
+fn the_growth_of_a_replayed_file_is_measured_against_its_living_items() {
     let folder = Folder::new();
     let memory = Memory::open(&folder.file("aof"), NOW);
     let value = "v".repeat(100);

@@ -83,7 +83,7 @@ fn work(mut client: Client, number: usize, received: &AtomicU64) {
 }
 
 #[test]
-fn on_a_signal_it_ends_at_once_and_between_two_answers() {
+fn a_signal_stops_the_server_at_once_and_cuts_no_answer() {
     for (signal, idle) in [("INT", 50), ("TERM", 500)] {
         let server = process::spawn("");
         let mut idle: Vec<Client> = (0..idle).map(|_| server.client()).collect();
@@ -106,7 +106,7 @@ fn on_a_signal_it_ends_at_once_and_between_two_answers() {
 }
 
 #[test]
-fn a_client_that_does_not_take_its_answers_does_not_hold_up_the_end() {
+fn a_client_that_reads_no_answers_does_not_delay_the_stop() {
     // More than the system buffers: a worker that has begun to send this waits for the client.
     let bytes = 32 << 20;
     let server = process::spawn("-m 128 -I 64m");
@@ -121,7 +121,7 @@ fn a_client_that_does_not_take_its_answers_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_client_that_stops_in_the_middle_of_a_command_does_not_hold_up_the_end() {
+fn a_client_in_the_middle_of_a_command_does_not_delay_the_stop() {
     let server = process::spawn("");
     let mut clients = Vec::new();
     for half in [
@@ -143,12 +143,12 @@ fn a_client_that_stops_in_the_middle_of_a_command_does_not_hold_up_the_end() {
 
 /// Where every address is listened on, there is none that the server could wake its own acceptor with.
 #[test]
-fn it_ends_also_when_it_listens_everywhere() {
+fn a_server_that_listens_on_all_addresses_stops_too() {
     check(process::spawn("-l 0.0.0.0"), |server| server.signal("TERM"));
 }
 
 #[test]
-fn the_next_server_has_the_port_at_once() {
+fn the_next_server_gets_the_port_at_once() {
     let server = process::spawn("");
     let address = server.address();
     let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
@@ -162,7 +162,7 @@ fn the_next_server_has_the_port_at_once() {
 }
 
 #[test]
-fn the_command_shutdown_ends_it_where_it_is_allowed() {
+fn the_shutdown_command_stops_the_server_where_it_is_allowed() {
     for command in ["shutdown\r\n", "shutdown graceful\r\n"] {
         let server = process::spawn("-A");
         let (mut client, mut other) = (server.client(), server.client());

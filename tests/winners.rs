@@ -67,7 +67,7 @@ fn unique(author: &mut Client) -> String {
 }
 
 #[test]
-fn of_32_readers_of_a_missing_key_one_is_to_bring_the_value() {
+fn of_32_readers_of_a_missing_key_one_wins_the_right_to_store_it() {
     let prepare = |author: &mut Client| {
         author.check("flush_all\r\n", "OK\r\n");
         "mg k v N30\r\n".to_owned()
@@ -76,7 +76,7 @@ fn of_32_readers_of_a_missing_key_one_is_to_bring_the_value() {
 }
 
 #[test]
-fn of_32_readers_of_a_stale_value_one_is_to_bring_a_new_one_after_every_invalidation() {
+fn of_32_readers_of_a_stale_value_one_wins_after_each_invalidation() {
     let mut first = true;
     let prepare = |author: &mut Client| {
         // Stored once; the rounds after the first only invalidate it again.
@@ -90,7 +90,7 @@ fn of_32_readers_of_a_stale_value_one_is_to_bring_a_new_one_after_every_invalida
 }
 
 #[test]
-fn of_32_readers_of_a_value_that_ends_soon_one_is_to_renew_it() {
+fn of_32_readers_of_a_value_that_expires_soon_one_wins() {
     let prepare = |author: &mut Client| {
         author.check("ms k 1 T20\r\n1\r\n", "HD\r\n");
         "mg k R30 v\r\n".to_owned()
@@ -108,7 +108,7 @@ fn of_32_clients_that_add_the_same_key_one_stores_it() {
 }
 
 #[test]
-fn of_32_clients_that_know_the_same_unique_one_stores_its_value() {
+fn of_32_clients_that_send_the_same_cas_unique_one_stores_its_value() {
     let prepare = |author: &mut Client| {
         author.check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
         format!("cas k 0 0 1 {}\r\n2\r\n", unique(author))

@@ -322,26 +322,4 @@ mod tests {
                 .starts_with("md k I T0 E7 O")
         );
     }
-
-    #[test]
-    fn every_flipped_bit_of_a_line_is_noticed() {
-        let text = written(&Record::Put(item(b"key", b"value")));
-        let line = text
-            .split_inclusive('\n')
-            .next()
-            .expect("there is one")
-            .as_bytes();
-        assert!(parse(line).is_ok());
-        for place in 0..line.len() {
-            for bit in 0..8 {
-                let mut changed = line.to_vec();
-                changed[place] ^= 1 << bit;
-                let is_data_checksum = place > line.len() - 11 && parse(&changed).is_ok();
-                assert!(
-                    is_data_checksum || parse(&changed).is_err(),
-                    "{place}.{bit}: {changed:?}"
-                );
-            }
-        }
-    }
 }

@@ -144,6 +144,24 @@ impl Process {
             .sum()
     }
 
+    /// How often the thread of this name has gone to sleep to wait for something.
+    #[track_caller]
+    pub fn waits(&self, name: &str) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let mut tasks = tasks.expect("it still runs").flatten();
+        let read = |task: &std::fs::DirEntry, file| {
+            // A thread may have ended meanwhile.
+            std::fs::read_to_string(task.path().join(file)).unwrap_or_default()
+        };
+        let task = tasks.find(|task| read(task, "comm").trim() == name);
+        let status = read(&task.expect("it has such a thread"), "status");
+        let waits = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let waits = waits.and_then(|waits| waits.trim().parse().ok());
+        waits.expect("the system counts them")
+    }
+
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.pid());
