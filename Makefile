@@ -13,8 +13,13 @@ help: ## list the targets (this is the default)
 run: ## build for speed and serve on 127.0.0.1:11211; ARGS="-vv -m 256" passes flags
 	cargo run --release --quiet -- $(ARGS)
 
-test: ## run every test
-	cargo test --quiet
+test: ## run every test, and name those that were passed over, and why
+	@export PASSED_OVER=$$(mktemp); \
+	cargo test --quiet; status=$$?; \
+	echo "passed over: $$(wc -l < "$$PASSED_OVER")"; \
+	sort "$$PASSED_OVER" | sed 's/^/  /'; \
+	rm -f "$$PASSED_OVER"; \
+	exit $$status
 
 conversations: ## play tests/conversations; TARGET=host:port holds another server to them, OPTIONS="-M" names its flags
 	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations -- --nocapture

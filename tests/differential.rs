@@ -31,9 +31,8 @@ const OPTIONS: &str = "-o no_modern -m 1024";
 
 #[test]
 fn random_commands_get_the_same_answers_from_rustmemc_and_memcached() {
-    let program = match Memcached::find((1, 6, 45)) {
-        Ok(program) => program,
-        Err(why) => return println!("skipped: {why}"),
+    let Some(program) = Memcached::find((1, 6, 45)) else {
+        return;
     };
     let number = |name| {
         env::var(name)

@@ -8,12 +8,12 @@
 
 mod common;
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::Client;
-use common::process::{self, Process, eventually};
+use common::process::{self, Process, eventually, passed_over};
 
 const VERSION: &str = "VERSION 1.6.45\r\n";
 
@@ -279,8 +279,8 @@ fn clients_that_come_at_once_are_served_at_once() {
 }
 
 /// A command that runs another one, given behind it, as a user who has no other threads and whose limit on threads
-/// binds. (The superuser's does not.) If there is no such command here, this is said, and the test is passed over.
-fn as_limited_user(test: &str, number: u32) -> Option<String> {
+/// binds. (The superuser's does not.) If there is no such command here, the test is passed over.
+fn as_limited_user(number: u32) -> Option<String> {
     let id = 20_000 + (std::process::id() * 8 + number) % 40_000;
     let candidates = [
         format!("setpriv --reuid={id} --regid={id} --clear-groups"),
@@ -298,11 +298,7 @@ fn as_limited_user(test: &str, number: u32) -> Option<String> {
     };
     let found = candidates.into_iter().find(works);
     if found.is_none() {
-        // Past what catches the output of a test.
-        let _ = writeln!(
-            io::stderr(),
-            "{test}: PASSED OVER, a limit on threads cannot be set here"
-        );
+        passed_over("a limit on threads cannot be set here");
     }
     found
 }
@@ -324,7 +320,7 @@ fn limit_threads(server: &Process, user: &str, threads: usize) {
 fn a_server_out_of_threads_serves_what_it_can_and_tells_the_other_clients() {
     const THREADS: usize = 40;
     const CLIENTS: usize = 100;
-    let Some(user) = as_limited_user("without_more_threads_it_serves_what_it_can", 0) else {
+    let Some(user) = as_limited_user(0) else {
         return;
     };
     let server = process::spawn_after(
@@ -385,7 +381,7 @@ fn a_server_out_of_threads_serves_what_it_can_and_tells_the_other_clients() {
 
 #[test]
 fn a_server_that_gets_no_thread_for_itself_says_so_in_a_sentence() {
-    let Some(user) = as_limited_user("a_server_that_gets_no_thread_for_itself", 1) else {
+    let Some(user) = as_limited_user(1) else {
         return;
     };
     for threads in 1..=OWN_THREADS {

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::process::eventually;
+use super::process::{eventually, passed_over};
 
 /// A real memcached in a process of its own, as long as it is in scope.
 pub struct Memcached {
@@ -12,24 +12,45 @@ pub struct Memcached {
     process: Child,
 }
 
+/// The numbers of a release: 1.6.45.
+pub type Release = (u32, u32, u32);
+
 impl Memcached {
-    /// The program, if it is of this release or a later one, or why there is none.
-    pub fn find(release: (u32, u32, u32)) -> Result<PathBuf, String> {
+    /// The program, if it is of this release or a later one. Otherwise the test that asks is passed over.
+    pub fn find(release: Release) -> Option<PathBuf> {
+        let (program, found) = Memcached::find_any()?;
+        if found < release {
+            let (major, minor, patch) = release;
+            passed_over(&format!(
+                "memcached {major}.{minor}.{patch} is needed, and {} is {}.{}.{}",
+                program.display(),
+                found.0,
+                found.1,
+                found.2
+            ));
+            return None;
+        }
+        Some(program)
+    }
+
+    /// The program of any release, and the release. If there is none, the test that asks is passed over.
+    pub fn find_any() -> Option<(PathBuf, Release)> {
         let named = std::env::var_os("MEMCACHED").filter(|name| !name.is_empty());
         let program = PathBuf::from(named.unwrap_or_else(|| "memcached".into()));
-        let said = Command::new(&program).arg("-V").output();
-        let said =
-            said.map_err(|error| format!("no memcached: {} ({error})", program.display()))?;
-        let said = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+        let said = match Command::new(&program).arg("-V").output() {
+            Ok(said) => String::from_utf8_lossy(&said.stdout).trim().to_owned(),
+            Err(error) => {
+                let name = program.display();
+                passed_over(&format!("there is no memcached: {name} ({error})"));
+                return None;
+            }
+        };
         let mut numbers = said
             .trim_start_matches("memcached ")
             .split('.')
             .map(|part| part.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
-        match (next(), next(), next()) < release {
-            true => Err(format!("{} is {said}, which is too old", program.display())),
-            false => Ok(program),
-        }
+        Some((program, (next(), next(), next())))
     }
 
     /// Starts it with these flags, beside those that it needs to be found and to harm nobody.
