@@ -29,7 +29,7 @@ pub struct Clients {
     /// When a client was last refused.
     refused: Mutex<Option<Instant>>,
     /// While the server stops: clients that have received their last answer. Their sockets stay open until the end.
-    parting: Mutex<Vec<Arc<Client>>>,
+    finished: Mutex<Vec<Arc<Client>>>,
     /// A permit has come back.
     changed: Condvar,
     stopper: Stopper,
@@ -45,7 +45,7 @@ pub struct Client {
     /// When it last sent something, by the store's clock.
     pub last_command: AtomicU32,
     /// Whether the server waits for this client (and not the other way round).
-    pub waited_for: AtomicBool,
+    pub awaits_command: AtomicBool,
 }
 
 /// A connection's right to be served. Dropping it gives it back.
@@ -66,7 +66,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.clients.stopping() {
-            lock(&self.clients.parting).push(Arc::clone(&self.client));
+            lock(&self.clients.finished).push(Arc::clone(&self.client));
         }
         lock(&self.clients.admitted).remove(&self.number);
         self.clients.changed.notify_all();
@@ -84,7 +84,7 @@ impl Clients {
             limit,
             admitted: Mutex::default(),
             refused: Mutex::default(),
-            parting: Mutex::default(),
+            finished: Mutex::default(),
             changed: Condvar::new(),
             stopper,
         }
@@ -124,7 +124,7 @@ impl Clients {
             stream,
             address,
             last_command: AtomicU32::new(now),
-            waited_for: AtomicBool::new(true),
+            awaits_command: AtomicBool::new(true),
         });
         admitted.insert(number, Arc::clone(&client));
         Ok(Permit {
@@ -152,7 +152,7 @@ impl Clients {
     /// Closes all connections: nothing more is read from them, and commands that are being executed are finished and
     /// answered. Waits for that, but not longer than `grace`: a client that does not read its answers must not hold
     /// up the end, and is cut off. Returns how many clients were cut off.
-    pub fn hang_up(&self, grace: Duration) -> usize {
+    pub fn close_all(&self, grace: Duration) -> usize {
         let admitted = lock(&self.admitted);
         for client in admitted.values() {
             // This fails if the client has just hung up, which is just as good.
@@ -168,9 +168,9 @@ impl Clients {
             let _ = client.stream.shutdown(Shutdown::Both);
         }
         drop(admitted);
-        if !lock(&self.parting).is_empty() {
+        if !lock(&self.finished).is_empty() {
             std::thread::sleep(LAST_ANSWER_GRACE);
-            lock(&self.parting).clear();
+            lock(&self.finished).clear();
         }
         left
     }
@@ -183,7 +183,7 @@ impl Clients {
                 .stream
                 .local_addr()
                 .map_or_else(|_| "?".into(), |address| address.to_string());
-            let state = if client.waited_for.load(Relaxed) {
+            let state = if client.awaits_command.load(Relaxed) {
                 "conn_read"
             } else {
                 "conn_parse_cmd"

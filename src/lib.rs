@@ -165,7 +165,7 @@
 //! 6. **Memory is counted as it really is, and stays within `-m`**: memory is reserved before it is taken
 //!    (`datastore/reserve.rs`), and each piece is counted by the value that holds it ([`memory`]).
 //! 7. **A broken request costs its own answer and nothing else.** The next command on that connection
-//!    is understood ([`protocol::Parsed::data_block`]); only a line without end and a browser's are hung up
+//!    is understood ([`protocol::Parsed::data_length`]); only a line without end and a browser's are hung up
 //!    on, and data whose length cannot be read is read as commands.
 //! 8. **A panic in one worker is that client's problem alone.** No lock that it poisons reaches another
 //!    ([`datastore`], [`clients`]), its worker survives (`connection/server.rs`), and there is none to

@@ -3,7 +3,7 @@
 use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
 use crate::item::{Expiry, UnixTime};
-use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in};
+use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in_value};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
@@ -55,7 +55,7 @@ pub fn apply(
         None => None,
         Some((created, number)) => Some((
             number,
-            store.reserve_for(key, created.finally, number.to_string().as_bytes())?,
+            store.reserve_for(key, created.final_exptime, number.to_string().as_bytes())?,
         )),
     };
     // A number has up to 20 digits.
@@ -82,7 +82,7 @@ pub fn apply(
     if request.compare.is_some_and(|unique| unique != old.cas) {
         return Ok(Outcome::Exists(old.cas));
     }
-    let number = number_in(&old.value()).ok_or(ProtocolError::NotNumeric)?;
+    let number = number_in_value(&old.value()).ok_or(ProtocolError::NotNumeric)?;
     let number = match request.direction {
         Direction::Up => number.wrapping_add(request.delta),
         Direction::Down => number.saturating_sub(request.delta),

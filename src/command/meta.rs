@@ -9,7 +9,7 @@ use super::{arithmetic, storage};
 use crate::datastore::{Bump, Datastore, PendingItem};
 use crate::item::{Expiry, Item, UnixTime};
 use crate::protocol::{
-    Arithmetic, Key, MetaDelete, MetaGet, ProtocolError, Shown, ShownFlag, Storage,
+    Arithmetic, Key, MetaDelete, MetaGet, ProtocolError, ReturnFlag, ReturnFlags, Storage,
 };
 use crate::serialization::{Code, Flag, Meta, Response, Value};
 use crate::stats::{Counter, Counts};
@@ -39,7 +39,7 @@ pub fn get<'a>(
     }
     // Room for an item that may have to be created, while no lock is held.
     let pending = match request.vivify {
-        Some(created) => store.reserve_for(key, created.finally, b"").ok(),
+        Some(created) => store.reserve_for(key, created.final_exptime, b"").ok(),
         None => None,
     };
     let mut guard = store.lock_key(key);
@@ -99,19 +99,19 @@ impl<'a> Found<'a> {
         let mut expiry = if is_new { Expiry::NEVER } else { item.expiry };
         let mut wins = is_new;
         let mut flags = Vec::new();
-        for flag in request.shown.flags() {
+        for flag in request.return_flags.flags() {
             match flag {
-                ShownFlag::Touch => {
+                ReturnFlag::Touch => {
                     expiry = request
                         .touch
                         .map_or(expiry, |exptime| exptime.expiry(now()))
                 }
-                ShownFlag::Vivify if is_new => {
+                ReturnFlag::Vivify if is_new => {
                     expiry = request
                         .vivify
                         .map_or(expiry, |created| created.exptime.expiry(now()));
                 }
-                ShownFlag::Recache if !is_new && !marks.won => {
+                ReturnFlag::Recache if !is_new && !marks.won => {
                     let soon = request
                         .recache
                         .and_then(|exptime| exptime.expiry(now()).time());
@@ -120,19 +120,19 @@ impl<'a> Found<'a> {
                         .zip(soon)
                         .is_some_and(|(end, soon)| end < soon);
                 }
-                ShownFlag::Vivify | ShownFlag::Recache => {}
-                ShownFlag::Opaque(opaque) => flags.push(Flag::Opaque(opaque)),
-                ShownFlag::Key => {
+                ReturnFlag::Vivify | ReturnFlag::Recache => {}
+                ReturnFlag::Opaque(opaque) => flags.push(Flag::Opaque(opaque)),
+                ReturnFlag::Key => {
                     flags.push(Flag::Key(item.key().to_vec().into(), marks.binary_key))
                 }
-                ShownFlag::Cas => flags.push(Flag::Cas(item.cas)),
-                ShownFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
-                ShownFlag::Hit => flags.push(Flag::Hit(item.fetched)),
-                ShownFlag::LastAccess => {
+                ReturnFlag::Cas => flags.push(Flag::Cas(item.cas)),
+                ReturnFlag::ClientFlags => flags.push(Flag::ClientFlags(item.flags)),
+                ReturnFlag::Hit => flags.push(Flag::Hit(item.fetched)),
+                ReturnFlag::LastAccess => {
                     flags.push(Flag::LastAccess(now().saturating_sub(item.last_access)));
                 }
-                ShownFlag::Size => flags.push(Flag::Size(item.value_length())),
-                ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now()))),
+                ReturnFlag::Size => flags.push(Flag::Size(item.value_length())),
+                ReturnFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now()))),
             }
         }
         if marks.won {
@@ -161,7 +161,7 @@ impl<'a> Found<'a> {
         counts.add(commands);
         counts.add(hits);
         let has_it_already = request.compare == Some(self.item.cas);
-        let code = match request.shown.value && !has_it_already {
+        let code = match request.return_flags.value && !has_it_already {
             true => Code::Value(Value::Of(self.item)),
             false => Code::Done,
         };
@@ -177,35 +177,42 @@ impl<'a> Found<'a> {
 fn missed<'a>(request: &MetaGet<'a>, counts: &Counts) -> Response<'a> {
     counts.add(Counter::CmdGet);
     counts.add(Counter::GetMisses);
-    let flags = echoed(&request.key, &request.shown);
+    let flags = echoed(&request.key, &request.return_flags);
     Response::Meta(Meta {
         code: Code::Miss,
         flags,
-        hidden: request.shown.quiet,
+        hidden: request.return_flags.quiet,
     })
 }
 
 /// `ms`
 pub fn set<'a>(
     request: &Storage<'a>,
-    shown: &Shown<'a>,
+    return_flags: &ReturnFlags<'a>,
     pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
     let (code, cas, bytes) = match storage::store(request, pending, store, counts)? {
         storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
-        storage::Outcome::NotStored(unmet) => (Code::NotStored(unmet), 0, request.bytes),
+        storage::Outcome::NotStored(condition) => (Code::NotStored(condition), 0, request.bytes),
         storage::Outcome::Exists(cas) => (Code::Exists(cas), 0, request.bytes),
         storage::Outcome::NotFound => (Code::NotFound, 0, request.bytes),
     };
-    let flags = shown.flags().filter_map(|flag| match flag {
-        ShownFlag::Cas => Some(Flag::Cas(cas)),
-        ShownFlag::Size => Some(Flag::Size(bytes)),
-        flag => echo(flag, &request.key),
+    let flags = return_flags.flags().filter_map(|flag| match flag {
+        ReturnFlag::Cas => Some(Flag::Cas(cas)),
+        ReturnFlag::Size => Some(Flag::Size(bytes)),
+        ReturnFlag::Opaque(_) | ReturnFlag::Key => echo(flag, &request.key),
+        ReturnFlag::ClientFlags
+        | ReturnFlag::Hit
+        | ReturnFlag::LastAccess
+        | ReturnFlag::Ttl
+        | ReturnFlag::Touch
+        | ReturnFlag::Vivify
+        | ReturnFlag::Recache => None,
     });
     let flags = flags.collect();
-    let hidden = shown.quiet && matches!(code, Code::Done);
+    let hidden = return_flags.quiet && matches!(code, Code::Done);
     Ok(Response::Meta(Meta {
         code,
         flags,
@@ -249,10 +256,10 @@ pub fn delete<'a>(
             Code::Done
         }
     };
-    let hidden = request.shown.quiet && matches!(code, Code::Done);
+    let hidden = request.return_flags.quiet && matches!(code, Code::Done);
     Ok(Response::Meta(Meta {
         code,
-        flags: echoed(&request.key, &request.shown),
+        flags: echoed(&request.key, &request.return_flags),
         hidden,
     }))
 }
@@ -260,7 +267,7 @@ pub fn delete<'a>(
 /// `ma`
 pub fn count<'a>(
     request: &Arithmetic<'a>,
-    shown: &Shown<'a>,
+    return_flags: &ReturnFlags<'a>,
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
@@ -272,29 +279,37 @@ pub fn count<'a>(
             created,
             now,
         } => (number, cas, expiry, created, now),
-        arithmetic::Outcome::NotFound => return Ok(not_counted(Code::NotFound, request, shown)),
+        arithmetic::Outcome::NotFound => {
+            return Ok(not_counted(Code::NotFound, request, return_flags));
+        }
         arithmetic::Outcome::Exists(cas) => {
-            return Ok(not_counted(Code::Exists(cas), request, shown));
+            return Ok(not_counted(Code::Exists(cas), request, return_flags));
         }
     };
     // The item has its new expiry already; what `t` shows goes by the flags before it.
     let mut flags = Vec::new();
-    for flag in shown.flags() {
+    for flag in return_flags.flags() {
         match flag {
-            ShownFlag::Cas => flags.push(Flag::Cas(cas)),
-            ShownFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
-            ShownFlag::Touch => {
+            ReturnFlag::Cas => flags.push(Flag::Cas(cas)),
+            ReturnFlag::Ttl => flags.push(Flag::Ttl(ttl(expiry, now))),
+            ReturnFlag::Touch => {
                 expiry = request.touch.map_or(expiry, |exptime| exptime.expiry(now));
             }
-            ShownFlag::Vivify if created => {
+            ReturnFlag::Vivify if created => {
                 expiry = request
                     .vivify
                     .map_or(expiry, |(created, _)| created.exptime.expiry(now));
             }
-            flag => flags.extend(echo(flag, &request.key)),
+            ReturnFlag::Opaque(_) | ReturnFlag::Key => flags.extend(echo(flag, &request.key)),
+            ReturnFlag::ClientFlags
+            | ReturnFlag::Hit
+            | ReturnFlag::LastAccess
+            | ReturnFlag::Size
+            | ReturnFlag::Vivify
+            | ReturnFlag::Recache => {}
         }
     }
-    let code = if shown.value {
+    let code = if return_flags.value {
         Code::Value(Value::Number(number))
     } else {
         Code::Done
@@ -302,14 +317,18 @@ pub fn count<'a>(
     Ok(Response::Meta(Meta {
         code,
         flags,
-        hidden: shown.quiet,
+        hidden: return_flags.quiet,
     }))
 }
 
-fn not_counted<'a>(code: Code<'a>, request: &Arithmetic<'a>, shown: &Shown<'a>) -> Response<'a> {
+fn not_counted<'a>(
+    code: Code<'a>,
+    request: &Arithmetic<'a>,
+    return_flags: &ReturnFlags<'a>,
+) -> Response<'a> {
     Response::Meta(Meta {
         code,
-        flags: echoed(&request.key, shown),
+        flags: echoed(&request.key, return_flags),
         hidden: false,
     })
 }
@@ -333,15 +352,26 @@ pub fn debug<'r>(
 }
 
 /// The flags that any answer gives back.
-fn echoed<'a>(key: &Key<'a>, shown: &Shown<'a>) -> Vec<Flag<'a>> {
-    shown.flags().filter_map(|flag| echo(flag, key)).collect()
+fn echoed<'a>(key: &Key<'a>, return_flags: &ReturnFlags<'a>) -> Vec<Flag<'a>> {
+    return_flags
+        .flags()
+        .filter_map(|flag| echo(flag, key))
+        .collect()
 }
 
-fn echo<'a>(flag: ShownFlag<'a>, key: &Key<'a>) -> Option<Flag<'a>> {
+fn echo<'a>(flag: ReturnFlag<'a>, key: &Key<'a>) -> Option<Flag<'a>> {
     match flag {
-        ShownFlag::Opaque(opaque) => Some(Flag::Opaque(opaque)),
-        ShownFlag::Key => Some(Flag::Key(key.bytes.clone(), key.binary)),
-        _ => None,
+        ReturnFlag::Opaque(opaque) => Some(Flag::Opaque(opaque)),
+        ReturnFlag::Key => Some(Flag::Key(key.bytes.clone(), key.binary)),
+        ReturnFlag::Cas
+        | ReturnFlag::ClientFlags
+        | ReturnFlag::Hit
+        | ReturnFlag::LastAccess
+        | ReturnFlag::Size
+        | ReturnFlag::Ttl
+        | ReturnFlag::Touch
+        | ReturnFlag::Vivify
+        | ReturnFlag::Recache => None,
     }
 }
 

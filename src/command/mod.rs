@@ -5,6 +5,8 @@
 //! A `match` over [`Request`] names every request, and has no arm `_`: so the compiler names each place where a new
 //! command has to be decided on.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod admin;
 mod arithmetic;
 mod meta;
@@ -52,11 +54,11 @@ impl From<StoreError> for ProtocolError {
 
 /// What becomes of the connection after a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// The next command.
-    GoOn,
-    /// Its end, after what is already answered has left.
-    HangUp,
+pub enum AfterCommand {
+    /// The next command is read.
+    Continue,
+    /// The connection is closed, after the answers so far are sent.
+    Close,
 }
 
 /// Whether a request may change what is stored. A request also counts that finds its change made by somebody
@@ -99,9 +101,9 @@ pub fn reserve(
 ) -> Result<Option<PendingItem>, ProtocolError> {
     match request {
         Request::Store(announced) => storage::reserve(announced, &service.store).map(Some),
-        Request::MetaSet(announced, shown) => {
+        Request::MetaSet(announced, return_flags) => {
             let pending = storage::reserve(announced, &service.store)?;
-            if shown.opaque_too_long {
+            if return_flags.opaque_too_long {
                 Err(ProtocolError::OpaqueTooLong)
             } else {
                 Ok(Some(pending))
@@ -143,21 +145,24 @@ pub fn execute<'a>(
     counts: &Counts,
     room: &'a mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
-) -> io::Result<Then> {
+) -> io::Result<AfterCommand> {
     let store = &service.store;
     let response = match (request, pending) {
         // Those whose answer has any number of pieces, or none.
         (Request::Get(request), _) => {
-            return retrieval::get(&request, store, counts, room, answer).map(|()| Then::GoOn);
+            return retrieval::get(&request, store, counts, room, answer)
+                .map(|()| AfterCommand::Continue);
         }
         (Request::Stats(topic), _) => {
-            return admin::stats(topic, service, counts, answer).map(|()| Then::GoOn);
+            return admin::stats(topic, service, counts, answer).map(|()| AfterCommand::Continue);
         }
-        (Request::Metadump, _) => return admin::metadump(service, answer).map(|()| Then::GoOn),
-        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(Then::GoOn), // Cannot be: `reserve` makes one for each.
-        (Request::Quit | Request::Http, _) => return Ok(Then::HangUp),
+        (Request::Metadump, _) => {
+            return admin::metadump(service, answer).map(|()| AfterCommand::Continue);
+        }
+        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue), // Cannot be: `reserve` makes one for each.
+        (Request::Quit | Request::Http, _) => return Ok(AfterCommand::Close),
         (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
-            Ok(()) => return Ok(Then::HangUp),
+            Ok(()) => return Ok(AfterCommand::Close),
             Err(error) => Err(error),
         },
 
@@ -170,12 +175,12 @@ pub fn execute<'a>(
         }
         (Request::Touch { key, exptime }, _) => retrieval::touch(key, exptime, store, counts),
         (Request::MetaGet(request), _) => meta::get(&request, store, counts, room),
-        (Request::MetaSet(request, shown), Some(pending)) => {
-            meta::set(&request, &shown, pending, store, counts)
+        (Request::MetaSet(request, return_flags), Some(pending)) => {
+            meta::set(&request, &return_flags, pending, store, counts)
         }
         (Request::MetaDelete(request), _) => meta::delete(&request, store, counts),
-        (Request::MetaArithmetic(request, shown), _) => {
-            meta::count(&request, &shown, store, counts)
+        (Request::MetaArithmetic(request, return_flags), _) => {
+            meta::count(&request, &return_flags, store, counts)
         }
         (Request::MetaNoop, _) => Ok(Response::MetaNoop),
         (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts, room)),
@@ -186,5 +191,5 @@ pub fn execute<'a>(
         (Request::DebugTime(what), _) => admin::debugtime(what, service),
     };
     answer(response.unwrap_or_else(Response::Error))?;
-    Ok(Then::GoOn)
+    Ok(AfterCommand::Continue)
 }

@@ -3,7 +3,7 @@
 use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
 use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode};
-use crate::serialization::{Response, Unmet};
+use crate::serialization::{FailedCondition, Response};
 use crate::stats::{Counter, Counts};
 
 /// What came of an attempt to store.
@@ -17,7 +17,7 @@ pub enum Outcome {
         bytes: usize,
     },
     /// The command's condition was not met.
-    NotStored(Unmet),
+    NotStored(FailedCondition),
     /// The item has another cas unique, namely this one.
     Exists(u64),
     /// There is no item whose cas unique could be compared.
@@ -28,7 +28,7 @@ impl From<Outcome> for Response<'_> {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Stored { .. } => Response::Stored,
-            Outcome::NotStored(unmet) => Response::NotStored(unmet),
+            Outcome::NotStored(condition) => Response::NotStored(condition),
             Outcome::Exists(cas) => Response::Exists(cas),
             Outcome::NotFound => Response::NotFound,
         }
@@ -52,7 +52,7 @@ pub fn reserve(announced: &Storage<'_>, store: &Datastore) -> Result<PendingItem
     Ok(pending)
 }
 
-/// Stores an item that has got its value, if the command's conditions are met.
+/// Stores an item whose value has been read, if the command's conditions are met.
 pub fn store(
     request: &Storage<'_>,
     pending: PendingItem,
@@ -60,64 +60,14 @@ pub fn store(
     counts: &Counts,
 ) -> Result<Outcome, ProtocolError> {
     counts.add(Counter::CmdSet);
-    let mut new = store.complete(pending);
+    let new = store.complete(pending);
     let mut guard = store.lock_key(&request.key.bytes);
-    // The commonest command does not look at what is there.
+    // A plain `set` is the most frequent command, and does not look at the old item.
     let unconditional = request.mode == StoreMode::Set && request.compare.is_none();
     let old = if unconditional { None } else { guard.item() };
-    let item = match (request.mode, old) {
-        (StoreMode::Add, Some(_)) => return Ok(Outcome::NotStored(Unmet::KeyIsTaken)),
-        (StoreMode::Add, None) => new,
-        (StoreMode::Set | StoreMode::Replace, old) => match (request.compare, old) {
-            (None, None) if request.mode == StoreMode::Replace => {
-                return Ok(Outcome::NotStored(Unmet::KeyIsFree));
-            }
-            (None, _) => new,
-            (Some(_), None) => {
-                counts.add(Counter::CasMisses);
-                return Ok(Outcome::NotFound);
-            }
-            (Some(unique), Some(old)) if unique == old.cas && unique != 0 => {
-                counts.add(Counter::CasHits);
-                new
-            }
-            // It comes too late, and is better than nothing: it is stored as what it is, and whoever was
-            // to bring a new value still is.
-            (Some(unique), Some(old)) if request.stale && unique < old.cas && unique != 0 => {
-                counts.add(Counter::CasHits);
-                new.expiry = old.expiry;
-                (new.marks.stale, new.marks.won) = (true, old.marks.won);
-                new
-            }
-            (Some(_), Some(old)) => {
-                counts.add(Counter::CasBadval);
-                return Ok(Outcome::Exists(old.cas));
-            }
-        },
-        (StoreMode::Append | StoreMode::Prepend, None) => match request.vivify {
-            Some(exptime) => {
-                new.expiry = exptime.expiry(guard.now());
-                new
-            }
-            None => return Ok(Outcome::NotStored(Unmet::KeyIsFree)),
-        },
-        (StoreMode::Append | StoreMode::Prepend, Some(old)) => {
-            // 0 stands for: do not compare.
-            if request
-                .compare
-                .is_some_and(|unique| unique != 0 && unique != old.cas)
-            {
-                return Ok(Outcome::Exists(old.cas));
-            }
-            let value = match request.mode {
-                StoreMode::Append => [old.value(), new.value()],
-                _ => [new.value(), old.value()],
-            };
-            match joined(&old, [&value[0], &value[1]], store) {
-                Some(item) => item,
-                None => return Ok(Outcome::NotStored(Unmet::TooLarge)),
-            }
-        }
+    let item = match item_to_store(request, new, old, store, counts) {
+        Ok(item) => item,
+        Err(refused) => return Ok(refused),
     };
     let bytes = item.value_length();
     let cas = guard.put(item, request.cas)?;
@@ -125,13 +75,88 @@ pub fn store(
     Ok(Outcome::Stored { cas, bytes })
 }
 
-/// An item that is the old one with more data: flags and expiry stay the old ones, whatever the command
-/// line says. `None` if it would be too large.
-fn joined(old: &Item<'_>, value: [&[u8]; 2], store: &Datastore) -> Option<Item<'static>> {
-    let bytes = value.iter().map(|part| part.len()).sum();
-    store
-        .is_size_allowed(old.key(), old.flags, bytes)
-        .then(|| Item::new(old.key(), old.flags, old.expiry, &value))
+/// The item to store if the conditions are met, or else the outcome. `old` is what the key holds now.
+fn item_to_store<'s>(
+    request: &Storage<'_>,
+    mut new: Item<'s>,
+    old: Option<Item<'_>>,
+    store: &Datastore,
+    counts: &Counts,
+) -> Result<Item<'s>, Outcome> {
+    match (request.mode, old) {
+        (StoreMode::Add, None) => Ok(new),
+        (StoreMode::Add, Some(_)) => Err(Outcome::NotStored(FailedCondition::KeyIsTaken)),
+        (StoreMode::Set, old) => compared(request, new, old, counts),
+        (StoreMode::Replace, None) if request.compare.is_none() => {
+            Err(Outcome::NotStored(FailedCondition::KeyIsFree))
+        }
+        (StoreMode::Replace, old) => compared(request, new, old, counts),
+        (StoreMode::Append | StoreMode::Prepend, None) => match request.vivify {
+            Some(exptime) => {
+                new.expiry = exptime.expiry(store.clock().now());
+                Ok(new)
+            }
+            None => Err(Outcome::NotStored(FailedCondition::KeyIsFree)),
+        },
+        (StoreMode::Append, Some(old)) => joined(request, &old, [&old, &new], store),
+        (StoreMode::Prepend, Some(old)) => joined(request, &old, [&new, &old], store),
+    }
+}
+
+/// The new item, if the old one has the cas unique that the request compares with (or the request compares nothing).
+fn compared<'s>(
+    request: &Storage<'_>,
+    mut new: Item<'s>,
+    old: Option<Item<'_>>,
+    counts: &Counts,
+) -> Result<Item<'s>, Outcome> {
+    let Some(unique) = request.compare else {
+        return Ok(new);
+    };
+    let Some(old) = old else {
+        counts.add(Counter::CasMisses);
+        return Err(Outcome::NotFound);
+    };
+    if unique == old.cas && unique != 0 {
+        counts.add(Counter::CasHits);
+        Ok(new)
+    } else if request.stale && unique < old.cas && unique != 0 {
+        // The value is out of date, but better than none. It is stored as stale, and the client that has won the
+        // right to bring a new value keeps it.
+        counts.add(Counter::CasHits);
+        new.expiry = old.expiry;
+        (new.marks.stale, new.marks.won) = (true, old.marks.won);
+        Ok(new)
+    } else {
+        counts.add(Counter::CasBadval);
+        Err(Outcome::Exists(old.cas))
+    }
+}
+
+/// The old item with the values of both, in this order. It keeps the old flags and expiry: `append` and `prepend`
+/// ignore those on their line.
+fn joined(
+    request: &Storage<'_>,
+    old: &Item<'_>,
+    [first, second]: [&Item<'_>; 2],
+    store: &Datastore,
+) -> Result<Item<'static>, Outcome> {
+    // Here a cas unique of 0 means: do not compare.
+    let differs = |unique| unique != 0 && unique != old.cas;
+    if request.compare.is_some_and(differs) {
+        return Err(Outcome::Exists(old.cas));
+    }
+    let bytes = first.value_length() + second.value_length();
+    if !store.is_size_allowed(old.key(), old.flags, bytes) {
+        return Err(Outcome::NotStored(FailedCondition::TooLarge));
+    }
+    let (first, second) = (first.value(), second.value());
+    Ok(Item::new(
+        old.key(),
+        old.flags,
+        old.expiry,
+        &[&first, &second],
+    ))
 }
 
 /// `delete`

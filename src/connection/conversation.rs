@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use super::wire::{Line, Wire};
 use crate::clients::Client;
-use crate::command::{self, Service, Then};
+use crate::command::{self, AfterCommand, Service};
 use crate::protocol::{self, Answer, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
@@ -20,7 +20,7 @@ pub fn serve(client: &Client, service: &Service) {
     ));
     let counts = Counts::default();
     let mut wire = Wire::new(client, service, &counts);
-    match converse(&mut wire, client, service, &counts, trace) {
+    match serve_commands(&mut wire, client, service, &counts, trace) {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
         // The two names that the time-out of a socket has.
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -37,7 +37,7 @@ pub fn serve(client: &Client, service: &Service) {
 }
 
 /// Gives the reason why the conversation ended.
-fn converse(
+fn serve_commands(
     wire: &mut Wire<'_>,
     client: &Client,
     service: &Service,
@@ -60,10 +60,10 @@ fn converse(
         }
         match wire.read_line(&mut line)? {
             Line::Complete => {}
-            Line::HungUp => break "the client hung up",
+            Line::Closed => break "the client hung up",
             Line::TooLong => break "a line was too long",
         }
-        if one_command(&line, &mut room, wire, service, counts, trace)? == Then::HangUp {
+        if serve_command(&line, &mut room, wire, service, counts, trace)? == AfterCommand::Close {
             break "the client asked for it";
         }
     };
@@ -72,14 +72,14 @@ fn converse(
 }
 
 /// One command: its line is here, its data block is still to come.
-fn one_command(
+fn serve_command(
     line: &[u8],
     room: &mut Vec<u8>,
     wire: &mut Wire<'_>,
     service: &Service,
     counts: &Counts,
     trace: Trace<'_>,
-) -> io::Result<Then> {
+) -> io::Result<AfterCommand> {
     trace.received(line);
     let parsed = protocol::parse(line);
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
@@ -92,7 +92,7 @@ fn one_command(
         Ok((command::reserve(&request, service)?, request))
     }) {
         Err(error) => {
-            if let Some(bytes) = parsed.data_block {
+            if let Some(bytes) = parsed.data_length {
                 wire.swallow(bytes + b"\r\n".len())?;
             }
             Err(error)
@@ -119,7 +119,7 @@ fn one_command(
                 trace.sent(&response);
                 response.write(wire)
             }
-            Answer::Silenced => {
+            Answer::Noreply => {
                 trace.silenced(&response);
                 Ok(())
             }
@@ -129,6 +129,6 @@ fn one_command(
         Ok((pending, request)) => {
             command::execute(request, pending, service, counts, room, &mut answer)
         }
-        Err(error) => answer(Response::Error(error)).map(|()| Then::GoOn),
+        Err(error) => answer(Response::Error(error)).map(|()| AfterCommand::Continue),
     }
 }

@@ -170,7 +170,7 @@ impl Server {
         // Apart from the sweeper: a sync or a rewrite may take long.
         self.keeper = Some(spawn("log keeper", move || {
             while !stopper.wait(LOG_INTERVAL) {
-                service.store.tend_log(|| stopper.is_stopping());
+                service.store.maintain_log(|| stopper.is_stopping());
             }
         })?);
         // The dispatcher ends when the last acceptor has ended, and with it the last `queue`.
@@ -208,7 +208,7 @@ impl Drop for Server {
         let clients = &self.service.clients;
         clients.stop();
         self.wake_acceptors();
-        let left = clients.hang_up(SHUTDOWN_GRACE);
+        let left = clients.close_all(SHUTDOWN_GRACE);
         // Before anything is logged: nobody may be reading. And before the log keeper is waited for: this ends a rewrite.
         self.service.store.close_log();
         if left > 0 {
@@ -385,7 +385,7 @@ fn serve(permit: Permit, service: &Service) {
     // its permit. It need not wait long for this worker, because nothing below waits for the network.
     drop(permit);
     if !service.clients.stopping() {
-        wire::hang_up(&client.stream);
+        wire::close(&client.stream);
     }
 }
 
@@ -396,7 +396,7 @@ fn refuse(mut stream: &TcpStream) {
         stream.write_all(b"ERROR Too many open connections\r\n")
     })();
     if refused.is_ok() {
-        wire::hang_up(stream);
+        wire::close(stream);
     }
 }
 

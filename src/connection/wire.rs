@@ -46,7 +46,7 @@ pub enum Line {
     /// It is complete, with its end.
     Complete,
     /// The client has hung up. What it had begun to say was no command yet.
-    HungUp,
+    Closed,
     /// It goes on and on.
     TooLong,
 }
@@ -80,7 +80,7 @@ impl<'c> Wire<'c> {
         loop {
             let bytes = self.fill()?;
             if bytes.is_empty() {
-                return Ok(Line::HungUp);
+                return Ok(Line::Closed);
             }
             let end = bytes.iter().position(|&byte| byte == b'\n');
             let (taken, _) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
@@ -143,13 +143,13 @@ impl<'c> Wire<'c> {
     fn fill(&mut self) -> io::Result<&[u8]> {
         if self.reader.buffer().is_empty() {
             self.flush()?;
-            self.client.waited_for.store(true, Relaxed);
+            self.client.awaits_command.store(true, Relaxed);
             while let Err(error) = self.reader.fill_buf() {
                 if error.kind() != ErrorKind::Interrupted {
                     return Err(error);
                 }
             }
-            self.client.waited_for.store(false, Relaxed);
+            self.client.awaits_command.store(false, Relaxed);
             self.client
                 .last_command
                 .store(self.service.store.clock().now(), Relaxed);
@@ -229,7 +229,7 @@ impl Write for Outgoing<'_> {
 
 /// Ends a connection from our side so that the client can still read what was sent to it: closing a
 /// socket that has unread input would send a reset, and a reset throws answers away that are under way.
-pub fn hang_up(stream: &TcpStream) {
+pub fn close(stream: &TcpStream) {
     // More than this a client may have sent in vain; then the reset is its own affair.
     const AT_MOST: u64 = 1 << 20;
     let _ = stream.shutdown(Shutdown::Write);

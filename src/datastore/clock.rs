@@ -15,37 +15,37 @@ pub struct Clock {
     /// Seconds that were jumped over.
     offset: AtomicI64,
     /// Where the clock stands still; 0 while it goes.
-    stopped_at: AtomicU32,
+    paused_at: AtomicU32,
 }
 
 impl Clock {
     /// The time now.
     pub fn now(&self) -> UnixTime {
-        match self.stopped_at.load(Relaxed) {
-            0 => self.going(),
+        match self.paused_at.load(Relaxed) {
+            0 => self.running(),
             time => time,
         }
     }
 
     /// Stops the clock (`debugtime p`).
     pub fn pause(&self) {
-        self.stopped_at.store(self.going(), Relaxed);
+        self.paused_at.store(self.running(), Relaxed);
     }
 
     /// Lets the clock go on (`debugtime r`).
     pub fn resume(&self) {
-        self.stopped_at.store(0, Relaxed);
+        self.paused_at.store(0, Relaxed);
     }
 
     /// Moves the clock by this many seconds (`debugtime <seconds>`).
     pub fn jump(&self, seconds: i64) {
         self.offset.fetch_add(seconds, Relaxed);
-        if self.stopped_at.load(Relaxed) != 0 {
+        if self.paused_at.load(Relaxed) != 0 {
             self.pause();
         }
     }
 
-    fn going(&self) -> UnixTime {
+    fn running(&self) -> UnixTime {
         // Before 1970 it is 1970 here, and after 2106 it stays 2106: a broken clock is no reason to fail.
         let real = SystemTime::now()
             .duration_since(UNIX_EPOCH)

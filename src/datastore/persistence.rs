@@ -15,7 +15,7 @@ use crate::stats::Counter;
 
 /// A cas unique that a client chose itself (`E`) may be anything; one from here on is not taken for one
 /// that was given out, so that there is always a next one.
-const CHOSEN: u64 = 1 << 62;
+const MIN_CHOSEN_CAS: u64 = 1 << 62;
 
 /// About how many bytes a record has beside key and value: verb, numbers and checksums.
 const RECORD_LINE: usize = 48;
@@ -72,7 +72,7 @@ impl Datastore {
     /// in time. Expired items go at the end, or when they take as much room again as `-m` allows.
     fn apply(&self, record: Record<'_>, flush_at: &mut Option<u32>) {
         let given_out = |cas: u64| {
-            if cas < CHOSEN {
+            if cas < MIN_CHOSEN_CAS {
                 self.last_cas.fetch_max(cas, Relaxed);
             }
         };
@@ -164,7 +164,7 @@ impl Datastore {
     }
 
     /// To be called about every second, by one thread: syncs the file, and rewrites it when it is time.
-    pub fn tend_log(&self, stopping: impl Fn() -> bool) {
+    pub fn maintain_log(&self, stopping: impl Fn() -> bool) {
         let Some(log) = &self.log else { return };
         if log.maintain()
             && !stopping()

@@ -1,29 +1,29 @@
 //! The classic text protocol: one parsing function a command, its grammar above it.
 //!
 //! `args` is always what stands behind the verb. Words beyond the grammar are ignored, as memcached
-//! ignores them (but for `shutdown` and `lru_crawler`, which count theirs); too few are a [`Flaw`].
+//! ignores them (but for `shutdown` and `lru_crawler`, which count theirs); too few are a [`LineError`].
 
 use super::request::{
     Arithmetic, DebugTime, Direction, Flush, Keys, OnFailure, Request, Retrieval, ShutdownMode,
     StatsTopic, Storage, StoreMode, WithCas,
 };
-use super::{Exptime, Flaw, Parsed, ProtocolError, answer_wanted, first_word, key, number, words};
+use super::{Exptime, LineError, Parsed, ProtocolError, answer_of, first_word, key, number, words};
 
 /// `get <key>*` and `gets <key>*`
 pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
     if words(args).next().is_none() {
-        return Parsed::flawed(Flaw::TooFewWords("get|gets <key>*"));
+        return Parsed::bad_line(LineError::TooFewWords("get|gets <key>*"));
     }
-    Parsed::plain(retrieval(args, with_cas, None))
+    Parsed::always_answered(retrieval(args, with_cas, None))
 }
 
 /// `gat <exptime> <key>*` and `gats <exptime> <key>*`
 pub(super) fn gat(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
     let (exptime, keys) = first_word(args);
     if words(keys).next().is_none() {
-        return Parsed::flawed(Flaw::TooFewWords("gat|gats <exptime> <key>*"));
+        return Parsed::bad_line(LineError::TooFewWords("gat|gats <exptime> <key>*"));
     }
-    Parsed::plain(
+    Parsed::always_answered(
         strict_exptime(exptime).and_then(|exptime| retrieval(keys, with_cas, Some(exptime))),
     )
 }
@@ -55,7 +55,7 @@ pub(super) fn cas(args: &[u8]) -> Parsed<'_> {
         unique
             .and_then(number::u64)
             .map(Some)
-            .ok_or(Flaw::CasUnique)
+            .ok_or(LineError::CasUnique)
     })
 }
 
@@ -63,27 +63,27 @@ pub(super) fn cas(args: &[u8]) -> Parsed<'_> {
 fn storage<'a>(
     args: &'a [u8],
     mode: StoreMode,
-    compare: impl FnOnce(Option<&'a [u8]>) -> Result<Option<u64>, Flaw>,
+    compare: impl FnOnce(Option<&'a [u8]>) -> Result<Option<u64>, LineError>,
 ) -> Parsed<'a> {
     let mut words = words(args);
     let (Some(name), Some(flags), Some(exptime), Some(bytes)) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        return Parsed::flawed(Flaw::TooFewWords(
+        return Parsed::bad_line(LineError::TooFewWords(
             "<command> <key> <flags> <exptime> <bytes> [noreply]",
         ));
     };
     // Without its length nobody knows how much data follows, so it is read as commands. With it, the
     // data is swallowed whatever else is wrong with the line.
     let Some(bytes) = number::data_length(bytes) else {
-        return Parsed::flawed(Flaw::Bytes);
+        return Parsed::bad_line(LineError::Bytes);
     };
     let request = || {
         let key = key(name)?;
-        let flags = number::signed_loosely(flags)
+        let flags = number::like_strtoll(flags)
             .and_then(|flags| flags.try_into().ok())
-            .ok_or(Flaw::Flags)?;
-        let exptime = number::signed_loosely(exptime).ok_or(Flaw::Exptime)?;
+            .ok_or(LineError::Flags)?;
+        let exptime = number::like_strtoll(exptime).ok_or(LineError::Exptime)?;
         // memcached keeps the low 32 bits, and clients count on it: libmemcached sends -1 as 4294967295.
         let exptime = i64::from(exptime as i32).into();
         let compare = compare(words.next())?;
@@ -108,8 +108,8 @@ fn storage<'a>(
     };
     Parsed {
         request: request().map_err(ProtocolError::BadLine),
-        answer: answer_wanted(args),
-        data_block: Some(bytes),
+        answer: answer_of(args),
+        data_length: Some(bytes),
     }
 }
 
@@ -117,17 +117,17 @@ fn storage<'a>(
 pub(super) fn delete(args: &[u8]) -> Parsed<'_> {
     let (name, _) = first_word(args);
     if name.is_empty() {
-        return Parsed::flawed(Flaw::TooFewWords("delete <key> [noreply]"));
+        return Parsed::bad_line(LineError::TooFewWords("delete <key> [noreply]"));
     }
     let request = key(name).map(|key| Request::Delete { key });
-    Parsed::silenceable(request.map_err(ProtocolError::BadLine), args)
+    Parsed::maybe_noreply(request.map_err(ProtocolError::BadLine), args)
 }
 
 /// `incr <key> <delta> [noreply]` and `decr <key> <delta> [noreply]`
 pub(super) fn arithmetic(args: &[u8], direction: Direction) -> Parsed<'_> {
     let mut rest = words(args);
     let (Some(name), Some(delta)) = (rest.next(), rest.next()) else {
-        return Parsed::flawed(Flaw::TooFewWords("incr|decr <key> <delta> [noreply]"));
+        return Parsed::bad_line(LineError::TooFewWords("incr|decr <key> <delta> [noreply]"));
     };
     let request = || {
         let key = key(name).map_err(ProtocolError::BadLine)?;
@@ -144,14 +144,14 @@ pub(super) fn arithmetic(args: &[u8], direction: Direction) -> Parsed<'_> {
             touch,
         }))
     };
-    Parsed::silenceable(request(), args)
+    Parsed::maybe_noreply(request(), args)
 }
 
 /// `touch <key> <exptime> [noreply]`
 pub(super) fn touch(args: &[u8]) -> Parsed<'_> {
     let mut rest = words(args);
     let (Some(name), Some(exptime)) = (rest.next(), rest.next()) else {
-        return Parsed::flawed(Flaw::TooFewWords("touch <key> <exptime> [noreply]"));
+        return Parsed::bad_line(LineError::TooFewWords("touch <key> <exptime> [noreply]"));
     };
     let request = || {
         let key = key(name).map_err(ProtocolError::BadLine)?;
@@ -160,7 +160,7 @@ pub(super) fn touch(args: &[u8]) -> Parsed<'_> {
             exptime: strict_exptime(exptime)?,
         })
     };
-    Parsed::silenceable(request(), args)
+    Parsed::maybe_noreply(request(), args)
 }
 
 /// `flush_all [<delay or date>] [noreply]`
@@ -178,7 +178,7 @@ pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
             Err(_) => Flush::Unknown,
         }
     };
-    Parsed::silenceable(Ok(Request::FlushAll(flush)), args)
+    Parsed::maybe_noreply(Ok(Request::FlushAll(flush)), args)
 }
 
 /// `lru_crawler metadump all|hash|1`
@@ -190,7 +190,7 @@ pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
         (Some(b"metadump"), Some(_), None) => Err(ProtocolError::BadClass),
         _ => Err(ProtocolError::UnknownCommand),
     };
-    Parsed::silenceable(request, args)
+    Parsed::maybe_noreply(request, args)
 }
 
 /// `verbosity <level> [noreply]`
@@ -198,8 +198,8 @@ pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
     let (level, _) = first_word(args);
     let request = number::u32(level)
         .map(Request::Verbosity)
-        .ok_or(ProtocolError::BadLine(Flaw::Level));
-    Parsed::silenceable(request, args)
+        .ok_or(ProtocolError::BadLine(LineError::Level));
+    Parsed::maybe_noreply(request, args)
 }
 
 /// `stats [settings|items|slabs|sizes|conns|reset|detail …]` and `stats cachedump <class> <limit>`
@@ -208,20 +208,20 @@ pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
     // memcached compares as many letters as it is given, so `stats s` is `stats settings`; not so for
     // the three that come last.
     let begins = |name: &[u8]| name.starts_with(topic);
-    Parsed::plain(Ok(Request::Stats(match topic {
+    Parsed::always_answered(Ok(Request::Stats(match topic {
         b"" => StatsTopic::General,
         _ if begins(b"reset") => StatsTopic::Reset,
         _ if begins(b"detail") => StatsTopic::Detail,
         _ if begins(b"settings") => StatsTopic::Settings,
         _ if begins(b"cachedump") => match cachedump(rest) {
             Ok(topic) => topic,
-            Err(error) => return Parsed::plain(Err(error)),
+            Err(error) => return Parsed::always_answered(Err(error)),
         },
         _ if begins(b"conns") => StatsTopic::Conns,
         b"items" => StatsTopic::Items,
         b"slabs" => StatsTopic::Slabs,
         b"sizes" => StatsTopic::Sizes,
-        _ => return Parsed::plain(Err(ProtocolError::UnknownStats)),
+        _ => return Parsed::always_answered(Err(ProtocolError::UnknownStats)),
     })))
 }
 
@@ -233,7 +233,7 @@ fn cachedump(args: &[u8]) -> Result<StatsTopic, ProtocolError> {
     match (number::u32(class), number::u32(limit)) {
         (Some(class @ 0..64), Some(limit)) => Ok(StatsTopic::Cachedump { class, limit }),
         (Some(_), Some(_)) => Err(ProtocolError::IllegalSlabId),
-        _ => Err(ProtocolError::BadLine(Flaw::Cachedump)),
+        _ => Err(ProtocolError::BadLine(LineError::Cachedump)),
     }
 }
 
@@ -243,14 +243,14 @@ pub(super) fn cache_memlimit(args: &[u8]) -> Parsed<'_> {
     let request = number::u32(megabytes)
         .map(Request::CacheMemlimit)
         .ok_or(ProtocolError::MemlimitNotANumber);
-    Parsed::silenceable(request, args)
+    Parsed::maybe_noreply(request, args)
 }
 
 /// `shutdown [graceful]`
 pub(super) fn shutdown(args: &[u8]) -> Parsed<'_> {
     let (mode, rest) = first_word(args);
     let alone = words(rest).next().is_none();
-    Parsed::silenceable(
+    Parsed::maybe_noreply(
         Ok(Request::Shutdown(match mode {
             b"" => ShutdownMode::Plain,
             _ if alone && b"graceful".starts_with(mode) => ShutdownMode::Graceful,
@@ -271,7 +271,7 @@ pub(super) fn debugtime(args: &[u8]) -> Parsed<'_> {
             .map(DebugTime::Jump)
             .ok_or(ProtocolError::UnknownCommand),
     };
-    Parsed::silenceable(request.map(Request::DebugTime), args)
+    Parsed::maybe_noreply(request.map(Request::DebugTime), args)
 }
 
 /// The exptime of everything but the storage commands, which takes no sign but the minus.
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(refusal("get\n"), refusal("get   \n"));
         assert_eq!(
             refusal("gat 10 \n"),
-            ProtocolError::BadLine(Flaw::TooFewWords("gat|gats <exptime> <key>*"))
+            ProtocolError::BadLine(LineError::TooFewWords("gat|gats <exptime> <key>*"))
         );
         assert_eq!(refusal("gat x a\n"), ProtocolError::InvalidExptime);
     }
@@ -325,7 +325,7 @@ mod tests {
         ] {
             assert_eq!(
                 refusal(&line),
-                ProtocolError::BadLine(Flaw::KeyTooLong(251)),
+                ProtocolError::BadLine(LineError::KeyTooLong(251)),
                 "{line}"
             );
         }
@@ -347,7 +347,7 @@ mod tests {
             on_failure: OnFailure::RemoveOld,
         };
         assert_eq!(parsed.request, Ok(Request::Store(storage)));
-        assert_eq!(parsed.data_block, Some(0));
+        assert_eq!(parsed.data_length, Some(0));
         let parsed = parse(b"cas k +5 007 3 18446744073709551615 noreply\n");
         let Ok(Request::Store(storage)) = parsed.request else {
             panic!("{parsed:?}")
@@ -357,7 +357,7 @@ mod tests {
             (storage.compare, storage.on_failure),
             (Some(u64::MAX), OnFailure::KeepOld)
         );
-        assert_eq!(parsed.answer, Answer::Silenced);
+        assert_eq!(parsed.answer, Answer::Noreply);
     }
 
     #[test]
@@ -367,17 +367,17 @@ mod tests {
             let parsed = parse(line.as_bytes());
             assert_eq!(
                 parsed.request,
-                Err(ProtocolError::BadLine(Flaw::Bytes)),
+                Err(ProtocolError::BadLine(LineError::Bytes)),
                 "{line}"
             );
             assert_eq!(
-                (parsed.data_block, parsed.answer),
+                (parsed.data_length, parsed.answer),
                 (None, Answer::Wanted),
                 "{line}"
             );
         }
         assert_eq!(
-            parse(b"set k 0 0 2147483645\n").data_block,
+            parse(b"set k 0 0 2147483645\n").data_length,
             Some(2_147_483_645)
         );
     }
@@ -385,17 +385,17 @@ mod tests {
     #[test]
     fn behind_any_other_flaw_the_data_is_known_and_swallowed() {
         for (line, flaw) in [
-            ("set k -1 0 3 noreply\n", Flaw::Flags),
-            ("set k 4294967296 0 3 noreply\n", Flaw::Flags),
-            ("set k 0 soon 3 noreply\n", Flaw::Exptime),
-            ("cas k 0 0 3 noreply\n", Flaw::CasUnique),
-            ("cas k 0 0 3 -7 noreply\n", Flaw::CasUnique),
+            ("set k -1 0 3 noreply\n", LineError::Flags),
+            ("set k 4294967296 0 3 noreply\n", LineError::Flags),
+            ("set k 0 soon 3 noreply\n", LineError::Exptime),
+            ("cas k 0 0 3 noreply\n", LineError::CasUnique),
+            ("cas k 0 0 3 -7 noreply\n", LineError::CasUnique),
         ] {
             let parsed = parse(line.as_bytes());
             assert_eq!(parsed.request, Err(ProtocolError::BadLine(flaw)), "{line}");
             assert_eq!(
-                (parsed.data_block, parsed.answer),
-                (Some(3), Answer::Silenced),
+                (parsed.data_length, parsed.answer),
+                (Some(3), Answer::Noreply),
                 "{line}"
             );
         }

@@ -13,7 +13,7 @@ pub enum ProtocolError {
     /// No such command.
     UnknownCommand,
     /// The line does not have the form that its command needs.
-    BadLine(Flaw),
+    BadLine(LineError),
     /// The data block does not end in `\r\n` where its length says.
     BadDataChunk,
     /// The number that `incr` or `decr` is to add is not an unsigned number of 64 bits.
@@ -76,7 +76,7 @@ pub enum ProtocolError {
 
 /// Why a line is a `bad command line format`: the wire does not tell, `-vv` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
+pub enum LineError {
     /// Fewer than four bytes, the line's end included.
     LineTooShort,
     /// The command needs more words; what it needs.
@@ -212,28 +212,30 @@ impl ProtocolError {
     }
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Flaw::LineTooShort => f.write_str("a line has at least four bytes, its end included"),
-            Flaw::TooFewWords(form) => write!(f, "too few words for {form}"),
-            Flaw::KeyTooLong(bytes) => {
+            LineError::LineTooShort => {
+                f.write_str("a line has at least four bytes, its end included")
+            }
+            LineError::TooFewWords(form) => write!(f, "too few words for {form}"),
+            LineError::KeyTooLong(bytes) => {
                 write!(
                     f,
                     "key is {bytes} bytes long, at most {}",
                     crate::item::MAX_KEY
                 )
             }
-            Flaw::Bytes => f.write_str("<bytes> is a number from 0 to 2147483645"),
-            Flaw::Flags => f.write_str("<flags> is a number from 0 to 4294967295"),
-            Flaw::Exptime => f.write_str("<exptime> is a whole number"),
-            Flaw::CasUnique => {
+            LineError::Bytes => f.write_str("<bytes> is a number from 0 to 2147483645"),
+            LineError::Flags => f.write_str("<flags> is a number from 0 to 4294967295"),
+            LineError::Exptime => f.write_str("<exptime> is a whole number"),
+            LineError::CasUnique => {
                 f.write_str("<cas unique> is a number from 0 to 18446744073709551615")
             }
-            Flaw::Base64 => f.write_str("the key is not base64 with padding"),
-            Flaw::FlagLetter => f.write_str("a flag begins with a letter"),
-            Flaw::Level => f.write_str("the level is a number"),
-            Flaw::Cachedump => f.write_str("class and limit are numbers"),
+            LineError::Base64 => f.write_str("the key is not base64 with padding"),
+            LineError::FlagLetter => f.write_str("a flag begins with a letter"),
+            LineError::Level => f.write_str("the level is a number"),
+            LineError::Cachedump => f.write_str("class and limit are numbers"),
         }
     }
 }

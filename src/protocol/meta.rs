@@ -5,10 +5,12 @@
 //! those that mean nothing to them, as memcached does.
 
 use super::request::{
-    Arithmetic, Direction, Key, MetaDelete, MetaGet, OnFailure, Request, Shown, ShownFlag, Storage,
-    StoreMode, Vivify,
+    Arithmetic, Direction, Key, MetaDelete, MetaGet, OnFailure, Request, ReturnFlag, ReturnFlags,
+    Storage, StoreMode, Vivify,
 };
-use super::{Answer, Exptime, Flaw, Parsed, ProtocolError, base64, first_word, key, number, words};
+use super::{
+    Answer, Exptime, LineError, Parsed, ProtocolError, base64, first_word, key, number, words,
+};
 
 /// The most words that a line may have, the verb and the key included.
 const MAX_WORDS: usize = 20;
@@ -27,7 +29,7 @@ pub(super) fn mg(args: &[u8]) -> Parsed<'_> {
             compare: flags.compare,
             cas: flags.cas,
             no_bump: flags.no_bump,
-            shown: flags.shown,
+            return_flags: flags.return_flags,
         }))
     })
 }
@@ -38,13 +40,13 @@ pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
     let (name, rest) = first_word(args);
     let (bytes, flags) = first_word(rest);
     if bytes.is_empty() {
-        return Parsed::flawed(Flaw::TooFewWords("ms <key> <bytes> <flags>*"));
+        return Parsed::bad_line(LineError::TooFewWords("ms <key> <bytes> <flags>*"));
     }
     if bad_first_letter(flags) {
-        return Parsed::flawed(Flaw::FlagLetter);
+        return Parsed::bad_line(LineError::FlagLetter);
     }
     let Some(bytes) = number::data_length(bytes) else {
-        return Parsed::flawed(Flaw::Bytes);
+        return Parsed::bad_line(LineError::Bytes);
     };
     // From here on the data is swallowed, whatever else is wrong with the line.
     let request = || {
@@ -70,12 +72,12 @@ pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
             vivify: flags.vivify,
             on_failure: OnFailure::RemoveOld,
         };
-        Ok(Request::MetaSet(storage, flags.shown))
+        Ok(Request::MetaSet(storage, flags.return_flags))
     };
     Parsed {
         request: request(),
         answer: Answer::Wanted,
-        data_block: Some(bytes),
+        data_length: Some(bytes),
     }
 }
 
@@ -90,7 +92,7 @@ pub(super) fn md(args: &[u8]) -> Parsed<'_> {
             remove_value: flags.remove_value,
             flags: flags.client_flags,
             touch: flags.touch,
-            shown: flags.shown,
+            return_flags: flags.return_flags,
         }))
     })
 }
@@ -114,7 +116,7 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
                 vivify: flags.created().map(|created| (created, flags.initial)),
                 touch: flags.touch,
             },
-            flags.shown,
+            flags.return_flags,
         ))
     });
     // Whatever is wrong with the flags, `ma` has one answer for it.
@@ -123,7 +125,7 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
             error,
             ProtocolError::InvalidMode(_)
                 | ProtocolError::OpaqueTooLong
-                | ProtocolError::BadLine(Flaw::TooFewWords(_) | Flaw::FlagLetter)
+                | ProtocolError::BadLine(LineError::TooFewWords(_) | LineError::FlagLetter)
         )
     };
     if parsed.request.as_ref().is_err_and(is_about_flags) {
@@ -136,14 +138,16 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
 pub(super) fn me(args: &[u8]) -> Parsed<'_> {
     let (name, flags) = first_word(args);
     if name.is_empty() {
-        return Parsed::flawed(Flaw::TooFewWords("me <key> [b]"));
+        return Parsed::bad_line(LineError::TooFewWords("me <key> [b]"));
     }
     let request = match (key(name), first_word(flags)) {
         (Err(flaw), _) => Err(flaw),
-        (Ok(_), (b"b", _)) => base64::decode(name).map(Into::into).ok_or(Flaw::Base64),
+        (Ok(_), (b"b", _)) => base64::decode(name)
+            .map(Into::into)
+            .ok_or(LineError::Base64),
         (Ok(key), _) => Ok(key.into()),
     };
-    Parsed::plain(
+    Parsed::always_answered(
         request
             .map(|key| Request::MetaDebug { key })
             .map_err(ProtocolError::BadLine),
@@ -157,13 +161,13 @@ fn simple<'a>(
 ) -> Parsed<'a> {
     let (name, flags) = first_word(args);
     if name.is_empty() {
-        return Parsed::flawed(Flaw::TooFewWords("<command> <key> <flags>*"));
+        return Parsed::bad_line(LineError::TooFewWords("<command> <key> <flags>*"));
     }
     if bad_first_letter(flags) {
-        return Parsed::flawed(Flaw::FlagLetter);
+        return Parsed::bad_line(LineError::FlagLetter);
     }
-    Parsed::plain(parse(name, flags, 2).and_then(|(key, flags)| {
-        let opaque_too_long = flags.shown.opaque_too_long;
+    Parsed::always_answered(parse(name, flags, 2).and_then(|(key, flags)| {
+        let opaque_too_long = flags.return_flags.opaque_too_long;
         let request = request(key, flags)?;
         if opaque_too_long {
             Err(ProtocolError::OpaqueTooLong)
@@ -182,7 +186,7 @@ fn bad_first_letter(flags: &[u8]) -> bool {
 /// Every flag, as far as the line has it.
 #[derive(Debug)]
 struct Flags<'a> {
-    shown: Shown<'a>,
+    return_flags: ReturnFlags<'a>,
     touch: Option<Exptime>,
     vivify: Option<Exptime>,
     recache: Option<Exptime>,
@@ -203,15 +207,18 @@ impl Flags<'_> {
     fn created(&self) -> Option<Vivify> {
         let exptime = self.vivify?;
         let last = self
-            .shown
+            .return_flags
             .flags()
-            .filter(|flag| matches!(flag, ShownFlag::Touch | ShownFlag::Vivify))
+            .filter(|flag| matches!(flag, ReturnFlag::Touch | ReturnFlag::Vivify))
             .last();
-        let finally = match last {
-            Some(ShownFlag::Touch) => self.touch.unwrap_or(exptime),
+        let final_exptime = match last {
+            Some(ReturnFlag::Touch) => self.touch.unwrap_or(exptime),
             _ => exptime,
         };
-        Some(Vivify { exptime, finally })
+        Some(Vivify {
+            exptime,
+            final_exptime,
+        })
     }
 }
 
@@ -229,7 +236,7 @@ fn parse<'a>(
         return Err(ProtocolError::TooManyFlags);
     }
     let mut found = Flags {
-        shown: Shown {
+        return_flags: ReturnFlags {
             value: false,
             quiet: false,
             opaque_too_long: false,
@@ -275,7 +282,7 @@ fn parse<'a>(
             b'F' => match number::u32(value) {
                 Some(flags) => found.client_flags = flags,
                 // The one that keeps the error of another flag, if there is one.
-                None => error = error.or(Some(ProtocolError::BadLine(Flaw::Flags))),
+                None => error = error.or(Some(ProtocolError::BadLine(LineError::Flags))),
             },
             b'D' => match number::u64(value) {
                 Some(delta) => found.delta = delta,
@@ -295,13 +302,13 @@ fn parse<'a>(
                 }
                 None => bad(ProtocolError::BadBase64),
             },
-            b'O' => found.shown.opaque_too_long = value.len() + 1 > MAX_OPAQUE,
+            b'O' => found.return_flags.opaque_too_long = value.len() + 1 > MAX_OPAQUE,
             b'I' => found.invalidate = true,
             b'x' => found.remove_value = true,
             b'u' => found.no_bump = true,
-            b'v' => found.shown.value = true,
-            b'q' => found.shown.quiet = true,
-            // Known, and told apart when they are shown; P and L are for proxies.
+            b'v' => found.return_flags.value = true,
+            b'q' => found.return_flags.quiet = true,
+            // Known, and told apart by `ReturnFlags`; P and L are for proxies.
             b'k' | b's' | b't' | b'c' | b'f' | b'h' | b'l' | b'P' | b'L' => {}
             _ => return Err(ProtocolError::InvalidFlag),
         }

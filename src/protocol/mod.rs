@@ -15,12 +15,12 @@ mod number;
 pub mod request;
 
 use crate::item::MAX_KEY;
-pub use error::{Flaw, ProtocolError};
+pub use error::{LineError, ProtocolError};
 pub use expiry::Exptime;
-pub use number::number_in;
+pub use number::number_in_value;
 pub use request::{
     Arithmetic, DebugTime, Direction, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
-    Retrieval, Shown, ShownFlag, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
+    Retrieval, ReturnFlag, ReturnFlags, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
 };
 
 /// What one command line says.
@@ -32,7 +32,7 @@ pub struct Parsed<'a> {
     pub answer: Answer,
     /// How many bytes of data follow the line (their closing `\r\n` not counted). They follow a refused
     /// line too, as long as their number could be read: then they have to be swallowed.
-    pub data_block: Option<usize>,
+    pub data_length: Option<usize>,
 }
 
 /// Whether the client wants an answer: `noreply` as the last word of the line says no.
@@ -41,31 +41,31 @@ pub enum Answer {
     /// The ordinary case.
     Wanted,
     /// `noreply`: nothing is sent, errors included.
-    Silenced,
+    Noreply,
 }
 
 impl<'a> Parsed<'a> {
     /// A request that is always answered and brings no data.
-    fn plain(request: Result<Request<'a>, ProtocolError>) -> Self {
+    fn always_answered(request: Result<Request<'a>, ProtocolError>) -> Self {
         Parsed {
             request,
             answer: Answer::Wanted,
-            data_block: None,
+            data_length: None,
         }
     }
 
     /// A request whose last word may be `noreply`.
-    fn silenceable(request: Result<Request<'a>, ProtocolError>, args: &[u8]) -> Self {
+    fn maybe_noreply(request: Result<Request<'a>, ProtocolError>, args: &[u8]) -> Self {
         Parsed {
             request,
-            answer: answer_wanted(args),
-            data_block: None,
+            answer: answer_of(args),
+            data_length: None,
         }
     }
 
     /// A line that could not be parsed: it is answered whatever it says.
-    fn flawed(flaw: Flaw) -> Self {
-        Parsed::plain(Err(ProtocolError::BadLine(flaw)))
+    fn bad_line(flaw: LineError) -> Self {
+        Parsed::always_answered(Err(ProtocolError::BadLine(flaw)))
     }
 }
 
@@ -76,7 +76,7 @@ impl<'a> Parsed<'a> {
 pub fn parse(line: &[u8]) -> Parsed<'_> {
     // Two letters and `\r\n` are the least: what is shorter is not even looked up, be it `mn\n`.
     if line.len() < 4 {
-        return Parsed::flawed(Flaw::LineTooShort);
+        return Parsed::bad_line(LineError::LineTooShort);
     }
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -89,7 +89,7 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
         return parsed;
     }
     if is_http(args) {
-        return Parsed::plain(Ok(Request::Http));
+        return Parsed::always_answered(Ok(Request::Http));
     }
     // Ours alone: the Go program took its verbs in any case. Only a verb that is unknown as written
     // comes here, so the ordinary path does not pay for it.
@@ -98,7 +98,7 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     {
         return parsed;
     }
-    Parsed::silenceable(Err(ProtocolError::UnknownCommand), line)
+    Parsed::maybe_noreply(Err(ProtocolError::UnknownCommand), line)
 }
 
 /// All verbs. Tests hold to this list whatever else knows the verbs: [`parse_verb`], the random tests of the parser,
@@ -157,12 +157,12 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
         b"ms" => meta::ms(args),
         b"md" => meta::md(args),
         b"ma" => meta::ma(args),
-        b"mn" => Parsed::plain(Ok(Request::MetaNoop)),
+        b"mn" => Parsed::always_answered(Ok(Request::MetaNoop)),
         b"me" => meta::me(args),
         b"flush_all" => classic::flush_all(args),
-        b"version" => Parsed::plain(Ok(Request::Version)),
+        b"version" => Parsed::always_answered(Ok(Request::Version)),
         b"verbosity" => classic::verbosity(args),
-        b"quit" => Parsed::plain(Ok(Request::Quit)),
+        b"quit" => Parsed::always_answered(Ok(Request::Quit)),
         b"stats" => classic::stats(args),
         b"cache_memlimit" => classic::cache_memlimit(args),
         b"shutdown" => classic::shutdown(args),
@@ -210,9 +210,9 @@ fn last_word(args: &[u8]) -> &[u8] {
         .unwrap_or_default()
 }
 
-fn answer_wanted(args: &[u8]) -> Answer {
+fn answer_of(args: &[u8]) -> Answer {
     if last_word(args) == b"noreply" {
-        Answer::Silenced
+        Answer::Noreply
     } else {
         Answer::Wanted
     }
@@ -225,9 +225,9 @@ fn is_http(args: &[u8]) -> bool {
 }
 
 /// A key as it may be used: at most 250 bytes. (That it has one, and no space, is the splitting's work.)
-fn key(word: &[u8]) -> Result<&[u8], Flaw> {
+fn key(word: &[u8]) -> Result<&[u8], LineError> {
     if word.len() > MAX_KEY {
-        Err(Flaw::KeyTooLong(word.len()))
+        Err(LineError::KeyTooLong(word.len()))
     } else {
         Ok(word)
     }
@@ -243,7 +243,7 @@ mod tests {
             let parsed = parse(line.as_bytes());
             assert_eq!(
                 parsed.request,
-                Err(ProtocolError::BadLine(Flaw::LineTooShort)),
+                Err(ProtocolError::BadLine(LineError::LineTooShort)),
                 "{line:?}"
             );
         }
@@ -286,11 +286,11 @@ mod tests {
 
     #[test]
     fn noreply_counts_only_as_the_last_word() {
-        assert_eq!(parse(b"delete k noreply\r\n").answer, Answer::Silenced);
-        assert_eq!(parse(b"delete k noreply  \r\n").answer, Answer::Silenced);
+        assert_eq!(parse(b"delete k noreply\r\n").answer, Answer::Noreply);
+        assert_eq!(parse(b"delete k noreply  \r\n").answer, Answer::Noreply);
         assert_eq!(parse(b"delete k noreply x\r\n").answer, Answer::Wanted);
-        assert_eq!(parse(b"nonsense noreply\r\n").answer, Answer::Silenced);
-        assert_eq!(parse(b"noreply\r\n").answer, Answer::Silenced);
+        assert_eq!(parse(b"nonsense noreply\r\n").answer, Answer::Noreply);
+        assert_eq!(parse(b"noreply\r\n").answer, Answer::Noreply);
         assert_eq!(parse(b"version noreply\r\n").answer, Answer::Wanted);
     }
 

@@ -49,7 +49,7 @@ pub(super) fn data_length(word: &[u8]) -> Option<usize> {
 }
 
 /// A number as C's `strtoll` reads it: an optional sign, then digits, as many as there are.
-pub(super) fn signed_loosely(word: &[u8]) -> Option<i64> {
+pub(super) fn like_strtoll(word: &[u8]) -> Option<i64> {
     let (negative, word) = match word {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
@@ -65,7 +65,7 @@ pub(super) fn signed_loosely(word: &[u8]) -> Option<i64> {
 /// The number that a stored value spells, for `incr` and `decr`: leading white space, a sign, digits,
 /// and then the end or white space (a result that became shorter was padded with spaces). A negative
 /// one is no number here; `-0` is, as it is for memcached.
-pub fn number_in(value: &[u8]) -> Option<u64> {
+pub fn number_in_value(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii_start();
     let (negative, value) = match value {
         [b'-', rest @ ..] => (true, rest),
@@ -121,11 +121,11 @@ mod tests {
 
     #[test]
     fn flags_and_exptime_of_storage_commands_may_carry_a_sign() {
-        assert_eq!(signed_loosely(b"+5"), Some(5));
-        assert_eq!(signed_loosely(b"007"), Some(7));
-        assert_eq!(signed_loosely(b"-1"), Some(-1));
+        assert_eq!(like_strtoll(b"+5"), Some(5));
+        assert_eq!(like_strtoll(b"007"), Some(7));
+        assert_eq!(like_strtoll(b"-1"), Some(-1));
         for word in ["", "+", "-", "1.5", "5x", "0x5", "99999999999999999999"] {
-            assert_eq!(signed_loosely(word.as_bytes()), None, "{word:?}");
+            assert_eq!(like_strtoll(word.as_bytes()), None, "{word:?}");
         }
     }
 
@@ -141,11 +141,11 @@ mod tests {
             ("-0", 0),
             ("007", 7),
         ] {
-            assert_eq!(number_in(value.as_bytes()), Some(number), "{value:?}");
+            assert_eq!(number_in_value(value.as_bytes()), Some(number), "{value:?}");
         }
-        assert_eq!(number_in(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(number_in_value(b"18446744073709551615"), Some(u64::MAX));
         for value in ["", " ", "x", "5x", "-5", "1.5", "18446744073709551616"] {
-            assert_eq!(number_in(value.as_bytes()), None, "{value:?}");
+            assert_eq!(number_in_value(value.as_bytes()), None, "{value:?}");
         }
     }
 }

@@ -42,11 +42,11 @@ pub enum Request<'a> {
     /// `mg`.
     MetaGet(MetaGet<'a>),
     /// `ms`: what it stores, and what its answer is to show.
-    MetaSet(Storage<'a>, Shown<'a>),
+    MetaSet(Storage<'a>, ReturnFlags<'a>),
     /// `md`.
     MetaDelete(MetaDelete<'a>),
     /// `ma`: what it counts, and what its answer is to show.
-    MetaArithmetic(Arithmetic<'a>, Shown<'a>),
+    MetaArithmetic(Arithmetic<'a>, ReturnFlags<'a>),
     /// `mn`.
     MetaNoop,
     /// `me`.
@@ -187,7 +187,7 @@ pub struct Vivify {
     /// What `N` says.
     pub exptime: Exptime,
     /// What the item has in the end: what `T` says, if it stands behind `N`.
-    pub finally: Exptime,
+    pub final_exptime: Exptime,
 }
 
 /// `mg`.
@@ -208,7 +208,7 @@ pub struct MetaGet<'a> {
     /// Whether the reading is not noted on the item (`u`).
     pub no_bump: bool,
     /// What the answer is to show.
-    pub shown: Shown<'a>,
+    pub return_flags: ReturnFlags<'a>,
 }
 
 /// `md`.
@@ -229,12 +229,12 @@ pub struct MetaDelete<'a> {
     /// The new exptime of an item that stays (`T`).
     pub touch: Option<Exptime>,
     /// What the answer is to show.
-    pub shown: Shown<'a>,
+    pub return_flags: ReturnFlags<'a>,
 }
 
 /// What the answer to a meta command is to show.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Shown<'a> {
+pub struct ReturnFlags<'a> {
     /// The value (`v`).
     pub value: bool,
     /// Whether the ordinary answer is left out (`q`).
@@ -247,7 +247,7 @@ pub struct Shown<'a> {
 
 /// A flag that has a place of its own in the answer, or that acts in its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShownFlag<'a> {
+pub enum ReturnFlag<'a> {
     /// `O`: the client's own mark on the request, the letter included.
     Opaque(&'a [u8]),
     /// `k`: the key.
@@ -264,30 +264,30 @@ pub enum ShownFlag<'a> {
     Size,
     /// `t`: the seconds that it has to live.
     Ttl,
-    /// `T`: nothing is shown, but a `t` behind it shows the new time.
+    /// `T`: adds nothing to the answer, but a `t` behind it shows the new time.
     Touch,
     /// `N`: likewise, for an item that has been created.
     Vivify,
-    /// `R`: nothing is shown, but the time that the item has at this point counts.
+    /// `R`: adds nothing to the answer, but is compared with the expiry that the item has at this point of the line.
     Recache,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> ReturnFlags<'a> {
     /// The flags in the order of the line, which is the order of the answer.
-    pub fn flags(&self) -> impl Iterator<Item = ShownFlag<'a>> + use<'a> {
+    pub fn flags(&self) -> impl Iterator<Item = ReturnFlag<'a>> + use<'a> {
         words(self.flags).filter_map(|word| {
             Some(match word.first()? {
-                b'O' => ShownFlag::Opaque(word),
-                b'k' => ShownFlag::Key,
-                b'c' => ShownFlag::Cas,
-                b'f' => ShownFlag::ClientFlags,
-                b'h' => ShownFlag::Hit,
-                b'l' => ShownFlag::LastAccess,
-                b's' => ShownFlag::Size,
-                b't' => ShownFlag::Ttl,
-                b'T' => ShownFlag::Touch,
-                b'N' => ShownFlag::Vivify,
-                b'R' => ShownFlag::Recache,
+                b'O' => ReturnFlag::Opaque(word),
+                b'k' => ReturnFlag::Key,
+                b'c' => ReturnFlag::Cas,
+                b'f' => ReturnFlag::ClientFlags,
+                b'h' => ReturnFlag::Hit,
+                b'l' => ReturnFlag::LastAccess,
+                b's' => ReturnFlag::Size,
+                b't' => ReturnFlag::Ttl,
+                b'T' => ReturnFlag::Touch,
+                b'N' => ReturnFlag::Vivify,
+                b'R' => ReturnFlag::Recache,
                 _ => return None,
             })
         })

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use super::Unmet;
+use super::FailedCondition;
 use crate::item::Item;
 use crate::protocol::base64;
 
@@ -30,7 +30,7 @@ pub enum Code<'a> {
     /// `NF`: there is no such item to change.
     NotFound,
     /// `NS`: a condition was not met.
-    NotStored(Unmet),
+    NotStored(FailedCondition),
     /// `EX`: the item has another cas unique, namely this one.
     Exists(u64),
 }

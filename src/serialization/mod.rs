@@ -25,7 +25,7 @@ pub enum Response<'a> {
     /// `STORED`
     Stored,
     /// `NOT_STORED`: the command's condition was not met.
-    NotStored(Unmet),
+    NotStored(FailedCondition),
     /// `EXISTS`: somebody else changed the item; its cas unique is this now.
     Exists(u64),
     /// `NOT_FOUND`
@@ -60,7 +60,7 @@ pub enum Response<'a> {
 
 /// Which condition kept a value from being stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unmet {
+pub enum FailedCondition {
     /// `add` wants a key that holds nothing.
     KeyIsTaken,
     /// `replace`, `append` and `prepend` want a key that holds an item.
@@ -183,13 +183,13 @@ impl<'a> Response<'a> {
     /// Why this is the answer, for a person who reads along; `None` where the answer says it itself.
     pub fn reason(&self) -> Option<String> {
         match self {
-            Response::NotStored(unmet) => Some(unmet.to_string()),
+            Response::NotStored(condition) => Some(condition.to_string()),
             Response::Exists(cas) => Some(changed(*cas)),
-            Response::NotFound => Some(Unmet::KeyIsFree.to_string()),
+            Response::NotFound => Some(FailedCondition::KeyIsFree.to_string()),
             Response::Meta(meta) => match &meta.code {
-                Code::NotStored(unmet) => Some(unmet.to_string()),
+                Code::NotStored(condition) => Some(condition.to_string()),
                 Code::Exists(cas) => Some(changed(*cas)),
-                Code::NotFound | Code::Miss => Some(Unmet::KeyIsFree.to_string()),
+                Code::NotFound | Code::Miss => Some(FailedCondition::KeyIsFree.to_string()),
                 Code::Done | Code::Value(_) => None,
             },
             Response::Error(error) => error.reason(),
@@ -198,12 +198,12 @@ impl<'a> Response<'a> {
     }
 }
 
-impl fmt::Display for Unmet {
+impl fmt::Display for FailedCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Unmet::KeyIsTaken => "the key holds an item already",
-            Unmet::KeyIsFree => "the key holds no item",
-            Unmet::TooLarge => "the item would be larger than -I allows",
+            FailedCondition::KeyIsTaken => "the key holds an item already",
+            FailedCondition::KeyIsFree => "the key holds no item",
+            FailedCondition::TooLarge => "the item would be larger than -I allows",
         })
     }
 }
@@ -267,7 +267,10 @@ mod tests {
 
     #[test]
     fn every_other_answer_is_one_line() {
-        check(&Response::NotStored(Unmet::KeyIsFree), "NOT_STORED\r\n");
+        check(
+            &Response::NotStored(FailedCondition::KeyIsFree),
+            "NOT_STORED\r\n",
+        );
         check(&Response::Number(u64::MAX), "18446744073709551615\r\n");
         check(&Response::Stat("pid".into(), "1".into()), "STAT pid 1\r\n");
         check(&Response::Error(ProtocolError::UnknownCommand), "ERROR\r\n");

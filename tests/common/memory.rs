@@ -148,7 +148,7 @@ impl Memory {
     #[track_caller]
     pub fn rewrite(&self) -> &Self {
         let before = self.stat("aof_rewrites");
-        self.service.store.tend_log(|| false);
+        self.service.store.maintain_log(|| false);
         assert_eq!(self.stat("aof_rewrites"), before + 1, "it is rewritten");
         self
     }
@@ -184,11 +184,11 @@ impl Memory {
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, behind) = rest.split_at(end + 1);
             let parsed = parse(line);
-            let (block, behind) = behind.split_at(parsed.data_block.map_or(0, |bytes| bytes + 2));
+            let (block, behind) = behind.split_at(parsed.data_length.map_or(0, |bytes| bytes + 2));
             rest = behind;
             let mut answer = |response: Response<'_>| match parsed.answer {
                 Answer::Wanted => response.write(&mut answers),
-                Answer::Silenced => Ok(()),
+                Answer::Noreply => Ok(()),
             };
             let outcome = parsed.request.and_then(|request| {
                 let mut pending = reserve(&request, &self.service)?;
