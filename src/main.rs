@@ -1,18 +1,24 @@
 //! Flags -> server -> signals -> exit code, and nothing else.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustmemc::config::{self, Invocation};
 use rustmemc::{Server, StartError, Stopper, VERSION, log};
 
+/// How long the end of the process waits for standard error to take the last lines.
+const LAST_LINES_GRACE: Duration = Duration::from_millis(200);
+
 fn main() -> ExitCode {
-    match run() {
+    let code = match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             log::line(format_args!("rustmemc: {message}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    log::flush(LAST_LINES_GRACE);
+    code
 }
 
 fn run() -> Result<(), String> {

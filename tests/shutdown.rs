@@ -8,13 +8,15 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use common::folder::Folder;
 use common::process::{self, Process, eventually};
 use common::{Client, shortened};
 
@@ -173,4 +175,38 @@ fn the_shutdown_command_stops_the_server_where_it_is_allowed() {
         other.expect_end();
         check(server, |_| ());
     }
+}
+
+/// The server must never wait for a pipe that nobody reads: not with its answers, and not with its end.
+#[test]
+fn a_server_whose_standard_error_is_not_read_serves_and_stops() {
+    const COMMANDS: usize = 100_000;
+    let folder = Folder::new();
+    let path = folder.file("stderr");
+    // The shell opens the pipe for reading too, so that writing to it blocks and does not fail.
+    let prepare = format!("rm -f {0}; mkfifo {0}; exec 3<>{0} 2>&3;", path.display());
+    let server = || process::spawn_after(&prepare, "-vv");
+    let talk = |server: &Process| {
+        let mut client = server.client();
+        client.send("get a\r\n".repeat(COMMANDS));
+        client.expect("END\r\n".repeat(COMMANDS));
+    };
+
+    let unread = server();
+    talk(&unread);
+    check(unread, |server| server.signal("TERM"));
+
+    // As soon as somebody reads, whole lines come, and the number of those that were dropped.
+    let read_late = server();
+    talk(&read_late);
+    let mut lines = BufReader::new(File::open(&path).expect("it is a pipe")).lines();
+    let mut lines = std::iter::from_fn(|| Some(lines.next()?.expect("lines are text")));
+    let dropped = lines.find(|line| !line.starts_with('<') && !line.starts_with('>'));
+    assert!(
+        dropped
+            .as_ref()
+            .is_some_and(|line| line.ends_with(" lines were dropped: standard error was not read")),
+        "{dropped:?}"
+    );
+    check(read_late, |server| server.signal("TERM"));
 }

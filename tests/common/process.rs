@@ -104,7 +104,7 @@ impl Process {
         eventually("the server says where it listens", || {
             let said = self.stdout.text();
             assert!(
-                !said.is_empty() || !self.stderr.ended(),
+                !said.is_empty() || !self.stdout.ended() || !self.stderr.ended(),
                 "it ended at once: {}",
                 self.stderr.text()
             );
