@@ -28,7 +28,7 @@ use large::Blocks;
 pub use large::LargeValue;
 
 /// The size of a piece, in bytes.
-pub const PIECE: usize = 64 << 10;
+pub const PIECE_SIZE: usize = 64 << 10;
 
 /// The pool may exceed the limit by 1/32 of it: what an eviction has freed must be there for the next segment. When
 /// it went back to the allocator each time, holes between the pieces were measured at a third of `-m`.
@@ -90,22 +90,22 @@ impl Memory {
     }
 
     /// Takes a piece from the pool, or a new one.
-    pub fn piece(self: &Arc<Self>) -> Piece {
+    pub fn take_piece(self: &Arc<Self>) -> Piece {
         let mut pool = lock(&self.pool);
         let pooled = pool.pop();
         self.pooled.store(pool.len(), Relaxed);
         drop(pool);
         Piece {
             // Zeros come from the system without being written: what a segment does not use yet is not resident.
-            bytes: pooled.unwrap_or_else(|| vec![0; PIECE]),
-            charge: self.charge(PIECE),
+            bytes: pooled.unwrap_or_else(|| vec![0; PIECE_SIZE]),
+            charge: self.charge(PIECE_SIZE),
         }
     }
 
     /// Frees pieces of the pool until it and what is used are within the limit and its allowance.
     pub fn trim_pool(&self) {
         let allowed = self.limit() + self.limit() / POOL_ALLOWANCE_DIVISOR;
-        let pieces = allowed.saturating_sub(self.used()) / PIECE;
+        let pieces = allowed.saturating_sub(self.used()) / PIECE_SIZE;
         if self.pooled.load(Relaxed) > pieces {
             let mut pool = lock(&self.pool);
             pool.truncate(pieces);
@@ -117,7 +117,7 @@ impl Memory {
 /// A piece of memory. It returns to the pool when it is dropped.
 #[derive(Debug)]
 pub struct Piece {
-    /// [`PIECE`] bytes, of which nothing is known at first.
+    /// [`PIECE_SIZE`] bytes, of which nothing is known at first.
     pub bytes: Vec<u8>,
     charge: Charge,
 }
@@ -173,23 +173,26 @@ mod tests {
 
     #[test]
     fn a_piece_that_comes_free_serves_again() {
-        let memory = Arc::new(Memory::new(2 * PIECE));
-        let piece = memory.piece();
+        let memory = Arc::new(Memory::new(2 * PIECE_SIZE));
+        let piece = memory.take_piece();
         let address = piece.bytes.as_ptr();
-        assert_eq!(memory.used(), PIECE);
+        assert_eq!(memory.used(), PIECE_SIZE);
         drop(piece);
         assert_eq!(memory.used(), 0);
-        let piece = memory.piece();
-        assert_eq!((piece.bytes.as_ptr(), piece.bytes.len()), (address, PIECE));
+        let piece = memory.take_piece();
+        assert_eq!(
+            (piece.bytes.as_ptr(), piece.bytes.len()),
+            (address, PIECE_SIZE)
+        );
     }
 
     #[test]
     fn the_pool_gives_way_to_what_is_used() {
-        let memory = Arc::new(Memory::new(32 * PIECE));
+        let memory = Arc::new(Memory::new(32 * PIECE_SIZE));
         let pooled = || lock(&memory.pool).len();
-        drop((0..32).map(|_| memory.piece()).collect::<Vec<_>>());
+        drop((0..32).map(|_| memory.take_piece()).collect::<Vec<_>>());
         assert_eq!(pooled(), 32);
-        let charge = memory.charge(30 * PIECE);
+        let charge = memory.charge(30 * PIECE_SIZE);
         memory.trim_pool();
         assert_eq!(pooled(), 3, "one more than there is room for");
         drop(charge);

@@ -22,14 +22,14 @@ impl Clock {
     /// The time now.
     pub fn now(&self) -> UnixTime {
         match self.paused_at.load(Relaxed) {
-            0 => self.running(),
+            0 => self.unpaused_time(),
             time => time,
         }
     }
 
     /// Stops the clock (`debugtime p`).
     pub fn pause(&self) {
-        self.paused_at.store(self.running(), Relaxed);
+        self.paused_at.store(self.unpaused_time(), Relaxed);
     }
 
     /// Lets the clock go on (`debugtime r`).
@@ -45,7 +45,7 @@ impl Clock {
         }
     }
 
-    fn running(&self) -> UnixTime {
+    fn unpaused_time(&self) -> UnixTime {
         // Before 1970 it is 1970 here, and after 2106 it stays 2106: a broken clock is no reason to fail.
         let real = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -40,7 +40,7 @@ use std::sync::{RwLock, TryLockError};
 use std::thread;
 
 use super::item_ref::ItemRef;
-use super::segment::{QueueId, SEGMENT};
+use super::segment::{QueueId, SEGMENT_SIZE};
 use super::shard::{Removed, Shard};
 use super::{Datastore, StoreError, lock, read, write};
 use crate::aof::record::Record;
@@ -48,12 +48,12 @@ use crate::stats::Counter;
 
 /// A write stops evicting when it has freed this many bytes more than it needs, so that nobody waits long when
 /// `cache_memlimit` has made the limit much lower: then many writes share the work.
-const SHRINK_STEP: usize = SEGMENT;
+const SHRINK_STEP: usize = SEGMENT_SIZE;
 
 /// A write of at most this many bytes reserves nothing, and does not wait for another thread that evicts, as long as hardly
 /// more is used than may be: that thread frees a segment, which is enough for many small writes. (Without that bound,
 /// 100 clients were measured to leave one evicting thread so little time that memory grew to three times `-m`.)
-pub const SMALL_WRITE: usize = 1 << 10;
+pub const MAX_SMALL_WRITE: usize = 1 << 10;
 
 /// What a look at all shards has found.
 struct Survey<'s> {
@@ -70,14 +70,14 @@ impl Datastore {
     /// bytes. Returns `false` if eviction cannot free enough: pending items or readers hold the memory.
     pub(super) fn evict_down_to(&self, limit: usize, bytes: usize) -> Result<bool, StoreError> {
         // One thread at a time: the segment that it frees is room for many small writes, which go on meanwhile.
-        let may_go_on = bytes <= SMALL_WRITE && self.memory.used() <= limit + limit / 64;
+        let need_not_wait = bytes <= MAX_SMALL_WRITE && self.memory.used() <= limit + limit / 64;
         let evicting = match self.evicting.try_lock() {
-            Err(TryLockError::WouldBlock) if may_go_on => return Ok(true),
+            Err(TryLockError::WouldBlock) if need_not_wait => return Ok(true),
             Ok(evicting) => evicting,
             Err(_) => lock(&self.evicting),
         };
         let at_most = bytes.saturating_add(SHRINK_STEP);
-        let (mut freed, mut fruitless) = (0, 0);
+        let (mut freed, mut failed_attempts) = (0, 0);
         while self.memory.used() > limit && freed < at_most {
             let survey = self.survey();
             let Some(shard) = survey.oldest else {
@@ -86,13 +86,13 @@ impl Datastore {
             // If what eviction cannot free is too much already, it evicts nothing. It gives up when all that is left is
             // being sent.
             let not_evictable = self.memory.used().saturating_sub(survey.size);
-            if not_evictable > limit || fruitless > 2 * survey.segments {
+            if not_evictable > limit || failed_attempts > 2 * survey.segments {
                 return Ok(false);
             }
             // In the first round items that were read stay, in the second round they do not.
-            let spares_read = fruitless <= survey.segments;
+            let spares_read = failed_attempts <= survey.segments;
             let more = self.evict_from(&mut write(shard), spares_read)?;
-            fruitless = if more > 0 { 0 } else { fruitless + 1 };
+            failed_attempts = if more > 0 { 0 } else { failed_attempts + 1 };
             freed += more;
         }
         drop(evicting);
@@ -174,7 +174,7 @@ impl Datastore {
 #[cfg(test)]
 mod tests {
     use super::super::WhenFull;
-    use super::super::segment::SEGMENT;
+    use super::super::segment::SEGMENT_SIZE;
     use super::super::tests::{MEGABYTE, get, set, store_with, validate};
     use super::*;
     use crate::protocol::Exptime;
@@ -186,7 +186,7 @@ mod tests {
         for n in 0..5000 {
             set(&store, &format!("key {n}"), &value, Exptime::Never);
             // A shard that begins a segment may take a little more for a moment.
-            assert!(store.memory.used() <= MEGABYTE + 2 * SEGMENT);
+            assert!(store.memory.used() <= MEGABYTE + 2 * SEGMENT_SIZE);
         }
         validate(&store);
         assert_eq!(
@@ -243,7 +243,7 @@ mod tests {
         while store.memory.used() > 8 * MEGABYTE {
             set(&store, "k", &writes.to_string(), Exptime::Never);
             let freed = before.saturating_sub(store.memory.used());
-            assert!(freed <= 8 * SEGMENT, "one write frees {freed} bytes");
+            assert!(freed <= 8 * SEGMENT_SIZE, "one write frees {freed} bytes");
             (writes, before) = (writes + 1, store.memory.used());
         }
         assert!((50..1000).contains(&writes), "{writes}");

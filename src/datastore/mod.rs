@@ -44,17 +44,17 @@ use crate::stats::{Counter, Stats};
 use clock::Clock;
 use index::MAX_SEGMENTS;
 pub use reserve::PendingItem;
-use segment::{ITEM_OVERHEAD, LARGE};
+use segment::{ITEM_OVERHEAD, MAX_SMALL_ITEM};
 use shard::{HashedKey, Shard, Shared};
 
 /// How many shards there are at the most. Many, so that a table that grows keeps few clients waiting for a short time, …
 const MAX_SHARDS: usize = 256;
 
 /// … but none for less than this many bytes of the memory limit: each has an open segment in each of its queues.
-const SHARD_SHARE: usize = 4 << 20;
+const MIN_SHARD_MEMORY: usize = 4 << 20;
 
 /// How much memory the numbers of a shard's segments can address: no limit is higher than all shards have together.
-const SHARD_MAX: usize = MAX_SEGMENTS * LARGE;
+const MAX_SHARD_MEMORY: usize = MAX_SEGMENTS * MAX_SMALL_ITEM;
 
 /// What happens when the memory limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,8 +118,8 @@ pub struct Datastore {
 impl Datastore {
     /// An empty store.
     pub fn new(limits: Limits, stats: Arc<Stats>) -> Self {
-        let shards = (limits.memory / SHARD_SHARE).clamp(1, MAX_SHARDS);
-        let memory = Arc::new(Memory::new(limits.memory.min(shards * SHARD_MAX)));
+        let shards = (limits.memory / MIN_SHARD_MEMORY).clamp(1, MAX_SHARDS);
+        let memory = Arc::new(Memory::new(limits.memory.min(shards * MAX_SHARD_MEMORY)));
         let shared = Arc::new(Shared {
             hasher: RandomState::new(),
             memory: Arc::clone(&memory),
@@ -231,7 +231,7 @@ impl Datastore {
     /// Changes the memory limit. The next writes evict what is too much, each a little (with `-M` nothing is evicted).
     pub fn set_memory_limit(&self, bytes: usize) {
         self.memory
-            .set_limit(bytes.min(self.shards.len() * SHARD_MAX));
+            .set_limit(bytes.min(self.shards.len() * MAX_SHARD_MEMORY));
     }
 
     /// A delayed flush that is due happens here, before anyone sees an item. It takes all locks: nobody

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::StoreError;
-use super::segment::SEGMENT;
+use super::segment::SEGMENT_SIZE;
 use super::{Datastore, WhenFull, read};
 use crate::aof::record::Record;
 use crate::aof::replay::{OpenError, Replayed};
@@ -41,7 +41,7 @@ impl Datastore {
         self.sweep();
         // Items lie otherwise in segments than they did, and what they take differs by a little. What was there must be
         // there again; the next writes evict what is too much.
-        let slack = self.memory_limit() / 16 + 2 * SEGMENT;
+        let slack = self.memory_limit() / 16 + 2 * SEGMENT_SIZE;
         self.evict_in_replay(self.memory_limit().saturating_add(slack));
         let forgotten = self.stats.get(Counter::Evictions);
         self.stats.reset();

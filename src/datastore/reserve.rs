@@ -10,8 +10,8 @@
 //! (Where the limit is lowered while the server runs, or `-M` meets a log that holds more, what is there stays until it
 //! is evicted or removed.)
 
-use super::eviction::SMALL_WRITE;
-use super::segment::{ITEM_OVERHEAD, LARGE};
+use super::eviction::MAX_SMALL_WRITE;
+use super::segment::{ITEM_OVERHEAD, MAX_SMALL_ITEM};
 use super::{Datastore, StoreError, WhenFull, write};
 use crate::item::Item;
 use crate::memory::Charge;
@@ -75,7 +75,7 @@ impl Datastore {
     /// Ends the reservation of an item whose data block has arrived. A large value is copied into parts now, while no lock
     /// is held.
     pub fn complete(&self, pending: PendingItem) -> Item<'static> {
-        pending.item.with_large_value(LARGE, &self.memory)
+        pending.item.with_large_value(MAX_SMALL_ITEM, &self.memory)
     }
 
     /// Reserves memory for an item that a change may make this many bytes longer. If memory is short, the change is made
@@ -92,12 +92,12 @@ impl Datastore {
         Item::size_in_memcached(key, flags, bytes) <= self.limits.item
     }
 
-    /// Reserves memory, and evicts items if there is too little. A [small write](SMALL_WRITE) only evicts.
+    /// Reserves memory, and evicts items if there is too little. A [small write](MAX_SMALL_WRITE) only evicts.
     ///
     /// # Errors
     /// [`StoreError::OutOfMemory`], or [`StoreError::LogFailed`] if evictions cannot be recorded.
     fn make_room(&self, bytes: usize) -> Result<Option<Charge>, StoreError> {
-        let reservation = (bytes > SMALL_WRITE).then(|| self.memory.charge(bytes));
+        let reservation = (bytes > MAX_SMALL_WRITE).then(|| self.memory.charge(bytes));
         if self.memory.is_short() {
             let has_room = match self.limits.when_full {
                 WhenFull::Evict => self.evict_down_to(self.memory.limit(), bytes)?,

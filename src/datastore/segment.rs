@@ -31,15 +31,15 @@ use std::sync::Arc;
 use super::head::{Head, Slot};
 use super::item_ref::ItemRef;
 use crate::item::{Item, UnixTime, earlier};
-use crate::memory::{Charge, LargeValue, Memory, PIECE, Piece};
+use crate::memory::{Charge, LargeValue, Memory, PIECE_SIZE, Piece};
 
 /// The size of a segment, in bytes, but for that of a large item. An eviction frees one at a time: large enough that
 /// it is efficient, small enough that nobody waits for it long (a tenth of a millisecond).
-pub const SEGMENT: usize = PIECE;
+pub const SEGMENT_SIZE: usize = PIECE_SIZE;
 
 /// An item with more bytes than this is large. So at most a quarter of a segment stays free at its end, unless its items
 /// are so small that it has no more slots.
-pub const LARGE: usize = SEGMENT / 4;
+pub const MAX_SMALL_ITEM: usize = SEGMENT_SIZE / 4;
 
 /// How many bytes an item has in its segment beside key and value.
 pub const ITEM_OVERHEAD: usize = Head::SIZE + size_of::<Slot>();
@@ -104,7 +104,7 @@ enum Content {
 impl Segment {
     /// An empty segment for this queue.
     pub fn packed(queue: QueueId, memory: &Arc<Memory>) -> Self {
-        let piece = memory.piece();
+        let piece = memory.take_piece();
         Segment::new(Content::Packed { piece, written: 0 }, queue, memory)
     }
 
@@ -144,7 +144,7 @@ impl Segment {
     pub fn has_room(&self, length: usize) -> bool {
         match &self.content {
             Content::Packed { written, .. } => {
-                self.slots.len() < MAX_SLOTS && written + Head::SIZE + length <= SEGMENT
+                self.slots.len() < MAX_SLOTS && written + Head::SIZE + length <= SEGMENT_SIZE
             }
             Content::Large { .. } => false,
         }
@@ -169,7 +169,7 @@ impl Segment {
     fn add(&mut self, slot: Slot, head: Head, length: usize) {
         if self.slots.len() == self.slots.capacity() {
             // As many as there is room for, if the next items are as long as this one.
-            let left = SEGMENT.saturating_sub(slot.start.into());
+            let left = SEGMENT_SIZE.saturating_sub(slot.start.into());
             let fit = left / (length + Head::SIZE) + 1;
             self.slots.reserve_exact(fit.min(SLOTS_STEP));
             self.charge.set(self.slots.capacity() * size_of::<Slot>());
@@ -217,7 +217,7 @@ impl Segment {
     }
 
     /// Marks an item, which is alive, as dead.
-    pub fn kill(&mut self, number: usize) {
+    pub fn mark_dead(&mut self, number: usize) {
         self.alive_bytes -= match &self.content {
             Content::Packed { .. } => self.range(number).len(),
             Content::Large { .. } => self.alive_bytes,
@@ -271,7 +271,7 @@ impl Segment {
         let heads = self.slots.len() * Head::SIZE;
         let dead_items = self.slots.len() - self.alive_items;
         let (dead_bytes, size) = match &self.content {
-            Content::Packed { written, .. } => (written - heads - self.alive_bytes, SEGMENT),
+            Content::Packed { written, .. } => (written - heads - self.alive_bytes, SEGMENT_SIZE),
             Content::Large { value, .. } => (0, value.size()),
         };
         Usage {

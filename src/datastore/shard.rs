@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::head::{Head, Slot};
 use super::index::{Hash32, Index, Location, SegmentId};
 use super::item_ref::ItemRef;
-use super::segment::{LARGE, QueueId, Segment, Usage};
+use super::segment::{MAX_SMALL_ITEM, QueueId, Segment, Usage};
 use crate::item::{Item, UnixTime, earlier};
 use crate::memory::Memory;
 pub use reclaim::Removed;
@@ -80,7 +80,7 @@ pub struct Shard {
     index: Index,
     segments: Vec<Option<Segment>>,
     /// Numbers of segments that are not in use.
-    vacant: Vec<SegmentId>,
+    unused_ids: Vec<SegmentId>,
     probation: Queue,
     main: Queue,
     usage: Usage,
@@ -97,7 +97,7 @@ impl Shard {
             index: Index::new(&shared.memory),
             shared,
             segments: Vec::new(),
-            vacant: Vec::new(),
+            unused_ids: Vec::new(),
             probation: Queue::default(),
             main: Queue::default(),
             usage: Usage::default(),
@@ -133,7 +133,7 @@ impl Shard {
         item: Item<'_>,
         now: UnixTime,
     ) -> Location {
-        let item = item.with_large_value(LARGE, &self.shared.memory);
+        let item = item.with_large_value(MAX_SMALL_ITEM, &self.shared.memory);
         let slot = Slot::new(&item, now);
         let Some(old) = old else {
             let at = self.append_new(QueueId::Probation, &item, slot);
@@ -150,7 +150,7 @@ impl Shard {
         let queue = self.segment(old.segment()).map(|segment| segment.queue);
         let at = self.append_new(queue.unwrap_or(QueueId::Probation), &item, slot);
         self.index.relocate(key.hash32(), old, at);
-        self.kill(old);
+        self.mark_dead(old);
         match self.compact() {
             true => self.find(key).unwrap_or(at),
             false => at,
@@ -165,7 +165,7 @@ impl Shard {
     /// Removes a key's item, which is at this location.
     pub fn remove(&mut self, key: HashedKey<'_>, at: Location) {
         self.index.remove(key.hash32(), at);
-        self.kill(at);
+        self.mark_dead(at);
         self.compact();
     }
 
@@ -207,7 +207,7 @@ impl Shard {
         let Some(value) = &item.large else {
             return self.append(queue, slot, Head::new(item), &item.bytes);
         };
-        let id = self.vacant_id();
+        let id = self.take_unused_id();
         let segment = Segment::large(item, value, slot, queue, &self.shared.memory);
         self.attach(id, segment);
         Location::new(id, 0)
@@ -219,7 +219,7 @@ impl Shard {
         let open = self.queue(queue).open;
         let open = open.filter(|id| self.segment(*id).is_some_and(has_room));
         let id = open.unwrap_or_else(|| {
-            let id = self.vacant_id();
+            let id = self.take_unused_id();
             self.attach(id, Segment::packed(queue, &self.shared.memory));
             self.queue(queue).open = Some(id);
             id
@@ -229,12 +229,12 @@ impl Shard {
     }
 
     /// Marks an item as dead, and gives its segment back if nothing in it is alive.
-    fn kill(&mut self, at: Location) {
-        self.change(at.segment(), |segment| segment.kill(at.slot()));
+    fn mark_dead(&mut self, at: Location) {
+        self.change(at.segment(), |segment| segment.mark_dead(at.slot()));
         let segment = self.segment(at.segment());
         if segment.is_some_and(|segment| segment.usage().alive == 0) {
             self.detach(at.segment());
-            self.vacant.push(at.segment());
+            self.unused_ids.push(at.segment());
         }
     }
 
@@ -270,8 +270,8 @@ impl Shard {
         Some(segment)
     }
 
-    fn vacant_id(&mut self) -> SegmentId {
-        self.vacant.pop().unwrap_or_else(|| {
+    fn take_unused_id(&mut self) -> SegmentId {
+        self.unused_ids.pop().unwrap_or_else(|| {
             self.segments.push(None);
             self.segments.len() as SegmentId - 1
         })

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::segment::SEGMENT;
+use super::segment::SEGMENT_SIZE;
 use super::*;
 
 pub(super) const MEGABYTE: usize = 1 << 20;
@@ -60,7 +60,7 @@ pub(super) fn get(store: &Datastore, key: &str) -> Option<String> {
         .map(|item| String::from_utf8_lossy(&item.value()).into_owned())
 }
 
-pub(super) fn pass(store: &Datastore, seconds: i64) {
+pub(super) fn advance_clock(store: &Datastore, seconds: i64) {
     store.clock().jump(seconds);
 }
 
@@ -68,9 +68,9 @@ pub(super) fn pass(store: &Datastore, seconds: i64) {
 fn an_expired_item_is_gone_at_once_and_its_memory_with_the_next_sweep() {
     let store = store();
     set(&store, "k", "v", Exptime::After(10));
-    pass(&store, 9);
+    advance_clock(&store, 9);
     assert_eq!(get(&store, "k"), Some("v".into()));
-    pass(&store, 1);
+    advance_clock(&store, 1);
     assert_eq!(get(&store, "k"), None);
     assert_eq!(store.size().0, 1);
     store.sweep();
@@ -105,7 +105,7 @@ fn a_touch_changes_the_expiry_and_nothing_else() {
         .get(b"k", Bump::Yes, &mut room)
         .expect("it is still there");
     assert_eq!((item.cas, &*item.value()), (cas, &b"v"[..]));
-    pass(&store, 5);
+    advance_clock(&store, 5);
     assert_eq!(get(&store, "k"), None);
 }
 
@@ -117,15 +117,15 @@ fn a_delayed_flush_takes_what_is_there_one_second_before_its_time() {
         .flush_later(Exptime::After(10))
         .expect("nothing is recorded");
     set(&store, "meanwhile", "", Exptime::Never);
-    pass(&store, 8);
+    advance_clock(&store, 8);
     assert!(get(&store, "before").is_some());
-    pass(&store, 1);
+    advance_clock(&store, 1);
     assert_eq!(
         (get(&store, "before"), get(&store, "meanwhile")),
         (None, None)
     );
     set(&store, "after", "", Exptime::Never);
-    pass(&store, 100);
+    advance_clock(&store, 100);
     assert!(get(&store, "after").is_some(), "a flush happens once");
 }
 
@@ -137,7 +137,7 @@ fn a_flush_takes_the_place_of_the_one_that_was_pending() {
         .expect("nothing is recorded");
     store.flush().expect("nothing is recorded");
     set(&store, "k", "", Exptime::Never);
-    pass(&store, 20);
+    advance_clock(&store, 20);
     assert!(get(&store, "k").is_some());
     store
         .flush_later(Exptime::After(10))
@@ -145,7 +145,7 @@ fn a_flush_takes_the_place_of_the_one_that_was_pending() {
     store
         .flush_later(Exptime::At(1))
         .expect("nothing is recorded");
-    pass(&store, 20);
+    advance_clock(&store, 20);
     assert!(
         get(&store, "k").is_some(),
         "a date that has passed flushes nothing"
@@ -286,7 +286,7 @@ impl Model {
                     assert!(agrees(&found, &expected), "{key}: {found:?}, {expected:?}");
                 }
                 Event::Pass { seconds } => {
-                    pass(store, seconds.into());
+                    advance_clock(store, seconds.into());
                     self.pass(seconds);
                 }
                 Event::Sweep => store.sweep(),
@@ -345,6 +345,6 @@ proptest! {
         Model::default().play(&store, history, |found, expected| {
             found.is_none() || found == expected
         });
-        prop_assert!(store.memory.used() <= MEGABYTE / 2 + 2 * SEGMENT);
+        prop_assert!(store.memory.used() <= MEGABYTE / 2 + 2 * SEGMENT_SIZE);
     }
 }

@@ -12,13 +12,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Memory, PIECE, Piece, lock};
+use super::{Memory, PIECE_SIZE, Piece, lock};
 
 /// The size of a part, in bytes.
-pub const PART: usize = PIECE / PARTS;
+pub const PART_SIZE: usize = PIECE_SIZE / PARTS_PER_BLOCK;
 
 /// How many parts a block has: as many as a `u16` has bits.
-const PARTS: usize = u16::BITS as usize;
+const PARTS_PER_BLOCK: usize = u16::BITS as usize;
 
 /// A piece in parts.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl LargeValue {
                 .piece
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            let start = usize::from(part.index) * PART;
+            let start = usize::from(part.index) * PART_SIZE;
             if let Some(room) = piece.bytes.get_mut(start..start + chunk.len()) {
                 room.copy_from_slice(chunk);
             }
@@ -68,7 +68,7 @@ impl LargeValue {
             part
         };
         LargeValue {
-            parts: bytes.chunks(PART).map(copy).collect(),
+            parts: bytes.chunks(PART_SIZE).map(copy).collect(),
             length: bytes.len(),
             memory: Arc::clone(memory),
         }
@@ -81,7 +81,7 @@ impl LargeValue {
 
     /// How much memory it takes, in bytes.
     pub fn size(&self) -> usize {
-        self.parts.len() * PART
+        self.parts.len() * PART_SIZE
     }
 
     /// Copies each part to `buffer` and passes it to `with`.
@@ -100,7 +100,7 @@ impl LargeValue {
                 .piece
                 .read()
                 .unwrap_or_else(PoisonError::into_inner);
-            let (start, length) = (usize::from(part.index) * PART, left.min(PART));
+            let (start, length) = (usize::from(part.index) * PART_SIZE, left.min(PART_SIZE));
             let bytes = piece.bytes.get(start..start + length);
             buffer.clear();
             buffer.extend_from_slice(bytes.unwrap_or_default());
@@ -127,7 +127,7 @@ impl Memory {
         let mut blocks = lock(&self.blocks);
         let (_, (block, free)) = blocks.with_free_parts.pop_first().unwrap_or_else(|| {
             blocks.last_number += 1;
-            let (number, piece) = (blocks.last_number, RwLock::new(self.piece()));
+            let (number, piece) = (blocks.last_number, RwLock::new(self.take_piece()));
             (number, (Arc::new(Block { number, piece }), u16::MAX))
         });
         let index = free.trailing_zeros() as u8;
@@ -144,7 +144,7 @@ impl Memory {
     pub fn free_parts(&self) -> usize {
         let blocks = lock(&self.blocks);
         let free = blocks.with_free_parts.values();
-        free.map(|(_, free)| free.count_ones() as usize * PART)
+        free.map(|(_, free)| free.count_ones() as usize * PART_SIZE)
             .sum()
     }
 
@@ -180,7 +180,13 @@ mod tests {
     #[test]
     fn a_value_is_what_was_copied_also_in_parts_that_others_had_before() {
         let memory = Arc::new(Memory::new(usize::MAX / 2));
-        for length in [1, 5 * PART, 5 * PART + 1, 40 * PART - 1, 3 * PART] {
+        for length in [
+            1,
+            5 * PART_SIZE,
+            5 * PART_SIZE + 1,
+            40 * PART_SIZE - 1,
+            3 * PART_SIZE,
+        ] {
             let value = LargeValue::new(&bytes(length), &memory);
             assert_eq!((copy(&value), value.length()), (bytes(length), length));
         }
@@ -191,18 +197,18 @@ mod tests {
     fn values_share_blocks_and_a_block_is_used_until_its_last_part_is_free() {
         let memory = Arc::new(Memory::new(usize::MAX / 2));
         let values: Vec<_> = (0..8)
-            .map(|n| LargeValue::new(&[n; 6 * PART], &memory))
+            .map(|n| LargeValue::new(&[n; 6 * PART_SIZE], &memory))
             .collect();
-        assert_eq!(memory.used(), 3 * PIECE);
+        assert_eq!(memory.used(), 3 * PIECE_SIZE);
         let kept: Vec<_> = values.into_iter().step_by(4).collect();
-        assert_eq!(memory.used(), 2 * PIECE);
+        assert_eq!(memory.used(), 2 * PIECE_SIZE);
         let more: Vec<_> = (0..3)
-            .map(|n| LargeValue::new(&[n; 6 * PART], &memory))
+            .map(|n| LargeValue::new(&[n; 6 * PART_SIZE], &memory))
             .collect();
-        assert_eq!(memory.used(), 2 * PIECE, "the free parts serve again");
+        assert_eq!(memory.used(), 2 * PIECE_SIZE, "the free parts serve again");
         assert_eq!(
             kept.iter().map(copy).collect::<Vec<_>>(),
-            [vec![0; 6 * PART], vec![4; 6 * PART]]
+            [vec![0; 6 * PART_SIZE], vec![4; 6 * PART_SIZE]]
         );
         drop((kept, more));
         assert_eq!(memory.used(), 0);

@@ -23,7 +23,7 @@ impl Segment {
         let ends = (0..self.slots.len()).map(|number| self.range(number).end);
         if let Content::Packed { written, .. } = &self.content {
             assert!(
-                ends.is_sorted() && *written <= SEGMENT,
+                ends.is_sorted() && *written <= SEGMENT_SIZE,
                 "one behind another"
             );
         }

@@ -11,12 +11,12 @@
 use super::super::head::Slot;
 use super::super::index::{Hash32, Location, SegmentId};
 use super::super::item_ref::ItemRef;
-use super::super::segment::{ITEM_OVERHEAD, QueueId, SEGMENT, Segment};
+use super::super::segment::{ITEM_OVERHEAD, QueueId, SEGMENT_SIZE, Segment};
 use super::Shard;
 use crate::item::UnixTime;
 
 /// How many bytes may be dead in a shard, beside a quarter of those that are alive: the open segments are not cleaned.
-const DEAD_ALLOWANCE: usize = 3 * SEGMENT;
+const DEAD_ALLOWANCE: usize = 3 * SEGMENT_SIZE;
 
 /// Items that expiry or eviction has removed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Shard {
             }
         }
         // Only now: until here the index pointed into the segment, so no other may have had its number.
-        self.vacant.push(id);
+        self.unused_ids.push(id);
         removed
     }
 
@@ -92,7 +92,7 @@ impl Shard {
         }
         for (at, hash) in expired {
             self.index.remove(hash, at);
-            self.kill(at);
+            self.mark_dead(at);
         }
         self.change(id, Segment::update_earliest_expiry);
         self.compact();
@@ -123,7 +123,7 @@ impl Shard {
 
     /// Compacts segments as long as that is worth it, because memory is short and nothing may be evicted.
     pub fn compact_fully(&mut self) {
-        while self.usage.dead > SEGMENT / 4 && self.compact_dirtiest() {}
+        while self.usage.dead > SEGMENT_SIZE / 4 && self.compact_dirtiest() {}
     }
 
     /// Compacts the dirtiest segment that is not open. Returns whether there was one.
@@ -165,6 +165,6 @@ impl Shard {
 
     /// How many segments there are.
     pub fn segment_count(&self) -> usize {
-        self.segments.len() - self.vacant.len()
+        self.segments.len() - self.unused_ids.len()
     }
 }

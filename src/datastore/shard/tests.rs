@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::index::MAX_SEGMENTS;
-use super::super::segment::{MAX_SLOTS, SEGMENT};
+use super::super::segment::{MAX_SLOTS, SEGMENT_SIZE};
 use super::*;
 use crate::item::Expiry;
 use crate::memory::Memory;
@@ -14,11 +14,17 @@ impl Shard {
         let (mut usage, mut earliest, mut items) = (Usage::default(), None, 0);
         for (segment, id) in self.segments.iter().zip(0..) {
             let Some(segment) = segment else {
-                assert!(self.vacant.contains(&id), "a number is in use or vacant");
+                assert!(
+                    self.unused_ids.contains(&id),
+                    "a number is in use or unused"
+                );
                 continue;
             };
             segment.validate();
-            assert!(!self.vacant.contains(&id), "a number is in use or vacant");
+            assert!(
+                !self.unused_ids.contains(&id),
+                "a number is in use or unused"
+            );
             usage.replace(Usage::default(), segment.usage());
             earliest = earlier(earliest, segment.earliest_expiry);
             assert!(segment.items().next().is_some(), "an item is alive");
@@ -140,7 +146,7 @@ impl Sample {
     }
 
     /// Which of these keys are there.
-    fn held(&self, keys: std::ops::Range<u32>) -> Vec<u32> {
+    fn stored_keys(&self, keys: std::ops::Range<u32>) -> Vec<u32> {
         keys.filter(|&key| self.value(key).is_some()).collect()
     }
 }
@@ -148,7 +154,18 @@ impl Sample {
 #[test]
 fn a_key_holds_what_was_stored_last_however_long_it_is() {
     let mut sample = Sample::new();
-    for length in [3, 3, 100, 0, 100, SEGMENT, SEGMENT, LARGE, 100, 7] {
+    for length in [
+        3,
+        3,
+        100,
+        0,
+        100,
+        SEGMENT_SIZE,
+        SEGMENT_SIZE,
+        MAX_SMALL_ITEM,
+        100,
+        7,
+    ] {
         let value = vec![b'v'; length];
         sample.put(1, &value);
         sample.put(2, b"another");
@@ -198,7 +215,7 @@ fn an_item_of_the_same_length_takes_the_place_of_the_old_one() {
 #[test]
 fn a_shard_without_items_takes_no_memory() {
     let mut sample = Sample::filled(0..300);
-    sample.put(300, &[b'v'; LARGE]);
+    sample.put(300, &[b'v'; MAX_SMALL_ITEM]);
     (0..=300).for_each(|key| sample.remove(key));
     assert_eq!(sample.shard.size(), 0);
     assert_eq!(sample.shard.shared.memory.used(), 0);
@@ -216,7 +233,10 @@ fn a_segment_has_no_more_slots_than_a_location_can_say() {
     }
     sample.shard.validate();
     assert_eq!(
-        (sample.held(0..keys).len(), sample.shard.segment_count()),
+        (
+            sample.stored_keys(0..keys).len(),
+            sample.shard.segment_count()
+        ),
         (keys as usize, 2)
     );
     const { assert!(MAX_SEGMENTS * MAX_SLOTS == 1 << 32) };
@@ -227,7 +247,7 @@ fn the_segment_that_was_filled_first_is_evicted_first() {
     let mut sample = Sample::filled(0..200);
     let evicted = sample.evict() as u32;
     assert!((50..70).contains(&evicted), "{evicted}");
-    assert_eq!(sample.held(0..200), Vec::from_iter(evicted..200));
+    assert_eq!(sample.stored_keys(0..200), Vec::from_iter(evicted..200));
 }
 
 #[test]
@@ -236,7 +256,7 @@ fn items_that_were_read_outlive_those_that_were_not() {
     (0..10).for_each(|key| assert!(sample.read(key)));
     sample.evict();
     sample.evict();
-    assert_eq!(sample.held(0..100), Vec::from_iter(0..10));
+    assert_eq!(sample.stored_keys(0..100), Vec::from_iter(0..10));
 }
 
 #[test]
@@ -262,7 +282,7 @@ fn items_that_are_no_longer_popular_are_evicted() {
         }
         (new - 20..=new).for_each(|key| _ = sample.read(key));
     }
-    let old = sample.held(0..300).len();
+    let old = sample.stored_keys(0..300).len();
     assert!(old <= 90, "{old} are still there");
 }
 
@@ -305,11 +325,11 @@ fn only_items_that_have_expired_are_removed_and_the_others_keep_their_places() {
     }
     assert_eq!(removed, 67);
     let held: Vec<_> = (0..200).filter(|key| key % 3 != 0).collect();
-    assert_eq!(sample.held(0..200), held);
+    assert_eq!(sample.stored_keys(0..200), held);
     assert!(!sample.shard.may_have_expired(119) && sample.shard.may_have_expired(120));
     let evicted = sample.evict() as u32;
     assert_eq!(
-        sample.held(0..200).first(),
+        sample.stored_keys(0..200).first(),
         held.get(evicted as usize),
         "the oldest is gone"
     );
@@ -332,5 +352,8 @@ fn dead_bytes_are_bounded_by_those_that_are_alive() {
         assert_eq!(sample.value(*key).map(|value| value.len()), Some(*length));
     }
     let (alive, taken) = (sample.shard.usage.alive, sample.shard.usage.size);
-    assert!(taken < alive * 3 / 2 + 4 * SEGMENT, "{taken} for {alive}");
+    assert!(
+        taken < alive * 3 / 2 + 4 * SEGMENT_SIZE,
+        "{taken} for {alive}"
+    );
 }
