@@ -1,20 +1,49 @@
 //! Time, in whole seconds of unix time as the protocol counts it.
 //!
-//! Expiry follows the wall clock, as memcached's does: an exptime can be a date. The wall clock may
-//! jump; then items live longer or shorter, and nothing else happens. Tests move it themselves
-//! (`debugtime`), so that none of them sleeps.
+//! Expiry follows the wall clock, as memcached's does, because an exptime can be a date. If the wall clock jumps, items
+//! live longer or shorter, and nothing else happens. Tests move this clock (`debugtime`), so no test has to sleep.
+//!
+//! # Who asks the clock
+//!
+//! | thread     | in                                        | for what                                                |
+//! |------------|-------------------------------------------|---------------------------------------------------------|
+//! | worker     | `reserve.rs`, `src/command/`              | to turn a relative exptime into an expiry               |
+//! | worker     | `mod.rs`, `guard.rs`                      | whether an item has expired, and when it was last read  |
+//! | worker     | `mod.rs`                                  | whether a delayed flush is due                          |
+//! | worker     | `eviction.rs`                             | whether items have expired, before it evicts others     |
+//! | worker     | `src/command/`, `src/connection/wire.rs`  | the times in `stats` and `me`; a client's last command  |
+//! | sweeper    | `eviction.rs`                             | which items have expired, every second                  |
+//! | log keeper | `persistence.rs`                          | which items have expired: a rewrite leaves them out     |
+//! | dispatcher | `src/connection/server.rs`                | when a client connected                                 |
+//!
+//! (The thread that starts the server asks it too, during the replay.)
+//!
+//! # When is an expired item's memory freed, and by which thread?
+//!
+//! From the second of its expiry on, an item is no longer found. A read that finds it expired frees nothing, because
+//! reads do not change a shard. The item is removed from the index, and its bytes become dead, by whichever comes
+//! first:
+//!
+//! - the sweeper thread, every second (`Datastore::sweep`);
+//! - an eviction: the thread that needs memory removes the expired items of a shard before it evicts others there;
+//! - a command that stores or removes an item under the same key (an item that is as long is copied over the old one).
+//!
+//! Dead bytes are freed with their segment: at once if all its items are dead, or else when it is compacted. The thread
+//! that made the bytes dead compacts, as soon as a shard has too many of them (`shard/reclaim.rs`). Compaction itself
+//! does not look at the clock: it copies an item that has expired but was not removed yet. The value of a large item is
+//! freed when the last reader has sent it.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::item::UnixTime;
 
-/// The wall clock, and what tests did to it.
+/// The wall clock, with the changes that tests made to it.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// Seconds that were jumped over.
+    /// How many seconds tests have moved the clock.
     offset: AtomicI64,
-    /// Where the clock stands still; 0 while it goes.
+    /// The time at which the clock was paused; 0 while it runs.
     paused_at: AtomicU32,
 }
 
@@ -27,12 +56,12 @@ impl Clock {
         }
     }
 
-    /// Stops the clock (`debugtime p`).
+    /// Pauses the clock (`debugtime p`).
     pub fn pause(&self) {
         self.paused_at.store(self.unpaused_time(), Relaxed);
     }
 
-    /// Lets the clock go on (`debugtime r`).
+    /// Lets the clock run again (`debugtime r`).
     pub fn resume(&self) {
         self.paused_at.store(0, Relaxed);
     }
@@ -46,7 +75,7 @@ impl Clock {
     }
 
     fn unpaused_time(&self) -> UnixTime {
-        // Before 1970 it is 1970 here, and after 2106 it stays 2106: a broken clock is no reason to fail.
+        // A time before 1970 becomes 1970, and one after 2106 becomes 2106: a wrong clock must not stop the server.
         let real = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -68,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_can_jump_stop_and_go_on() {
+    fn a_clock_can_jump_be_paused_and_be_resumed() {
         let clock = Clock::default();
         clock.pause();
         let start = clock.now();

@@ -1,23 +1,51 @@
 //! The store: items by key, with a limit, a clock and a flush. (The Go program's `datastore_handler`.)
 //!
-//! It has many shards, each an `RwLock` around a `HashMap` and the segments that it points into. A key belongs to one shard.
-//! Readers of a shard do not wait for each other, and leave with a copy of a small item or a share of a large one. A
-//! command that changes a key takes the key's [`KeyGuard`](guard::KeyGuard), which is the shard's write lock, and meanwhile no other
-//! thread reads or changes the key. This module does not know the protocol.
+//! ```text
+//! Datastore
+//!   shards        up to 256, each behind an RwLock; a key's hash decides its shard
+//!     index       hash of a key -> location: a segment and a slot
+//!     segments    each has many small items, or one large item
+//!     queues      probation and main: the order in which segments are evicted
+//! ```
 //!
-//! To be read in this order:
+//! Readers of a shard do not wait for each other. A reader gets a copy of a small item, and shares the value of a large
+//! one. A command that changes a key takes the key's [`KeyGuard`](guard::KeyGuard), which holds the shard's write lock:
+//! meanwhile no other thread reads or changes the key. This module does not know the commands of the protocol.
 //!
-//! - `segment.rs`, `head.rs`, `item_ref.rs`: how items lie in memory, with a picture;
-//! - `index.rs`, `shard.rs`, `shard/reclaim.rs`: the `HashMap`, segments in queues, and how they leave;
-//! - `guard.rs`: how a key is changed;
-//! - `reserve.rs`, `eviction.rs`: how memory is asked for (`src/memory.rs` has it), and which items leave;
-//! - `persistence.rs`: the store and its log.
+//! # The words
 //!
-//! Invariants:
-//! - Nothing here ever waits for a network: no lock is held once a method has returned, but for the one
-//!   in a `KeyGuard`, and a `KeyGuard` has no way to a socket.
+//! - **Shard**: a share of the keys, with a lock, an index, segments and queues of its own.
+//! - **Segment**: 64 KB of memory with small items one behind another, or else one large item (over 16 KB).
+//! - **Head**: the 16 bytes in front of an item's key and value: its cas unique, its flags and its expiry.
+//! - **Slot**: 8 bytes beside the segment, one slot for each item: where the item begins, its last access, and whether
+//!   it is dead.
+//! - **Dead bytes**: the memory of items that were replaced or removed. It is freed together with their segment.
+//! - **Probation queue**: the segments with new items, the oldest segment in front.
+//! - **Main queue**: the segments with items that were read in time, so that eviction has spared them.
+//!
+//! # The files, in the order in which to read them
+//!
+//! 1. `mod.rs`, this file: the store, how it finds a key's shard, `get` and `flush_all`.
+//! 2. `segment.rs`: how items lie in memory, with a picture.
+//! 3. `head.rs`: an item's head and slot.
+//! 4. `item_ref.rs`: a reference to an item in its segment.
+//! 5. `index.rs`: where a shard's items are, by key.
+//! 6. `shard.rs`: the items of a shard: find, put, update, remove.
+//! 7. `shard/reclaim.rs`: how a shard frees segments: expiry, compaction, and its part of eviction.
+//! 8. `guard.rs`: how a command changes a key.
+//! 9. `clock.rs`: what time it is, and when the memory of an expired item is freed.
+//! 10. `reserve.rs`: how a write asks for memory before it takes any (the memory itself is in `src/memory.rs`).
+//! 11. `eviction.rs`: which items are evicted when memory is short, and the sweep of expired ones.
+//! 12. `persistence.rs`: the store and its log: what is recorded, and the replay.
+//!
+//! Tests are in the files themselves, in `tests.rs` (the whole store), `shard/tests.rs` and `segment/tests.rs`.
+//!
+//! # Invariants
+//!
+//! - Nothing here waits for the network. When a method has returned, no lock is held, except the one in a `KeyGuard`,
+//!   and a `KeyGuard` cannot reach a socket.
 //! - Lock order: `evicting`, then a shard, then the log's locks or those of `memory`, which are held for a moment only.
-//!   Never two shards at once, except all of them in ascending order ([`Datastore::flush`]).
+//!   No thread locks two shards at once, except all of them in ascending order ([`Datastore::flush`]).
 //! - A lock that a panic has poisoned still works: each change to a shard is complete in itself.
 
 pub mod clock;
@@ -47,13 +75,14 @@ pub use reserve::PendingItem;
 use segment::{ITEM_OVERHEAD, MAX_SMALL_ITEM};
 use shard::{HashedKey, Shard, Shared};
 
-/// How many shards there are at the most. Many, so that a table that grows keeps few clients waiting for a short time, …
+/// The most shards that a store has. With many shards, few clients wait when a table grows, and only for a short time.
 const MAX_SHARDS: usize = 256;
 
-/// … but none for less than this many bytes of the memory limit: each has an open segment in each of its queues.
+/// A shard is not made for less than this many bytes of the memory limit, because it has an open segment in each queue.
 const MIN_SHARD_MEMORY: usize = 4 << 20;
 
-/// How much memory the numbers of a shard's segments can address: no limit is higher than all shards have together.
+/// How much memory the segment numbers of a shard can address, in bytes. The memory limit is at most the sum for all
+/// shards.
 const MAX_SHARD_MEMORY: usize = MAX_SEGMENTS * MAX_SMALL_ITEM;
 
 /// What happens when the memory limit is reached.
@@ -65,21 +94,22 @@ pub enum WhenFull {
     Refuse,
 }
 
-/// Whether reading an item is noted on it.
+/// Whether a read marks the item as read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bump {
     /// Mark the item as read.
     Yes,
-    /// Do not (`mg … u`).
+    /// Leave the item as it is (`mg … u`).
     No,
 }
 
-/// Why the store did not do what it was asked to do. Nothing has changed then.
+/// Why the store could not do what a command asked for. Then nothing has changed, except that items may have been
+/// evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreError {
     /// The item would be larger than `-I` allows.
     TooLarge,
-    /// There is no room, and `-M` forbids eviction, or nothing is left to evict.
+    /// There is not enough memory, and `-M` forbids eviction, or eviction cannot free enough.
     OutOfMemory,
     /// The append-only file cannot be written.
     LogFailed,
@@ -88,11 +118,11 @@ pub enum StoreError {
 /// The limits of a store.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// What all items may take together, in bytes (`-m`).
+    /// How much memory all items may use together, in bytes (`-m`).
     pub memory: usize,
     /// How large one item may be, in bytes, as [memcached measures it](Item::size_in_memcached) (`-I`).
     pub item: usize,
-    /// What happens when the memory is used up.
+    /// What happens when the memory limit is reached.
     pub when_full: WhenFull,
 }
 
@@ -105,13 +135,13 @@ pub struct Datastore {
     clock: Clock,
     stats: Arc<Stats>,
     limits: Limits,
-    /// Held by the one thread that evicts.
+    /// Locked by the one thread that evicts.
     evicting: Mutex<()>,
-    /// The last cas unique that was given out.
+    /// The last cas unique that an item got.
     last_cas: AtomicU64,
-    /// When a delayed flush is due; 0: none is.
+    /// When a delayed flush is due; 0 if none is pending.
     flush_at: AtomicU32,
-    /// Where changes are recorded, if they are.
+    /// Where changes are recorded; `None` without an append-only file.
     log: Option<Aof>,
 }
 
@@ -158,7 +188,7 @@ impl Datastore {
         Some(item)
     }
 
-    /// `flush_all`: removes every item, now. A delayed flush that was pending is no longer.
+    /// `flush_all`: removes every item now, and cancels a delayed flush that is pending.
     ///
     /// # Errors
     /// [`StoreError::LogFailed`]: then nothing is removed.
@@ -166,13 +196,13 @@ impl Datastore {
         self.remove_everything(None)
     }
 
-    /// Flushes later: what is there then goes, also what was stored since. Takes the place of a flush
-    /// that was pending. A time that has passed is none.
+    /// `flush_all <exptime>`: removes every item at that time, also those that are stored until then. It replaces a
+    /// delayed flush that is pending. If the time has passed already, it only cancels the pending one.
     ///
-    /// It happens one second before its time, as in memcached: `flush_all 1` happens at once.
+    /// The flush happens one second before its time, as in memcached: `flush_all 1` happens at once.
     ///
     /// # Errors
-    /// [`StoreError::LogFailed`]: then it is not pending.
+    /// [`StoreError::LogFailed`]: then nothing has changed.
     pub fn flush_later(&self, when: Exptime) -> Result<(), StoreError> {
         self.flush_if_due();
         let now = self.clock.now();
@@ -188,7 +218,7 @@ impl Datastore {
         Ok(())
     }
 
-    /// The clock, for those who tell the time.
+    /// The clock that decides when items of this store expire.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
@@ -201,7 +231,7 @@ impl Datastore {
         })
     }
 
-    /// Seconds since the least recently read item was read; 0 when there is none.
+    /// Seconds since the least recently read item was read; 0 if there is no item.
     pub fn age(&self) -> u32 {
         let now = self.clock.now();
         let oldest = self.shards.iter().filter_map(|shard| {
@@ -223,28 +253,28 @@ impl Datastore {
         })
     }
 
-    /// What all items may take together, in bytes.
+    /// How much memory all items may use together, in bytes.
     pub fn memory_limit(&self) -> usize {
         self.memory.limit()
     }
 
-    /// Changes the memory limit. The next writes evict what is too much, each a little (with `-M` nothing is evicted).
+    /// Changes the memory limit. If more is used, each of the next writes evicts a little (with `-M`, none does).
     pub fn set_memory_limit(&self, bytes: usize) {
         self.memory
             .set_limit(bytes.min(self.shards.len() * MAX_SHARD_MEMORY));
     }
 
-    /// A delayed flush that is due happens here, before anyone sees an item. It takes all locks: nobody
-    /// who holds one may call this.
+    /// Flushes if a delayed flush is due. A method that returns or changes items calls this first. It locks all shards,
+    /// so the caller must hold no lock.
     fn flush_if_due(&self) {
         let due = self.flush_at.load(Relaxed);
         if due != 0 && due <= self.clock.now() {
-            // If it cannot be recorded now, it is tried again with the next look.
+            // If the flush cannot be recorded now, the next call tries again.
             let _ = self.remove_everything(Some(due));
         }
     }
 
-    /// Removes every item; with a time, only if a flush is still pending for just this time.
+    /// Removes every item. If `due` is a time, it does so only if a flush is still pending for exactly this time.
     fn remove_everything(&self, due: Option<UnixTime>) -> Result<(), StoreError> {
         // All shards are locked before the first is emptied, so the flush is atomic.
         let mut shards: Vec<_> = self.shards.iter().map(write).collect();
@@ -258,7 +288,7 @@ impl Datastore {
             .map(|shard| std::mem::replace(&mut **shard, Shard::new(Arc::clone(&self.shared))))
             .collect();
         drop(shards);
-        // Giving the memory back takes a while, and nobody has to wait for it but this client.
+        // Freeing the memory takes a while, and only this client has to wait for it.
         drop(emptied);
         Ok(())
     }
