@@ -248,8 +248,8 @@ impl Datastore {
         let now = self.clock.now();
         self.shards.iter().map(move |shard| {
             let shard = read(shard);
-            let alive = shard.alive(now);
-            alive.map(Item::into_owned).collect()
+            let items = shard.unexpired(now);
+            items.map(Item::into_owned).collect()
         })
     }
 

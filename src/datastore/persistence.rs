@@ -199,7 +199,7 @@ impl Datastore {
                 }
                 // Locked until its records are in the new file: its next change comes behind them.
                 let shard = read(shard);
-                let items = shard.alive(self.clock.now()).map(Record::Put);
+                let items = shard.unexpired(self.clock.now()).map(Record::Put);
                 // A pending flush goes with the first shard, whose lock it is changed under.
                 let flush_at = Some(self.flush_at.load(Relaxed));
                 let flush_at = flush_at.filter(|&time| number == 0 && time != 0);

@@ -183,9 +183,11 @@ impl Shard {
     }
 
     /// Every item that has not expired, as it is at the time `now`.
-    pub fn alive(&self, now: UnixTime) -> impl Iterator<Item = Item<'_>> {
-        let alive = move |item: &ItemRef<'_>| !item.head.expiry.has_passed(now);
-        self.items().filter(alive).map(move |item| item.item(now))
+    pub fn unexpired(&self, now: UnixTime) -> impl Iterator<Item = Item<'_>> {
+        let is_unexpired = move |item: &ItemRef<'_>| !item.head.expiry.has_passed(now);
+        self.items()
+            .filter(is_unexpired)
+            .map(move |item| item.item(now))
     }
 
     /// How many items there are, including those that have expired and were not removed yet.
