@@ -13,7 +13,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// How many bytes a head is in its segment. There is one for each item: every byte counts a million times.
+    /// The size of a head in a segment, in bytes. Each item has a head, so every byte counts a million times.
     pub const SIZE: usize = 16;
 
     /// The head of an item.
@@ -44,14 +44,14 @@ impl Head {
     }
 }
 
-/// What has to be known of an item before its bytes are looked at.
+/// What the store must know about an item before it looks at the item's bytes.
 #[derive(Debug)]
 pub struct Slot {
     pub access: Access,
     /// Where its head begins in the segment.
     pub start: u16,
     pub key_length: u8,
-    /// Bits, see below.
+    /// The bits `BINARY_KEY`, `STALE`, `WON` and `DEAD`.
     state: u8,
 }
 
@@ -75,34 +75,34 @@ impl Slot {
         slot
     }
 
-    /// The slot for a new place in the same queue.
+    /// The slot for a copy of the item in the same queue.
     pub fn copy(&self) -> Self {
         let visited = if self.access.is_visited() { VISITED } else { 0 };
         Slot {
-            access: self.access.with(visited),
+            access: self.access.with_visited_bit(visited),
             ..*self
         }
     }
 
-    /// The slot for a new place after an eviction has spared the item: the visited bit is cleared.
+    /// The slot for a copy of the item that an eviction has spared: the visited bit is cleared.
     pub fn unvisited_copy(&self) -> Self {
         Slot {
-            access: self.access.with(0),
+            access: self.access.with_visited_bit(0),
             ..*self
         }
     }
 
-    /// The slot for the place of another item. It is marked as visited: a new value at an old place in the queue would be
-    /// evicted too early otherwise.
-    pub fn replacing(&self, other: &Slot) -> Self {
+    /// The slot of a new item that overwrites an old one in its place. It is marked as visited: otherwise a new value
+    /// at an old place in the queue would be evicted too early.
+    pub fn overwriting(&self, old: &Slot) -> Self {
         Slot {
-            access: self.access.with(VISITED),
-            start: other.start,
+            access: self.access.with_visited_bit(VISITED),
+            start: old.start,
             ..*self
         }
     }
 
-    /// What meta commands have noted on the item.
+    /// The marks that meta commands have set on the item.
     pub fn marks(&self) -> Marks {
         Marks {
             binary_key: self.state & BINARY_KEY != 0,
@@ -111,7 +111,7 @@ impl Slot {
         }
     }
 
-    /// Changes what meta commands have noted on the item.
+    /// Changes the marks that meta commands have set on the item.
     pub fn set_marks(&mut self, marks: Marks) {
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
         self.state = self.state & DEAD
@@ -125,16 +125,17 @@ impl Slot {
         self.state & DEAD != 0
     }
 
-    /// The item is replaced or removed.
+    /// Marks the item as replaced or removed.
     pub fn set_dead(&mut self) {
         self.state |= DEAD;
     }
 }
 
-/// When an item was last read, or else stored. `FETCHED`: it was read since it was stored. `VISITED`: it was read since it
-/// took its place in the queue. Several readers hold the lock at the same time, so this is atomic.
+/// When an item was last read, or stored if it was not read since. This is atomic, because several readers hold the
+/// shard's lock at the same time.
 ///
-/// 30 bits of seconds wrap every 34 years.
+/// Two of the bits are flags. `FETCHED`: the item was read since it was stored. `VISITED`: it was read since it took
+/// its place in the queue. The other 30 bits are seconds, which wrap every 34 years.
 #[derive(Debug)]
 pub struct Access(AtomicU32);
 
@@ -149,7 +150,7 @@ impl Access {
         Access(AtomicU32::new(now & SECONDS | fetched))
     }
 
-    fn with(&self, visited: u32) -> Self {
+    fn with_visited_bit(&self, visited: u32) -> Self {
         Access(AtomicU32::new(self.0.load(Relaxed) & !VISITED | visited))
     }
 
@@ -163,19 +164,19 @@ impl Access {
         self.0.load(Relaxed) & VISITED != 0
     }
 
-    /// When the item was last read, or else stored.
+    /// When the item was last read, or stored if it was not read since.
     pub fn time(&self, now: UnixTime) -> UnixTime {
         let ago = now.wrapping_sub(self.0.load(Relaxed)) & SECONDS;
-        // More than half of the 34 years: the clock went back since.
+        // More than half of the 34 years means that the clock was set back since.
         let ago = if ago > SECONDS / 2 { 0 } else { ago };
         now.saturating_sub(ago)
     }
 
-    /// Notes that the item is read now.
+    /// Marks the item as read now.
     pub fn mark_read(&self, now: UnixTime) {
         let before = self.0.load(Relaxed);
         let after = now & SECONDS | FETCHED | VISITED;
-        // Written only when it changes, so that the readers of a popular item share its cache line.
+        // It is written only when it changes, so that the readers of a popular item share its cache line.
         if after != before {
             self.0.store(after, Relaxed);
         }
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_as_it_was_stored() {
+    fn a_head_is_decoded_as_it_was_encoded() {
         for expiry in [Expiry::NEVER, Expiry::AT_ONCE, Expiry::at(109)] {
             let head = Head::new(&Item { expiry, ..item() });
             assert_eq!(Head::from_bytes(head.to_bytes()), head);
@@ -215,25 +216,25 @@ mod tests {
     }
 
     #[test]
-    fn the_last_access_is_the_last_reading_or_else_the_storing() {
+    fn the_last_access_of_an_item_is_its_last_read_or_else_its_store() {
         let now = 1_800_000_000;
         let access = Access::new(now, false);
         assert_eq!((access.time(now), access.is_fetched()), (now, false));
         access.mark_read(now + 5);
         assert_eq!(access.time(now + 70), now + 5);
-        assert_eq!(access.time(now), now, "the clock went back");
+        assert_eq!(access.time(now), now, "the clock was set back");
         assert!(access.is_fetched() && access.is_visited());
     }
 
     #[test]
-    fn an_item_that_moves_is_not_visited_and_one_that_is_overwritten_is() {
+    fn a_spared_item_is_not_marked_as_visited_and_an_overwritten_item_is() {
         let slot = Slot::new(&item(), 100);
         slot.access.mark_read(105);
         assert!(slot.copy().access.is_visited());
-        let moved = slot.unvisited_copy();
-        assert!(moved.access.is_fetched() && !moved.access.is_visited());
-        assert_eq!(moved.access.time(200), 105);
-        let new = Slot::new(&item(), 110).replacing(&slot);
+        let spared = slot.unvisited_copy();
+        assert!(spared.access.is_fetched() && !spared.access.is_visited());
+        assert_eq!(spared.access.time(200), 105);
+        let new = Slot::new(&item(), 110).overwriting(&slot);
         assert!(!new.access.is_fetched() && new.access.is_visited());
     }
 }

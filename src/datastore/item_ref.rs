@@ -1,4 +1,4 @@
-//! A borrowed view of an item in a segment.
+//! A reference to an item in its segment.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::memory::LargeValue;
 pub struct ItemRef<'s> {
     pub head: Head,
     pub slot: &'s Slot,
-    /// The key, and behind it the value, unless that is large.
+    /// The key, followed by the value unless that is large.
     pub bytes: &'s [u8],
     /// The value, if it is large.
     pub large: Option<&'s Arc<LargeValue>>,
@@ -23,12 +23,12 @@ impl<'s> ItemRef<'s> {
         self.bytes.split_at(self.slot.key_length.into()).0
     }
 
-    /// Whether a reader is still sending it: its memory does not come free now.
+    /// Whether a reader is still sending its value. If so, to remove the item does not free its memory yet.
     pub fn is_being_sent(self) -> bool {
         self.large.is_some_and(|large| Arc::strong_count(large) > 1)
     }
 
-    /// The item as it is at the time `now`, to be looked at while the shard is locked.
+    /// The item as it is at the time `now`. It can be used while the shard is locked.
     pub fn item(self, now: UnixTime) -> Item<'s> {
         Item {
             bytes: self.bytes.into(),

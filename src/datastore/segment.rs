@@ -10,17 +10,18 @@
 //! head:    cas (8 bytes) flags (4) expiry (4)
 //! ```
 //!
-//! An item is a slot, a head and its bytes. They stay where they are until the whole segment is given back. The bytes of an
+//! An item is a slot, a head and its bytes. They stay where they are until the whole segment is freed. The bytes of an
 //! item end where the head of the next one begins. An item that is replaced or removed is *dead*: its bytes stay, and a
-//! bit in its slot says so. (The last access is in the slot because readers write it, while others read.)
+//! bit in its slot is set. (The last access is in the slot, because a reader writes it while other readers read the
+//! piece.)
 //!
-//! A *large* item is a segment of its own, with one slot: its key is there, and its value is shared with readers, so that
-//! no reader copies it as a whole (`memory/large.rs`).
+//! A *large* item has a segment of its own, with its key and one slot. Its value is shared with readers, so no reader
+//! copies it as a whole (`memory/large.rs`).
 //!
 //! Invariants, which `Segment::validate` checks:
 //! - `alive_items` and `alive_bytes` are the number of the slots that are not dead and the sum of their bytes;
 //! - no item that is alive expires before `earliest_expiry`;
-//! - the slots begin one behind another, and end within the piece.
+//! - the items are one behind another, and end within the piece.
 
 #[cfg(test)]
 mod tests;
@@ -33,35 +34,35 @@ use super::item_ref::ItemRef;
 use crate::item::{Item, UnixTime, earlier};
 use crate::memory::{Charge, LargeValue, Memory, PIECE_SIZE, Piece};
 
-/// The size of a segment, in bytes, but for that of a large item. An eviction frees one at a time: large enough that
-/// it is efficient, small enough that nobody waits for it long (a tenth of a millisecond).
+/// The size of a segment of small items, in bytes. An eviction frees one segment at a time. Its size is large enough
+/// for that to be efficient, and small enough that no client waits long for it (a tenth of a millisecond).
 pub const SEGMENT_SIZE: usize = PIECE_SIZE;
 
-/// An item with more bytes than this is large. So at most a quarter of a segment stays free at its end, unless its items
-/// are so small that it has no more slots.
+/// An item with more bytes than this is large. So at most a quarter of a segment stays free at its end, unless its
+/// items are so small that they use all its slots.
 pub const MAX_SMALL_ITEM: usize = SEGMENT_SIZE / 4;
 
-/// How many bytes an item has in its segment beside key and value.
+/// How many bytes an item takes in its segment beside key and value.
 pub const ITEM_OVERHEAD: usize = Head::SIZE + size_of::<Slot>();
 
-/// The most slots that a segment has, so that a slot's number has 11 bits.
+/// The most slots that a segment has: the number of a slot has 11 bits.
 pub const MAX_SLOTS: usize = 1 << 11;
 
-/// Slots are allocated at most this many at a time. That is over 1 KB: the allocator keeps what is smaller for the thread
-/// that frees it, and many small pieces between large ones would make holes of those. (Where items are so large that fewer
-/// slots are needed, they are allocated once.)
+/// The most slots that are allocated at a time. They take over 1 KB, because the allocator keeps smaller allocations
+/// for the thread that frees them, and many of those between large ones would leave holes. (If items are so long that
+/// fewer slots are needed, these are allocated all at once.)
 const SLOTS_STEP: usize = 136;
 
 /// One of the two queues of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueId {
-    /// Where new items are.
+    /// The queue of new items.
     Probation,
-    /// Where items are that were read before they would have been evicted.
+    /// The queue of items that were read before they would have been evicted.
     Main,
 }
 
-/// Byte counts.
+/// Byte counts of a segment, or of all segments of a shard.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Keys and values of items that are alive.
@@ -72,18 +73,18 @@ pub struct Usage {
     pub size: usize,
 }
 
-/// Items that were stored one behind another.
+/// Many small items that were stored one behind another, or one large item.
 #[derive(Debug)]
 pub struct Segment {
     content: Content,
     slots: Vec<Slot>,
-    /// For the slots. The piece has a charge of its own.
+    /// Counts the memory of the slots. The piece has a charge of its own.
     charge: Charge,
     alive_items: usize,
     alive_bytes: usize,
-    /// `None`: none of its items ever expires.
+    /// None of its items expires before this time; `None`: none ever expires.
     pub earliest_expiry: Option<UnixTime>,
-    /// The queue that it is in.
+    /// The queue that the segment is in.
     pub queue: QueueId,
     /// Its place in the queue: segments with lower numbers are older.
     pub sequence: u64,
@@ -91,7 +92,7 @@ pub struct Segment {
 
 #[derive(Debug)]
 enum Content {
-    /// Heads and bytes of small items, of which `written` bytes are in use.
+    /// Heads and bytes of small items. The first `written` bytes of the piece are in use.
     Packed { piece: Piece, written: usize },
     /// A large item.
     Large {
@@ -140,7 +141,7 @@ impl Segment {
         }
     }
 
-    /// Whether there is space for one more item with so many bytes.
+    /// Whether there is space for one more item with this many bytes.
     pub fn has_room(&self, length: usize) -> bool {
         match &self.content {
             Content::Packed { written, .. } => {
@@ -150,15 +151,15 @@ impl Segment {
         }
     }
 
-    /// Stores an item, with these bytes, for which there [is room](Segment::has_room). Gives the number of its slot.
+    /// Appends an item with these bytes, for which there [is room](Segment::has_room). Returns the number of its slot.
     pub fn push(&mut self, mut slot: Slot, head: Head, bytes: &[u8]) -> usize {
         if let Content::Packed { piece, written } = &mut self.content {
             slot.start = *written as u16;
             let end = *written + Head::SIZE + bytes.len();
             if let Some(room) = piece.bytes.get_mut(*written..end) {
-                let (head_room, room) = room.split_at_mut(Head::SIZE);
+                let (head_room, bytes_room) = room.split_at_mut(Head::SIZE);
                 head_room.copy_from_slice(&head.to_bytes());
-                room.copy_from_slice(bytes);
+                bytes_room.copy_from_slice(bytes);
             }
             *written = end;
         }
@@ -168,10 +169,10 @@ impl Segment {
 
     fn add(&mut self, slot: Slot, head: Head, length: usize) {
         if self.slots.len() == self.slots.capacity() {
-            // As many as there is room for, if the next items are as long as this one.
-            let left = SEGMENT_SIZE.saturating_sub(slot.start.into());
-            let fit = left / (length + Head::SIZE) + 1;
-            self.slots.reserve_exact(fit.min(SLOTS_STEP));
+            // How many slots fill the segment, if the next items are as long as this one.
+            let free_bytes = SEGMENT_SIZE.saturating_sub(slot.start.into());
+            let needed_slots = free_bytes / (length + Head::SIZE) + 1;
+            self.slots.reserve_exact(needed_slots.min(SLOTS_STEP));
             self.charge.set(self.slots.capacity() * size_of::<Slot>());
         }
         self.slots.push(slot);
@@ -180,7 +181,8 @@ impl Segment {
         self.earliest_expiry = earlier(self.earliest_expiry, head.expiry.time());
     }
 
-    /// Overwrites an item in place if the new bytes are as many, and neither item is large. Returns whether it did.
+    /// Overwrites an item in place if the new item has as many bytes, and neither item is large. Returns whether it
+    /// did.
     pub fn overwrite(&mut self, number: usize, new: &Slot, head: Head, bytes: &[u8]) -> bool {
         let range = self.range(number);
         if let Content::Packed { piece, .. } = &mut self.content
@@ -189,7 +191,7 @@ impl Segment {
             && let Some(slot) = self.slots.get_mut(number)
         {
             room.copy_from_slice(bytes);
-            *slot = new.replacing(slot);
+            *slot = new.overwriting(slot);
             self.update(number, |_, old| *old = head);
             return true;
         }
@@ -210,7 +212,7 @@ impl Segment {
                         room.copy_from_slice(&head.to_bytes());
                     }
                 }
-                Content::Large { head: room, .. } => *room = head,
+                Content::Large { head: old, .. } => *old = head,
             }
             self.earliest_expiry = earlier(self.earliest_expiry, head.expiry.time());
         }
@@ -235,7 +237,7 @@ impl Segment {
         }
     }
 
-    /// Recomputes when the first item expires.
+    /// Recomputes the time at which the first item expires.
     pub fn update_earliest_expiry(&mut self) {
         let times = self.items().filter_map(|(_, item)| item.head.expiry.time());
         self.earliest_expiry = times.min();
@@ -266,7 +268,7 @@ impl Segment {
         matches!(self.content, Content::Large { .. })
     }
 
-    /// Its byte counts.
+    /// The byte counts of the segment.
     pub fn usage(&self) -> Usage {
         let heads = self.slots.len() * Head::SIZE;
         let dead_items = self.slots.len() - self.alive_items;
@@ -281,7 +283,7 @@ impl Segment {
         }
     }
 
-    /// Where the bytes of a slot are.
+    /// Where an item's key and value are in the piece.
     fn range(&self, number: usize) -> Range<usize> {
         let written = match &self.content {
             Content::Packed { written, .. } => *written,

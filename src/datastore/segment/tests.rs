@@ -11,9 +11,12 @@ impl Segment {
         assert_eq!(
             self.alive_items,
             self.items().count(),
-            "what is alive is counted"
+            "the items that are alive are counted"
         );
-        assert_eq!(self.alive_bytes, alive, "what is alive is counted");
+        assert_eq!(
+            self.alive_bytes, alive,
+            "the bytes that are alive are counted"
+        );
         let expiries = self.items().filter_map(|(_, item)| item.head.expiry.time());
         let known = |first| self.earliest_expiry.is_some_and(|known| known <= first);
         assert!(
@@ -24,7 +27,7 @@ impl Segment {
         if let Content::Packed { written, .. } = &self.content {
             assert!(
                 ends.is_sorted() && *written <= SEGMENT_SIZE,
-                "one behind another"
+                "the items are one behind another, within the piece"
             );
         }
     }
