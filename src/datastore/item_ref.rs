@@ -23,7 +23,7 @@ impl<'s> ItemRef<'s> {
         self.bytes.split_at(self.slot.key_length.into()).0
     }
 
-    /// Whether a reader is still sending its value. If so, to remove the item does not free its memory yet.
+    /// Whether a reader is still sending its value. If so, removing the item does not free its memory yet.
     pub fn is_being_sent(self) -> bool {
         self.large.is_some_and(|large| Arc::strong_count(large) > 1)
     }

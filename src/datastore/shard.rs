@@ -3,20 +3,20 @@
 //!
 //! ```text
 //! index:      hash of the key  ->  segment and slot
-//! segments:   0        1        2        3        -        5            each in one of two queues; 4 is vacant
+//! segments:   0        1        2        3        -        5            each in one of two queues; 4 is unused
 //! probation:  (3)  <-  (0)  <-  (5, open)                               the oldest in front
 //! main:       (2)  <-  (1, open)
 //! ```
 //!
-//! Items are appended to the open segment of a queue, and segments leave a queue whole: see `reclaim.rs`. A segment keeps
-//! its number as long as it is there, so an item's [`Location`] changes only if the item itself moves.
+//! Items are appended to the open segment of a queue. A segment leaves its queue as a whole: see `reclaim.rs`. It keeps
+//! its number until it is freed, so an item's [`Location`] changes only if the item itself moves.
 //!
 //! Invariants, which `Shard::validate` checks:
 //! - the index finds each item that is alive by its key, and nothing else;
 //! - a segment is in exactly one queue, under its sequence number, and holds at least one item that is alive;
 //! - the usage is the sum of that of the segments;
 //! - no item expires before `earliest_expiry`;
-//! - few bytes are dead: see `reclaim.rs`.
+//! - the number of dead bytes is bounded: see `reclaim.rs`.
 
 mod reclaim;
 #[cfg(test)]
@@ -35,7 +35,7 @@ use crate::item::{Item, UnixTime, earlier};
 use crate::memory::Memory;
 pub use reclaim::Removed;
 
-/// A key with its hash, which says in which shard the key is, and where it is there.
+/// A key with its hash. The hash decides the shard of the key, and finds the key in the shard's index.
 #[derive(Debug, Clone, Copy)]
 pub struct HashedKey<'k> {
     pub key: &'k [u8],
@@ -43,7 +43,7 @@ pub struct HashedKey<'k> {
 }
 
 impl<'k> HashedKey<'k> {
-    /// Hashes a key. std's hasher has a random secret: no client can choose keys that collide.
+    /// Hashes a key. std's hasher has a random secret, so no client can choose keys that collide.
     pub fn new(key: &'k [u8], hasher: &RandomState) -> Self {
         let hash = hasher.hash_one(key);
         HashedKey { key, hash }
@@ -84,7 +84,7 @@ pub struct Shard {
     probation: Queue,
     main: Queue,
     usage: Usage,
-    /// `None`: no item ever expires. A sweep with nothing to do costs one look at this.
+    /// No item expires before this time; `None`: none ever expires. A sweep with nothing to do reads only this.
     earliest_expiry: Option<UnixTime>,
     /// How many victims have been chosen.
     victim_turn: u32,
@@ -124,8 +124,10 @@ impl Shard {
         self.segment(at.segment())?.get(at.slot())
     }
 
-    /// Stores an item under its key, whose old item, if there is one, is at `old`: in its place if it is as long, or else
-    /// at the end of its queue. The item of a new key goes to the end of the probation queue. Returns its location.
+    /// Stores an item under its key, and returns its location. `old` is where the key's old item is, if it has one.
+    ///
+    /// If the new item is as long as the old one, it overwrites the old one in place. If not, it is appended to the
+    /// queue that the old one is in. The item of a new key is appended to the probation queue.
     pub fn put(
         &mut self,
         key: HashedKey<'_>,
@@ -162,7 +164,7 @@ impl Shard {
         self.change(at.segment(), |segment| segment.update(at.slot(), change));
     }
 
-    /// Removes a key's item, which is at this location.
+    /// Removes a key's item, which is at location `at`.
     pub fn remove(&mut self, key: HashedKey<'_>, at: Location) {
         self.index.remove(key.hash32(), at);
         self.mark_dead(at);
@@ -195,12 +197,12 @@ impl Shard {
         self.index.len()
     }
 
-    /// How many bytes the items have: keys, values, and so many more for each.
+    /// How many bytes the items have: keys, values, and `overhead` bytes more for each item.
     pub fn bytes(&self, overhead: usize) -> usize {
         self.usage.alive + self.len() * overhead
     }
 
-    /// How much memory it takes, in bytes: segments and index.
+    /// How much memory the shard takes, in bytes: segments and index.
     pub fn size(&self) -> usize {
         self.usage.size + self.index.size()
     }
@@ -230,7 +232,7 @@ impl Shard {
         Location::new(id, number.unwrap_or(0))
     }
 
-    /// Marks an item as dead, and gives its segment back if nothing in it is alive.
+    /// Marks an item as dead, and frees its segment if all its items are dead.
     fn mark_dead(&mut self, at: Location) {
         self.change(at.segment(), |segment| segment.mark_dead(at.slot()));
         let segment = self.segment(at.segment());
@@ -257,8 +259,8 @@ impl Shard {
         self.earliest_expiry = earlier(self.earliest_expiry, segment.earliest_expiry);
         let (queue, sequence) = (segment.queue, segment.sequence);
         self.queue(queue).segments.insert(sequence, id);
-        if let Some(room) = self.segments.get_mut(id as usize) {
-            *room = Some(segment);
+        if let Some(entry) = self.segments.get_mut(id as usize) {
+            *entry = Some(segment);
         }
     }
 

@@ -1,12 +1,12 @@
-//! How a shard gets memory back: segments leave their queues whole.
+//! How a shard frees memory: one segment at a time.
 //!
-//! [`Shard::reclaim`] moves the items of a segment that stay to a queue's end, and removes the rest. Eviction reclaims the
-//! oldest segment, and the items that were read since stay. Compaction reclaims the segment with the most dead bytes, and
-//! all items that are alive stay. Items that have expired are removed where they are: then their bytes are dead.
+//! [`Shard::reclaim`] frees a segment. It appends the items that stay to the end of a queue, and removes the others.
+//! Eviction reclaims the oldest segment, and the items that were read since they were queued stay. Compaction reclaims
+//! the segment with the most dead bytes, and all items that are alive stay. Expiry moves nothing: items that have
+//! expired are removed from the index, and then their bytes are dead.
 //!
-//! Invariant: after each change, the bytes that are dead (heads and slots included) are at most a quarter of those that
-//! are alive and
-//! [`DEAD_ALLOWANCE`].
+//! Invariant: after each change, the bytes that are dead (heads and slots included) are at most [`DEAD_ALLOWANCE`] plus
+//! a quarter of those that are alive.
 
 use super::super::head::Slot;
 use super::super::index::{Hash32, Location, SegmentId};
@@ -15,7 +15,8 @@ use super::super::segment::{ITEM_OVERHEAD, QueueId, SEGMENT_SIZE, Segment};
 use super::Shard;
 use crate::item::UnixTime;
 
-/// How many bytes may be dead in a shard, beside a quarter of those that are alive: the open segments are not cleaned.
+/// How many bytes may be dead in a shard, in addition to a quarter of those that are alive. Some must be allowed,
+/// because open segments are not compacted.
 const DEAD_ALLOWANCE: usize = 3 * SEGMENT_SIZE;
 
 /// Items that expiry or eviction has removed.
@@ -23,7 +24,7 @@ const DEAD_ALLOWANCE: usize = 3 * SEGMENT_SIZE;
 pub struct Removed {
     /// How many there are.
     pub items: u64,
-    /// How many of them nobody had ever read.
+    /// How many of them were never read.
     pub unfetched: u64,
 }
 
@@ -35,8 +36,8 @@ impl Removed {
 }
 
 impl Shard {
-    /// Takes a segment out of its queue. Its items for which `stays` returns a slot are appended to the end of the queue `to`,
-    /// with that slot; the others are removed. A large item moves with its segment, and is not copied.
+    /// Frees a segment. If `stays` returns a slot for an item, the item is appended to the queue `to` with that slot;
+    /// if not, it is removed. A large item that stays is not copied: its segment moves to the end of the queue.
     pub fn reclaim(
         &mut self,
         id: SegmentId,
@@ -63,14 +64,15 @@ impl Shard {
                 removed.count(item);
             }
         }
-        // Only now: until here the index pointed into the segment, so no other may have had its number.
+        // Not earlier: until here the index had locations in this segment, so no other segment could have its number.
         self.unused_ids.push(id);
         removed
     }
 
-    /// Removes the items of one segment that have expired; `None` if there is nothing more to be removed.
+    /// Removes the expired items of one segment. Returns `None` if there are no more expired items.
     ///
-    /// The other items of the segment keep their places, unless so many bytes are dead now that it is compacted.
+    /// The other items of the segment stay where they are, unless so many bytes are dead now that segments are
+    /// compacted.
     pub fn remove_expired(&mut self, now: UnixTime) -> Option<Removed> {
         if !self.may_have_expired(now) {
             return None;
@@ -104,10 +106,10 @@ impl Shard {
         self.earliest_expiry.is_some_and(|earliest| earliest <= now)
     }
 
-    /// Compacts segments until few bytes are dead. Returns whether items have moved.
+    /// Compacts segments until no more bytes are dead than are allowed. Returns whether items have moved.
     ///
-    /// The dirtiest segment is at least as dirty as the average, so what a change costs here is a few copies of what it
-    /// has made dead.
+    /// The dirtiest segment has at least as many dead bytes as the average. So for each byte that a change has made
+    /// dead, only a few bytes are copied here.
     pub fn compact(&mut self) -> bool {
         let mut moved = false;
         while self.is_dirty() && self.compact_dirtiest() {
@@ -116,12 +118,13 @@ impl Shard {
         moved
     }
 
-    /// Whether more bytes are dead than may be.
+    /// Whether more bytes are dead than are allowed.
     pub(super) fn is_dirty(&self) -> bool {
         self.usage.dead > self.bytes(ITEM_OVERHEAD) / 4 + DEAD_ALLOWANCE
     }
 
-    /// Compacts segments as long as that is worth it, because memory is short and nothing may be evicted.
+    /// Compacts segments while enough bytes are dead to be worth it. For when memory is short and nothing may be
+    /// evicted.
     pub fn compact_fully(&mut self) {
         while self.usage.dead > SEGMENT_SIZE / 4 && self.compact_dirtiest() {}
     }
@@ -156,7 +159,7 @@ impl Shard {
             .find_map(|queue| queue.values().next().copied())
     }
 
-    /// The sequence number of its oldest segment: of the probation queue, or if that is empty, of the main queue.
+    /// The sequence number of the oldest segment of the probation queue, or of the main queue if that one is empty.
     pub fn oldest(&self) -> Option<u64> {
         let queues = [&self.probation, &self.main].into_iter();
         let mut sequences = queues.flat_map(|queue| queue.segments.keys());

@@ -1,4 +1,4 @@
-//! The invariants of a shard, and what a shard does by itself.
+//! The invariants of a shard, and tests of a single shard.
 
 use std::collections::HashMap;
 
@@ -16,22 +16,26 @@ impl Shard {
             let Some(segment) = segment else {
                 assert!(
                     self.unused_ids.contains(&id),
-                    "a number is in use or unused"
+                    "a number without a segment is listed as unused"
                 );
                 continue;
             };
             segment.validate();
             assert!(
                 !self.unused_ids.contains(&id),
-                "a number is in use or unused"
+                "the number of a segment is not listed as unused"
             );
             usage.replace(Usage::default(), segment.usage());
             earliest = earlier(earliest, segment.earliest_expiry);
-            assert!(segment.items().next().is_some(), "an item is alive");
+            assert!(
+                segment.items().next().is_some(),
+                "a segment has an item that is alive"
+            );
             for (slot, item) in segment.items() {
                 let key = HashedKey::new(item.key(), &self.shared.hasher);
                 let found = self.find(key);
-                assert_eq!(found, Some(Location::new(id, slot)), "the index finds it");
+                let expected = Some(Location::new(id, slot));
+                assert_eq!(found, expected, "the index finds each item");
                 items += 1;
             }
             let in_queue = |queue: &Queue| queue.segments.get(&segment.sequence) == Some(&id);
@@ -40,18 +44,22 @@ impl Shard {
             assert_eq!(
                 (probation, main),
                 (is_probation, !is_probation),
-                "its queue"
+                "a segment is in its queue only"
             );
         }
         let queued = self.probation.segments.len() + self.main.segments.len();
-        assert_eq!(queued, self.segment_count(), "the queues have nothing else");
+        assert_eq!(
+            queued,
+            self.segment_count(),
+            "the queues have no other segments"
+        );
         for queue in [&self.probation, &self.main] {
-            let open = queue
+            let is_in_queue = queue
                 .open
                 .is_none_or(|id| queue.segments.values().any(|&it| it == id));
-            assert!(open, "the open segment is in its queue");
+            assert!(is_in_queue, "the open segment is in its queue");
         }
-        assert_eq!(self.index.len(), items, "the index finds nothing else");
+        assert_eq!(self.index.len(), items, "the index has nothing else");
         assert_eq!(
             self.usage, usage,
             "the usage is the sum of that of the segments"
@@ -60,7 +68,7 @@ impl Shard {
             earliest.is_none_or(|earliest| self.earliest_expiry.is_some_and(|it| it <= earliest)),
             "no item expires before the earliest expiry"
         );
-        assert!(!self.is_dirty(), "few bytes are dead");
+        assert!(!self.is_dirty(), "too many bytes are dead");
     }
 }
 
@@ -113,7 +121,7 @@ impl Sample {
         Some(self.shard.get(at)?.item(self.now).value().to_vec())
     }
 
-    /// Reads a key; whether it is there.
+    /// Reads a key. Returns whether it is there.
     fn read(&self, key: u32) -> bool {
         let key = key.to_string();
         let at = self.shard.find(hashed(&key, &self.shard));
@@ -130,7 +138,7 @@ impl Sample {
         }
     }
 
-    /// Evicts from one segment, as a store that is full does. Gives how many items are gone.
+    /// Evicts from one segment, as a full store does. Returns how many items were evicted.
     fn evict(&mut self) -> u64 {
         let Some(victim) = self.shard.next_victim() else {
             return 0;
@@ -145,14 +153,14 @@ impl Sample {
         removed.items
     }
 
-    /// Which of these keys are there.
+    /// Those of these keys that are there.
     fn stored_keys(&self, keys: std::ops::Range<u32>) -> Vec<u32> {
         keys.filter(|&key| self.value(key).is_some()).collect()
     }
 }
 
 #[test]
-fn a_key_holds_what_was_stored_last_however_long_it_is() {
+fn a_key_holds_its_last_value_whatever_the_lengths_of_its_values() {
     let mut sample = Sample::new();
     for length in [
         3,
@@ -179,7 +187,7 @@ fn a_key_holds_what_was_stored_last_however_long_it_is() {
 }
 
 #[test]
-fn keys_with_the_same_hash_are_kept_apart() {
+fn keys_with_the_same_hash_have_their_own_items() {
     let mut sample = Sample::new();
     let same = |key: &'static str| HashedKey {
         key: key.as_bytes(),
@@ -204,7 +212,7 @@ fn keys_with_the_same_hash_are_kept_apart() {
 }
 
 #[test]
-fn an_item_of_the_same_length_takes_the_place_of_the_old_one() {
+fn an_item_of_the_same_length_overwrites_the_old_one() {
     let mut sample = Sample::filled(0..200);
     let before = sample.shard.usage;
     sample.put(7, &[b'w'; 1000]);
@@ -222,7 +230,7 @@ fn a_shard_without_items_takes_no_memory() {
 }
 
 #[test]
-fn a_segment_has_no_more_slots_than_a_location_can_say() {
+fn a_segment_has_no_more_slots_than_a_location_can_address() {
     let mut sample = Sample::new();
     let keys = 2 * MAX_SLOTS as u32;
     for key in 0..keys {
@@ -251,7 +259,7 @@ fn the_segment_that_was_filled_first_is_evicted_first() {
 }
 
 #[test]
-fn items_that_were_read_outlive_those_that_were_not() {
+fn items_that_were_read_stay_longer_than_those_that_were_not() {
     let mut sample = Sample::filled(0..200);
     (0..10).for_each(|key| assert!(sample.read(key)));
     sample.evict();
@@ -260,10 +268,10 @@ fn items_that_were_read_outlive_those_that_were_not() {
 }
 
 #[test]
-fn keys_that_come_once_and_never_again_do_not_drive_out_those_in_use() {
+fn keys_that_are_stored_once_and_never_read_do_not_evict_those_in_use() {
     let mut sample = Sample::filled(0..300);
     for once in 1000..3000 {
-        (0..50).for_each(|key| assert!(sample.read(key), "{key} is gone when {once} comes"));
+        (0..50).for_each(|key| assert!(sample.read(key), "{key} was evicted before {once}"));
         sample.put(once, &[b'v'; 1000]);
         if sample.shard.len() > 400 {
             sample.evict();
@@ -283,11 +291,11 @@ fn items_that_are_no_longer_popular_are_evicted() {
         (new - 20..=new).for_each(|key| _ = sample.read(key));
     }
     let old = sample.stored_keys(0..300).len();
-    assert!(old <= 90, "{old} are still there");
+    assert!(old <= 90, "{old} old keys are still there");
 }
 
 #[test]
-fn a_large_item_that_stays_is_not_copied() {
+fn a_large_item_that_eviction_spares_is_not_copied() {
     let mut sample = Sample::new();
     sample.put(1, &[b'v'; 100_000]);
     let address = |sample: &Sample| {
@@ -307,7 +315,7 @@ fn a_large_item_that_stays_is_not_copied() {
 }
 
 #[test]
-fn only_items_that_have_expired_are_removed_and_the_others_keep_their_places() {
+fn expired_items_are_removed_and_the_others_keep_their_places() {
     let mut sample = Sample::new();
     for key in 0..200 {
         let expiry = if key % 3 == 0 {
@@ -324,14 +332,14 @@ fn only_items_that_have_expired_are_removed_and_the_others_keep_their_places() {
         sample.shard.validate();
     }
     assert_eq!(removed, 67);
-    let held: Vec<_> = (0..200).filter(|key| key % 3 != 0).collect();
-    assert_eq!(sample.stored_keys(0..200), held);
+    let expected: Vec<_> = (0..200).filter(|key| key % 3 != 0).collect();
+    assert_eq!(sample.stored_keys(0..200), expected);
     assert!(!sample.shard.may_have_expired(119) && sample.shard.may_have_expired(120));
     let evicted = sample.evict() as u32;
     assert_eq!(
         sample.stored_keys(0..200).first(),
-        held.get(evicted as usize),
-        "the oldest is gone"
+        expected.get(evicted as usize),
+        "the oldest items are evicted"
     );
 }
 
@@ -351,9 +359,9 @@ fn dead_bytes_are_bounded_by_those_that_are_alive() {
     for (key, length) in &expected {
         assert_eq!(sample.value(*key).map(|value| value.len()), Some(*length));
     }
-    let (alive, taken) = (sample.shard.usage.alive, sample.shard.usage.size);
+    let (alive, size) = (sample.shard.usage.alive, sample.shard.usage.size);
     assert!(
-        taken < alive * 3 / 2 + 4 * SEGMENT_SIZE,
-        "{taken} for {alive}"
+        size < alive * 3 / 2 + 4 * SEGMENT_SIZE,
+        "{size} bytes of memory for {alive} bytes of items"
     );
 }
