@@ -1,8 +1,8 @@
 //! A key's guard: how a command changes what a key holds.
 //!
-//! Invariant: every change that a client could see after a restart is recorded before it is made, and both happen while the
-//! shard is locked. (Not recorded: that an item was read or won, and that an expired one is removed.) So the order of the log is the order of the store, key by key, and what
-//! the log refuses has not happened.
+//! Invariant: every change that a client could see after a restart is recorded before it is made, and both happen while
+//! the shard is locked. So for each key, the log and the store have the same order of changes, and a change that cannot
+//! be recorded is not made. (Not recorded: an item was read or won, or an expired one is removed.)
 
 use std::sync::RwLockWriteGuard;
 
@@ -13,7 +13,8 @@ use super::{Datastore, StoreError, write};
 use crate::aof::record::Record;
 use crate::item::{Expiry, Item, Marks, UnixTime};
 
-/// One key, locked for changing: nobody else reads or changes it (or any other key of its shard) until this is dropped.
+/// A key that is locked to be changed. No other thread reads or changes it, or another key of its shard, until the
+/// guard is dropped.
 #[derive(Debug)]
 pub struct KeyGuard<'s> {
     store: &'s Datastore,
@@ -27,19 +28,20 @@ pub struct KeyGuard<'s> {
 }
 
 impl Datastore {
-    /// Locks a key, to look at its item and change it. Its shard is locked until the guard is dropped: meanwhile this
+    /// Locks a key, to look at its item and change it. Its shard is locked until the guard is dropped. Until then this
     /// thread must not use the store in any other way.
     pub fn lock_key<'s>(&'s self, key: &'s [u8]) -> KeyGuard<'s> {
-        // A flush that is due comes first, while no lock is held.
+        // A flush that is due happens first, while no lock is held.
         self.flush_if_due();
         let mut guard = self.lock_key_in_replay(key);
-        // The clock is read after locking: what has expired for one client must not be alive for the next.
+        // The clock is read after the lock is taken: an item that has expired for one client must not be there for the
+        // next one.
         guard.now = self.clock.now();
         guard.expired_by = guard.now;
         guard
     }
 
-    /// The same while a log is replayed: nothing has expired.
+    /// Locks a key while a log is replayed: then no item counts as expired.
     pub(super) fn lock_key_in_replay<'s>(&'s self, key: &'s [u8]) -> KeyGuard<'s> {
         let key = HashedKey::new(key, &self.shared.hasher);
         let shard = write(self.shard(key));
@@ -72,8 +74,8 @@ impl KeyGuard<'_> {
         self.now
     }
 
-    /// Stores an item under the key, in place of any other. It gets the given cas unique, or else a new
-    /// one, which is returned.
+    /// Stores an item under the key, and replaces the old one. The item gets the given cas unique, or else a new one.
+    /// Returns its cas unique.
     ///
     /// # Errors
     /// [`StoreError::LogFailed`]: then nothing has changed.
@@ -93,7 +95,7 @@ impl KeyGuard<'_> {
         Ok(cas)
     }
 
-    /// Gives the item, if there is one, another expiry. Its cas unique stays, because its content does.
+    /// Changes the expiry of the item, if there is one. Its cas unique stays, because its value does.
     ///
     /// # Errors
     /// [`StoreError::LogFailed`]: then nothing has changed.
@@ -110,7 +112,7 @@ impl KeyGuard<'_> {
         Ok(())
     }
 
-    /// Notes on the item, if there is one, that a client has won it. This is forgotten with the process.
+    /// Marks the item, if there is one, as won by a client. This is not recorded, so a restart forgets it.
     pub fn mark_won(&mut self) {
         if let Some((at, _)) = self.item_ref() {
             self.shard.update(at, |slot, _| {
@@ -122,8 +124,8 @@ impl KeyGuard<'_> {
         }
     }
 
-    /// Marks the item, if there is one, as stale: the next reader wins. Its cas unique becomes the given
-    /// one, or else a new one, so that a client that read it before cannot store over what comes after.
+    /// Marks the item, if there is one, as stale: the next reader wins. The item gets the given cas unique, or else a
+    /// new one, so that a client that read the item before cannot overwrite a newer value.
     ///
     /// # Errors
     /// [`StoreError::LogFailed`]: then nothing has changed.
@@ -151,7 +153,7 @@ impl KeyGuard<'_> {
         Ok(())
     }
 
-    /// Notes that the item was read.
+    /// Marks the item, if there is one, as read.
     pub fn mark_read(&self) {
         if let Some((_, item)) = self.item_ref() {
             item.slot.access.mark_read(self.now);

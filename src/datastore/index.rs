@@ -1,9 +1,8 @@
 //! Where the items of a shard are, by key.
 //!
-//! A `HashMap` from keys would keep with each item, or keep twice, what the item has already. So it is a map
-//! from a [`Hash32`], 32 bits of the key's hash, to a [`Location`], 32 bits too: 9 bytes a bucket in std's table. The
-//! items themselves are in segments. Two keys may have the same 32 bits: the caller looks whether an
-//! item is the right one.
+//! A `HashMap` with the keys in it would store each key twice, because the item has its key too. So the index maps a
+//! [`Hash32`], 32 bits of the key's hash, to a [`Location`], which has 32 bits too: std's table takes 9 bytes a bucket.
+//! The items themselves are in segments. Two keys may have the same 32 bits, so the caller compares the item's key.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -43,16 +42,16 @@ impl Location {
     }
 }
 
-/// How many tables an index has. A table that grows is copied, and one that shrinks leaves a hole in memory: of many small
-/// tables, neither matters. (With one table a shard, memory grew by 10 MB each time that small values came after
-/// large ones, at `-m 64`.)
+/// How many tables an index has. A table is copied when it grows, and leaves a hole in memory when it shrinks. If
+/// tables are small, neither matters. (With one table a shard and `-m 64`, memory grew by 10 MB each time that small
+/// values were stored after large ones.)
 const TABLES: usize = 16;
 
 /// Locations by hash.
 #[derive(Debug)]
 pub struct Index {
     tables: [Table; TABLES],
-    /// The locations of keys whose hash another key had first: a handful among a million.
+    /// The locations of keys whose hash is in a table already, for another key: a handful among a million.
     collisions: Vec<(Hash32, Location)>,
     charge: Charge,
 }
@@ -67,7 +66,7 @@ impl Index {
         }
     }
 
-    /// What `look` finds at a location of this hash: at the first one where it finds something.
+    /// Calls `look` with each location of this hash, until it returns something.
     pub fn find<T>(&self, hash: Hash32, look: impl Fn(Location) -> Option<T>) -> Option<T> {
         #[allow(clippy::indexing_slicing)] // It is less than TABLES.
         let first = self.tables[table_of(hash)].map.get(&hash);
@@ -92,7 +91,7 @@ impl Index {
         }
     }
 
-    /// Notes that an item has moved.
+    /// Changes the location of an item that has moved.
     pub fn relocate(&mut self, hash: Hash32, from: Location, to: Location) {
         let collisions = self.collisions.iter_mut().map(|(_, location)| location);
         #[allow(clippy::indexing_slicing)] // It is less than TABLES.
@@ -109,12 +108,12 @@ impl Index {
         tables.sum::<usize>() + self.collisions.len()
     }
 
-    /// How much memory it takes, in bytes.
+    /// How much memory the index takes, in bytes.
     pub fn size(&self) -> usize {
         self.charge.bytes()
     }
 
-    /// Changes the table of a hash, and keeps the account of it.
+    /// Changes the table of a hash, and charges for its new size.
     fn change<T>(&mut self, hash: Hash32, change: impl FnOnce(&mut Table) -> T) -> T {
         #[allow(clippy::indexing_slicing)] // It is less than TABLES.
         let table = &mut self.tables[table_of(hash)];
@@ -133,29 +132,29 @@ fn table_of(hash: Hash32) -> usize {
 #[derive(Debug, Default)]
 struct Table {
     map: HashMap<Hash32, Location, BuildHasherDefault<SpreadHasher>>,
-    /// For how many locations the map was made. (`HashMap` says less when deletions have made buckets unusable, see
-    /// [`Table::insert`].)
+    /// For how many locations the map was made. (`HashMap::capacity` is less when removals have made buckets unusable,
+    /// see [`Table::insert`].)
     capacity: usize,
 }
 
 impl Table {
-    /// Inserts a location; gives the one that was there.
+    /// Inserts a location. Returns the old location of this hash, which it replaces.
     fn insert(&mut self, hash: Hash32, location: Location) -> Option<Location> {
         let is_full = self.map.len() == self.map.capacity();
-        // A bucket that was emptied can stay unusable until the map is made anew, and then std makes it twice as large.
-        // Where there is still room, it is made anew with the size that it has.
+        // A bucket that was emptied can stay unusable until the map is rebuilt, and std rebuilds it twice as large. If
+        // there are enough empty buckets, it is rebuilt here with the size that it has.
         if is_full && self.map.len() < self.capacity / 16 * 15 {
             let empty =
                 HashMap::with_capacity_and_hasher(self.capacity, BuildHasherDefault::default());
-            let old = std::mem::replace(&mut self.map, empty);
-            self.map.extend(old);
+            let full = std::mem::replace(&mut self.map, empty);
+            self.map.extend(full);
         }
-        let before = self.map.insert(hash, location);
+        let old = self.map.insert(hash, location);
         self.capacity = self.capacity.max(self.map.capacity());
-        before
+        old
     }
 
-    /// Removes a location; whether it was there.
+    /// Removes a location. Returns whether it was there.
     fn remove(&mut self, hash: Hash32, location: Location) -> bool {
         let is_there = self.map.get(&hash) == Some(&location);
         if is_there {
@@ -169,8 +168,8 @@ impl Table {
         is_there
     }
 
-    /// How much memory it takes, in bytes: std's map has a power of two of buckets, fills seven of eight, and keeps a byte
-    /// for each beside what is in it.
+    /// How much memory the table takes, in bytes. The number of buckets in std's map is a power of two. The map fills
+    /// seven of eight, and has one more byte for each.
     fn size(&self) -> usize {
         const BUCKET: usize = size_of::<(Hash32, Location)>() + 1;
         match self.capacity {
@@ -180,7 +179,7 @@ impl Table {
     }
 }
 
-/// What is hashed is part of a good hash already: this only spreads its bits over 64.
+/// Hashes a [`Hash32`]. That is a part of a good hash already, so its bits only have to be spread over 64.
 #[derive(Debug, Default)]
 struct SpreadHasher(u64);
 
@@ -191,7 +190,7 @@ impl Hasher for SpreadHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Nothing but a `Hash32` is ever hashed here; this is what the trait demands.
+        // The trait demands this method. Only a `Hash32` is ever hashed here.
         for &byte in bytes {
             self.write_u32(self.0 as u32 ^ u32::from(byte));
         }
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_the_same_hash_are_told_apart_whichever_is_removed_first() {
+    fn each_key_of_the_same_hash_is_found_whichever_is_removed_first() {
         for removed in 0..3 {
             let mut index = index();
             (0..3).for_each(|number| index.insert(7, location(number)));
@@ -249,9 +248,9 @@ mod tests {
     }
 
     #[test]
-    fn a_table_does_not_grow_when_items_come_and_go_and_shrinks_when_most_have_gone() {
+    fn an_index_keeps_its_size_while_items_are_replaced_and_shrinks_when_most_are_removed() {
         let mut index = index();
-        // Hashes as a random generator gives them: their buckets have full neighbours, so removing leaves some unusable.
+        // Hashes as random as a real hash: their buckets have full neighbours, so a removal leaves some unusable.
         let hash = |number: u32| {
             let mut hash = u64::from(number)
                 .wrapping_add(1)
