@@ -1,24 +1,26 @@
-//! Eviction: which items leave when memory is short.
+//! Eviction: which items are evicted when memory is short.
 //!
 //! A shard has two queues of segments, and items get a second chance. New items are in the *probation* queue. When a
-//! segment reaches its front, the items that were read meanwhile move to the end of the *main* queue, and the others
-//! are evicted: so keys that come once and never again pass through, and leave those alone that are in
-//! use. When a segment reaches the front of the main queue, the items that were read since move to its end again, and
-//! the others are evicted. The shard whose probation queue has the oldest segment evicts first, so new items leave in the
-//! order in which they came, whatever shard they are in. Before a shard evicts, it removes what has expired.
+//! segment at its front is evicted, the items that were read since they were queued are moved to the end of the *main*
+//! queue, and the others are evicted. So keys that are stored once and never read do not push out those that are in
+//! use. When a segment at the front of the main queue is evicted, the items that were read since are moved to its end
+//! again, and the others are evicted.
 //!
-//! Two of five evictions look at the main queue first, if it has more than 30 per cent of a shard's segments. So it
-//! shrinks to what is read again within such a round, and when popularity shifts, what was popular is gone after
-//! one. How long the probation queue is follows from that; nothing has to be set or learned. A hit costs a bit,
-//! which only the first hit sets.
+//! The shard whose probation queue has the oldest segment evicts first, so new items are evicted in the order in which
+//! they were stored, whatever shard they are in. Before a shard evicts, it removes the items that have expired.
+//!
+//! Two of five evictions try the main queue first, if it has more than 30 per cent of a shard's segments. So the main
+//! queue shrinks to the items that are read again within one round of the queue. When popularity shifts, the items that
+//! were popular are evicted after one round. The length of the probation queue follows from this, so nothing has to be
+//! configured or learned. A hit costs one bit, which only the first hit sets.
 //!
 //! Invariant: an eviction is recorded before it is made.
 //!
 //! # Why this one
 //!
 //! The share of hits, in per cent, of a read-through cache with room for 131,000 of a million keys, on three kinds
-//! of traces: popularity that stays as it is (Zipf, 0.99), the same with scans of keys that never return, and
-//! popularity that shifts. `cargo bench --bench hits -- --simulate` makes this table:
+//! of traces: popularity that does not change (Zipf, 0.99), the same with scans of keys that are never read again, and
+//! popularity that shifts. `cargo bench --bench hits -- --simulate` prints this table:
 //!
 //! | algorithm                                | stable |  scans | shifts |
 //! |------------------------------------------|--------|--------|--------|
@@ -32,9 +34,10 @@
 //! | **this one**                             |  79.01 |  60.57 |  73.49 |
 //! | memcached 1.6.45, measured, 131,064 keys |  78.49 |  59.37 |  73.17 |
 //!
-//! SIEVE and S3-FIFO keep what was popular long after it is not any more. S3-FIFO and CAR also remember keys that
-//! were evicted, and what that takes is taken from the items. (They were simulated item by item.) In as much memory as memcached
-//! has, the server itself holds 156,000 of these items, for 79.65, 61.44 and 74.31 per cent: `cargo bench --bench hits`.
+//! SIEVE and S3-FIFO keep items long after they were popular. S3-FIFO and CAR also remember keys that were evicted, and
+//! the memory for that is missing for items. (They were simulated item by item.) With as much memory as memcached has,
+//! the server itself holds 156,000 of these items, and 79.65, 61.44 and 74.31 per cent are hits: `cargo bench --bench
+//! hits`.
 
 use std::sync::{RwLock, TryLockError};
 use std::thread;
@@ -46,16 +49,17 @@ use super::{Datastore, StoreError, lock, read, write};
 use crate::aof::record::Record;
 use crate::stats::Counter;
 
-/// A write stops evicting when it has freed this many bytes more than it needs, so that nobody waits long when
-/// `cache_memlimit` has made the limit much lower: then many writes share the work.
+/// A write stops evicting when it has freed this many bytes more than it needs. If `cache_memlimit` has made the limit
+/// much lower, many writes share the work, and no client waits long.
 const SHRINK_STEP: usize = SEGMENT_SIZE;
 
-/// A write of at most this many bytes reserves nothing, and does not wait for another thread that evicts, as long as hardly
-/// more is used than may be: that thread frees a segment, which is enough for many small writes. (Without that bound,
-/// 100 clients were measured to leave one evicting thread so little time that memory grew to three times `-m`.)
+/// A write of at most this many bytes is small: it reserves nothing. It does not wait for another thread that evicts,
+/// as long as used memory exceeds the limit by at most 1/64: that thread frees a segment, which is enough for many
+/// small writes. (Without that bound, 100 clients left the one evicting thread so little time that memory was measured
+/// to grow to three times `-m`.)
 pub const MAX_SMALL_WRITE: usize = 1 << 10;
 
-/// What a look at all shards has found.
+/// What [`Datastore::survey`] has found in all shards.
 struct Survey<'s> {
     /// The shard with the oldest segment, if there is one.
     oldest: Option<&'s RwLock<Shard>>,
@@ -66,38 +70,42 @@ struct Survey<'s> {
 }
 
 impl Datastore {
-    /// Evicts until at most `limit` bytes are used, or until it has freed [enough](SHRINK_STEP) for a write of this many
-    /// bytes. Returns `false` if eviction cannot free enough: pending items or readers hold the memory.
+    /// Evicts until at most `limit` bytes are used, or until it has freed [enough](SHRINK_STEP) for a write of `bytes`
+    /// bytes. Returns `false` if eviction cannot free enough, because pending items or readers hold the memory.
     pub(super) fn evict_down_to(&self, limit: usize, bytes: usize) -> Result<bool, StoreError> {
-        // One thread at a time: the segment that it frees is room for many small writes, which go on meanwhile.
+        // One thread evicts at a time. The segment that it frees is enough for many small writes, so these do not wait.
         let need_not_wait = bytes <= MAX_SMALL_WRITE && self.memory.used() <= limit + limit / 64;
         let evicting = match self.evicting.try_lock() {
             Err(TryLockError::WouldBlock) if need_not_wait => return Ok(true),
             Ok(evicting) => evicting,
             Err(_) => lock(&self.evicting),
         };
-        let at_most = bytes.saturating_add(SHRINK_STEP);
+        let enough = bytes.saturating_add(SHRINK_STEP);
         let (mut freed, mut failed_attempts) = (0, 0);
-        while self.memory.used() > limit && freed < at_most {
+        while self.memory.used() > limit && freed < enough {
             let survey = self.survey();
             let Some(shard) = survey.oldest else {
                 return Ok(false);
             };
-            // If what eviction cannot free is too much already, it evicts nothing. It gives up when all that is left is
-            // being sent.
+            // If the memory that eviction cannot free exceeds the limit already, it evicts nothing. It gives up when
+            // two rounds over all segments have freed nothing, because readers are still sending the items.
             let not_evictable = self.memory.used().saturating_sub(survey.size);
             if not_evictable > limit || failed_attempts > 2 * survey.segments {
                 return Ok(false);
             }
             // In the first round items that were read stay, in the second round they do not.
             let spares_read = failed_attempts <= survey.segments;
-            let more = self.evict_from(&mut write(shard), spares_read)?;
-            failed_attempts = if more > 0 { 0 } else { failed_attempts + 1 };
-            freed += more;
+            let freed_now = self.evict_from(&mut write(shard), spares_read)?;
+            failed_attempts = if freed_now > 0 {
+                0
+            } else {
+                failed_attempts + 1
+            };
+            freed += freed_now;
         }
         drop(evicting);
         if self.memory.used() > limit {
-            // More writes will evict. A mutex is not fair: now a thread that waits has its turn.
+            // More writes must evict. A mutex is not fair: this lets a thread that waits for it run first.
             thread::yield_now();
         }
         Ok(true)
@@ -123,20 +131,22 @@ impl Datastore {
         }
     }
 
-    /// Evicts from one segment of a shard, or removes what has expired there. Gives how many bytes have come free.
+    /// Removes the expired items of one segment of a shard, or if none has expired, evicts from one segment. Returns
+    /// how many bytes were freed.
     fn evict_from(&self, shard: &mut Shard, spares_read: bool) -> Result<usize, StoreError> {
         let (before, now) = (shard.size(), self.clock.now());
         if let Some(removed) = shard.remove_expired(now) {
             self.count_expired(removed);
         } else if let Some(id) = shard.next_victim() {
-            // Asked once: a reader may let go at any moment, and what is recorded must be what is then evicted.
+            // Determined once: a reader may finish at any moment, but the items that are recorded must be those that
+            // are then evicted.
             let is_being_sent = shard.items_of(id).any(ItemRef::is_being_sent);
             let stays = |item: ItemRef<'_>| {
                 let is_wanted = spares_read && item.slot.access.is_visited();
                 (is_wanted || is_being_sent).then(|| item.slot.unvisited_copy())
             };
-            // Recorded like any removal: an evicted item must not come back with a restart, least of all after a client
-            // deleted the missing key.
+            // An eviction is recorded like any removal. A restart must not bring an evicted item back, least of all
+            // after a client has deleted the missing key.
             let evicted = shard.items_of(id).filter(|item| stays(*item).is_none());
             self.record_all(evicted.map(|item| Record::Remove {
                 key: item.key().into(),
@@ -150,9 +160,9 @@ impl Datastore {
         Ok(before.saturating_sub(shard.size()))
     }
 
-    /// Removes the items that have expired: an item that nobody asks for would keep its memory for ever.
+    /// Removes the items that have expired. Otherwise an item that no client asks for would keep its memory for ever.
     ///
-    /// A shard is locked for one segment at a time, so nobody waits for millions of items that expire together.
+    /// A shard is locked for one segment at a time, so no client waits long when millions of items expire together.
     pub fn sweep(&self) {
         self.flush_if_due();
         let now = self.clock.now();
@@ -180,25 +190,25 @@ mod tests {
     use crate::protocol::Exptime;
 
     #[test]
-    fn memory_stays_within_its_limit_by_evicting() {
+    fn evictions_keep_used_memory_within_its_limit() {
         let store = store_with(MEGABYTE, WhenFull::Evict);
         let value = "v".repeat(1000);
         for n in 0..5000 {
             set(&store, &format!("key {n}"), &value, Exptime::Never);
-            // A shard that begins a segment may take a little more for a moment.
+            // A new segment may exceed the limit for a moment.
             assert!(store.memory.used() <= MEGABYTE + 2 * SEGMENT_SIZE);
         }
         validate(&store);
         assert_eq!(
             get(&store, "key 4999"),
             Some(value),
-            "what was stored last is there"
+            "the item that was stored last is there"
         );
         assert!(store.stats.get(Counter::Evictions) > 3000);
     }
 
     #[test]
-    fn items_are_evicted_in_the_order_of_storing_whatever_their_cas_uniques_are() {
+    fn the_items_that_were_stored_first_are_evicted_first_whatever_their_cas_uniques_are() {
         let store = store_with(16 * MEGABYTE, WhenFull::Evict);
         let key = |n: u32| format!("key {n}");
         for n in 0..600_000 {
@@ -216,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_in_use_outlives_those_that_are_not_however_large_they_are() {
+    fn items_in_use_are_not_evicted_while_there_are_others_however_large_they_are() {
         let store = store_with(16 * MEGABYTE, WhenFull::Evict);
         let value = "v".repeat(MEGABYTE / 8);
         for n in 0..400 {
@@ -224,7 +234,7 @@ mod tests {
             for hot in 0..20 {
                 let hot = format!("hot {hot}");
                 if get(&store, &hot).is_none() {
-                    assert!(n == 0, "{hot} is gone after {n}");
+                    assert!(n == 0, "{hot} was evicted after {n}");
                     set(&store, &hot, &value, Exptime::Never);
                 }
             }
@@ -233,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_lowered_is_reached_by_many_writes_and_not_by_one() {
+    fn after_the_limit_is_lowered_many_writes_share_the_evictions() {
         let store = store_with(64 * MEGABYTE, WhenFull::Evict);
         for n in 0..50_000 {
             set(&store, &n.to_string(), &"v".repeat(1000), Exptime::Never);
@@ -251,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_flush_all_memory_can_be_used_again() {
+    fn after_a_flush_the_whole_memory_can_be_used_again() {
         let store = store_with(16 * MEGABYTE, WhenFull::Evict);
         for n in 0..10_000 {
             set(&store, &n.to_string(), "", Exptime::Never);

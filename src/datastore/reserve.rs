@@ -1,14 +1,15 @@
 //! Memory is reserved before it is allocated.
 //!
-//! Invariant: what is used stays within `-m`. A write that needs memory evicts before anything is allocated, and while it
-//! holds no lock. These may pass the limit for a moment, and the next write makes room for them too:
-//! - a segment or a table that a write begins;
+//! Invariant: the memory that is used stays within `-m`. A write that needs memory evicts before anything is allocated,
+//! and while it holds no lock. The following may exceed the limit for a moment. The next write then evicts for them
+//! too:
+//! - a new segment, or a table that grows;
 //! - small writes, which reserve nothing, and do not wait for another thread that evicts;
-//! - a large item between its arrival and its place in the store, where it counts twice;
-//! - the item that `append` or `prepend` makes, beside the old one.
+//! - a large item while it is copied into parts, when it counts twice;
+//! - the item that `append` or `prepend` makes, while the old one is still there.
 //!
-//! (Where the limit is lowered while the server runs, or `-M` meets a log that holds more, what is there stays until it
-//! is evicted or removed.)
+//! (If the limit is lowered while the server runs, or the log holds more than `-m` and `-M` forbids eviction, the items
+//! stay until they are evicted or removed.)
 
 use super::eviction::MAX_SMALL_WRITE;
 use super::segment::{ITEM_OVERHEAD, MAX_SMALL_ITEM};
@@ -18,13 +19,13 @@ use crate::memory::Charge;
 use crate::protocol::Exptime;
 use crate::stats::Counter;
 
-/// An item whose data block has not arrived. Its memory counts from the moment at which it is announced: clients
-/// that announce much and send little cannot make the server larger than `-m`.
+/// An item whose data block has not arrived. Its memory counts as used from the moment at which its length is
+/// announced: clients that announce much and send little cannot make the server use more than `-m`.
 #[derive(Debug)]
 pub struct PendingItem {
     /// The item, to be filled through [`Item::value_mut`] and stored by [`KeyGuard::put`](super::guard::KeyGuard::put).
     pub item: Item<'static>,
-    /// The memory that it will take, unless that is little.
+    /// The memory that it will take; `None` for a small write.
     pub reservation: Option<Charge>,
 }
 
@@ -72,14 +73,14 @@ impl Datastore {
         Ok(pending)
     }
 
-    /// Ends the reservation of an item whose data block has arrived. A large value is copied into parts now, while no lock
-    /// is held.
+    /// Ends the reservation of an item whose data block has arrived. A large value is copied into parts now, while no
+    /// lock is held.
     pub fn complete(&self, pending: PendingItem) -> Item<'static> {
         pending.item.with_large_value(MAX_SMALL_ITEM, &self.memory)
     }
 
-    /// Reserves memory for an item that a change may make this many bytes longer. If memory is short, the change is made
-    /// without a reservation.
+    /// Reserves memory for an item that a change may make this many bytes longer. If memory is short, the change is
+    /// made without a reservation.
     pub fn reserve_change(&self, bytes: usize) -> Option<Charge> {
         match self.limits.when_full {
             WhenFull::Evict => self.make_room(bytes).ok().flatten(),
@@ -92,7 +93,7 @@ impl Datastore {
         Item::size_in_memcached(key, flags, bytes) <= self.limits.item
     }
 
-    /// Reserves memory, and evicts items if there is too little. A [small write](MAX_SMALL_WRITE) only evicts.
+    /// Reserves memory, and evicts items if memory is short. A [small write](MAX_SMALL_WRITE) reserves nothing.
     ///
     /// # Errors
     /// [`StoreError::OutOfMemory`], or [`StoreError::LogFailed`] if evictions cannot be recorded.
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_evictions_a_full_store_refuses_and_forgets_nothing() {
+    fn without_evictions_a_full_store_refuses_writes_and_keeps_all_items() {
         let store = store_with(MEGABYTE, WhenFull::Refuse);
         let key = |n: usize| format!("key {n}");
         let value = [b'v'; 1000];
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn without_evictions_items_that_are_removed_make_room_for_others() {
+    fn without_evictions_removed_items_make_room_for_others() {
         let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
         let key = |n: usize| format!("key {n}");
         let fits = |n: &usize| try_set(&store, &key(*n), &[b'v'; 50], Exptime::Never).is_ok();
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn without_evictions_tiny_items_that_are_removed_make_room_for_others() {
+    fn without_evictions_removed_tiny_items_make_room_for_others() {
         let store = store_with(4 * MEGABYTE, WhenFull::Refuse);
         let key = |n: usize| format!("{n}");
         let fits = |n: &usize| try_set(&store, &key(*n), b"", Exptime::Never).is_ok();
@@ -169,24 +170,24 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_item_counts_until_it_is_stored_or_given_up() {
+    fn a_pending_item_counts_as_used_memory_until_it_is_dropped() {
         let store = store_with(MEGABYTE, WhenFull::Evict);
-        let announce = || store.reserve(b"k", 0, Exptime::Never, 100_000);
-        let announced: Vec<_> = std::iter::from_fn(|| announce().ok()).take(100).collect();
-        assert!((8..=10).contains(&announced.len()), "{}", announced.len());
+        let reserve = || store.reserve(b"k", 0, Exptime::Never, 100_000);
+        let pending: Vec<_> = std::iter::from_fn(|| reserve().ok()).take(100).collect();
+        assert!((8..=10).contains(&pending.len()), "{}", pending.len());
         set(&store, "small", "v", Exptime::Never);
-        assert!(announce().is_err());
+        assert!(reserve().is_err());
         assert!(
             get(&store, "small").is_some(),
-            "an announcement in vain evicts nothing"
+            "a refused reservation evicts nothing"
         );
-        drop(announced);
+        drop(pending);
         validate(&store);
-        assert!(announce().is_ok());
+        assert!(reserve().is_ok());
     }
 
     #[test]
-    fn a_large_item_that_is_being_sent_counts_until_its_reader_lets_go() {
+    fn a_replaced_large_item_counts_as_used_memory_until_its_readers_have_sent_it() {
         let store = store_with(4 * MEGABYTE, WhenFull::Evict);
         let value = "v".repeat(MEGABYTE);
         let mut rooms = vec![Vec::new(); 10];
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(
             get(&store, "k"),
             Some(value.clone()),
-            "a refusal evicts nothing"
+            "a refused write evicts nothing"
         );
         drop(readers);
         validate(&store);
