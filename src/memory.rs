@@ -1,4 +1,4 @@
-//! Memory: how much is used, and the pool of equal pieces of which all items are made.
+//! Memory: how much is used, and the pool of equal pieces that all items are stored in.
 //!
 //! ```text
 //! |<----------------------------- -m ------------------------------>|
@@ -10,14 +10,14 @@
 //! block    a piece in sixteen parts of 4 KB, for large values (`memory/large.rs`)
 //! ```
 //!
-//! Each use of memory is counted by a [`Charge`] in the value that holds it, until that value is dropped. So what a slow
-//! reader still holds of an item that was replaced counts as well, until the reader lets go.
+//! Each use of memory is counted by a [`Charge`] in the value that holds it, until that value is dropped. So a large
+//! value that was replaced counts too, as long as a slow reader is sending it.
 //!
-//! Items, small and large, are kept in pieces of one size. A piece that comes free goes into the pool and serves whatever
-//! comes next: memory is never cut into holes that are too small. The allocator gets pieces back only when something
-//! else needs their memory. (Large values in allocations of their own were measured: with 100 clients, values of
-//! 20 KB after small ones, and `-m 64`, the process grew to 123 MB, since glibc keeps the holes of every few threads
-//! apart.)
+//! Items, small and large, are stored in pieces of one size. A piece that is freed goes into the pool, and is used
+//! again for the next segment or block: memory never has holes that are too small to be used. A piece is returned to
+//! the allocator only when something else needs its memory. (Large values in allocations of their own were measured:
+//! with 100 clients, values of 20 KB after small ones, and `-m 64`, the process grew to 123 MB. The reason is that
+//! glibc has an arena for every few threads, and these do not share their holes.)
 
 mod large;
 
@@ -30,8 +30,9 @@ pub use large::LargeValue;
 /// The size of a piece, in bytes.
 pub const PIECE_SIZE: usize = 64 << 10;
 
-/// The pool may exceed the limit by 1/32 of it: what an eviction has freed must be there for the next segment. When
-/// it went back to the allocator each time, holes between the pieces were measured at a third of `-m`.
+/// Used memory and the pool together may exceed the limit by 1/32 of it: a piece that an eviction has freed must be
+/// there for the next segment. When pieces were returned to the allocator each time, the holes between them were
+/// measured at a third of `-m`.
 const POOL_ALLOWANCE_DIVISOR: usize = 32;
 
 /// The memory of a store.
@@ -41,16 +42,16 @@ pub struct Memory {
     limit: AtomicUsize,
     /// How much is used, in bytes.
     used: AtomicUsize,
-    /// Pieces that nobody uses.
+    /// Pieces that are not in use.
     pool: Mutex<Vec<Vec<u8>>>,
-    /// The length of `pool`, readable without its lock: every write asks.
+    /// The length of `pool`. It can be read without the lock, because every write reads it.
     pooled: AtomicUsize,
-    /// The pieces in which large values are.
+    /// The blocks that large values are stored in.
     blocks: Mutex<Blocks>,
 }
 
 impl Memory {
-    /// Memory of which at most so many bytes may be used.
+    /// Memory of which at most `limit` bytes may be used.
     pub fn new(limit: usize) -> Self {
         Memory {
             limit: AtomicUsize::new(limit),
@@ -77,12 +78,12 @@ impl Memory {
         self.used.load(Relaxed)
     }
 
-    /// Whether more is used than may be.
+    /// Whether more is used than the limit.
     pub fn is_short(&self) -> bool {
         self.used() > self.limit()
     }
 
-    /// Charges this many bytes for as long as the charge lives. The caller checks [`Memory::is_short`] afterwards.
+    /// Counts this many bytes as used until the charge is dropped. The caller checks [`Memory::is_short`] afterwards.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.used.fetch_add(bytes, Relaxed);
         let memory = Arc::clone(self);
@@ -96,13 +97,14 @@ impl Memory {
         self.pooled.store(pool.len(), Relaxed);
         drop(pool);
         Piece {
-            // Zeros come from the system without being written: what a segment does not use yet is not resident.
+            // The system provides zeros without writing them: what a segment does not use yet is not resident.
             bytes: pooled.unwrap_or_else(|| vec![0; PIECE_SIZE]),
             charge: self.charge(PIECE_SIZE),
         }
     }
 
-    /// Frees pieces of the pool until it and what is used are within the limit and its allowance.
+    /// Returns pieces of the pool to the allocator, until used memory and the pool together are within the limit and
+    /// its allowance.
     pub fn trim_pool(&self) {
         let allowed = self.limit() + self.limit() / POOL_ALLOWANCE_DIVISOR;
         let pieces = allowed.saturating_sub(self.used()) / PIECE_SIZE;
@@ -117,7 +119,7 @@ impl Memory {
 /// A piece of memory. It returns to the pool when it is dropped.
 #[derive(Debug)]
 pub struct Piece {
-    /// [`PIECE_SIZE`] bytes, of which nothing is known at first.
+    /// [`PIECE_SIZE`] bytes. At first they may have any value.
     pub bytes: Vec<u8>,
     charge: Charge,
 }
@@ -140,15 +142,15 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// How much it is, in bytes.
+    /// How many bytes are charged.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Sets how much it is. It skips equal values, because all threads contend for the counter.
+    /// Sets how many bytes are charged. An equal value is skipped, because all threads contend for the counter.
     pub fn set(&mut self, bytes: usize) {
         if bytes != self.bytes {
-            // Wrapping: the difference may be negative, and added to the whole it comes out right.
+            // The difference may be negative. Then it wraps around, and so does the sum, which is right again.
             let more = bytes.wrapping_sub(self.bytes);
             self.memory.used.fetch_add(more, Relaxed);
             self.bytes = bytes;
@@ -162,7 +164,7 @@ impl Drop for Charge {
     }
 }
 
-/// Locks, and ignores poisoning: each change under these locks is complete in itself.
+/// Locks a mutex, and ignores poisoning: each change under these locks is complete in itself.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -172,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_piece_that_comes_free_serves_again() {
+    fn a_freed_piece_is_used_again() {
         let memory = Arc::new(Memory::new(2 * PIECE_SIZE));
         let piece = memory.take_piece();
         let address = piece.bytes.as_ptr();
@@ -187,21 +189,25 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_gives_way_to_what_is_used() {
+    fn the_pool_shrinks_when_used_memory_grows() {
         let memory = Arc::new(Memory::new(32 * PIECE_SIZE));
         let pooled = || lock(&memory.pool).len();
         drop((0..32).map(|_| memory.take_piece()).collect::<Vec<_>>());
         assert_eq!(pooled(), 32);
         let charge = memory.charge(30 * PIECE_SIZE);
         memory.trim_pool();
-        assert_eq!(pooled(), 3, "one more than there is room for");
+        assert_eq!(
+            pooled(),
+            3,
+            "the limit has room for two, and one is allowed"
+        );
         drop(charge);
         memory.set_limit(0);
         assert_eq!(pooled(), 0);
     }
 
     #[test]
-    fn a_charge_counts_as_it_is_set_until_it_is_dropped() {
+    fn a_charge_counts_as_used_memory_until_it_is_dropped() {
         let memory = Arc::new(Memory::new(100));
         let mut charge = memory.charge(60);
         assert!(!memory.is_short());

@@ -169,7 +169,7 @@ impl Table {
     }
 
     /// How much memory the table takes, in bytes. The number of buckets in std's map is a power of two. The map fills
-    /// seven of eight, and has one more byte for each.
+    /// at most seven of eight buckets, and has one more byte for each bucket.
     fn size(&self) -> usize {
         const BUCKET: usize = size_of::<(Hash32, Location)>() + 1;
         match self.capacity {

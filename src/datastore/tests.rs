@@ -1,4 +1,4 @@
-//! The store as a whole: time, flushes, and random histories beside a model that is as simple as can be.
+//! Tests of the whole store: time, flushes, and random histories that are compared with a simple model.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ pub(super) fn store() -> Datastore {
     store_with(64 * MEGABYTE, WhenFull::Evict)
 }
 
-/// Stores an item, if there is room for it. Gives its cas unique.
+/// Stores an item, if there is room for it. Returns its cas unique.
 pub(super) fn try_set(
     store: &Datastore,
     key: &str,
@@ -39,7 +39,7 @@ pub(super) fn set(store: &Datastore, key: &str, value: &str, exptime: Exptime) -
     try_set(store, key, value.as_bytes(), exptime).expect("there is room")
 }
 
-/// Checks the invariants of all shards, and that all memory is accounted for while nobody else has any.
+/// Checks the invariants of all shards, and that all used memory is theirs. No item may be pending or being sent.
 pub(super) fn validate(store: &Datastore) {
     let mut sizes = store.memory.free_parts();
     for shard in &store.shards {
@@ -50,7 +50,7 @@ pub(super) fn validate(store: &Datastore) {
     assert_eq!(
         store.memory.used(),
         sizes,
-        "all that is used is accounted for"
+        "all used memory belongs to the shards"
     );
 }
 
@@ -65,7 +65,7 @@ pub(super) fn advance_clock(store: &Datastore, seconds: i64) {
 }
 
 #[test]
-fn an_expired_item_is_gone_at_once_and_its_memory_with_the_next_sweep() {
+fn an_expired_item_is_not_found_and_the_next_sweep_frees_its_memory() {
     let store = store();
     set(&store, "k", "v", Exptime::After(10));
     advance_clock(&store, 9);
@@ -84,7 +84,7 @@ fn an_expired_item_is_gone_at_once_and_its_memory_with_the_next_sweep() {
 }
 
 #[test]
-fn every_store_gives_a_greater_cas_unique() {
+fn each_stored_item_gets_a_greater_cas_unique() {
     let store = store();
     let first = set(&store, "a", "", Exptime::Never);
     assert!(first > 0);
@@ -110,7 +110,7 @@ fn a_touch_changes_the_expiry_and_nothing_else() {
 }
 
 #[test]
-fn a_delayed_flush_takes_what_is_there_one_second_before_its_time() {
+fn a_delayed_flush_removes_all_items_one_second_before_its_time() {
     let store = store();
     set(&store, "before", "", Exptime::Never);
     store
@@ -130,7 +130,7 @@ fn a_delayed_flush_takes_what_is_there_one_second_before_its_time() {
 }
 
 #[test]
-fn a_flush_takes_the_place_of_the_one_that_was_pending() {
+fn a_new_flush_replaces_the_one_that_was_pending() {
     let store = store();
     store
         .flush_later(Exptime::After(10))
@@ -173,7 +173,7 @@ enum Event {
     Get {
         key: u8,
     },
-    Pass {
+    AdvanceClock {
         seconds: u8,
     },
     Sweep,
@@ -183,7 +183,7 @@ enum Event {
     },
 }
 
-/// Values of all lengths, small and large, with a few lengths that come again and again.
+/// Lengths of values, small and large. One length is frequent, so that items are overwritten in place.
 fn length() -> impl Strategy<Value = usize> {
     prop_oneof![
         4 => 0..40usize,
@@ -203,7 +203,7 @@ fn event(keys: u8) -> impl Strategy<Value = Event> {
         1 => key.clone().prop_map(|key| Event::Invalidate { key }),
         2 => key.clone().prop_map(|key| Event::Remove { key }),
         6 => key.prop_map(|key| Event::Get { key }),
-        2 => (1..10u8).prop_map(|seconds| Event::Pass { seconds }),
+        2 => (1..10u8).prop_map(|seconds| Event::AdvanceClock { seconds }),
         1 => Just(Event::Sweep),
         1 => prop_oneof![
             Just(Event::Flush),
@@ -212,25 +212,25 @@ fn event(keys: u8) -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The store as one would first write it: a map, and a look at everything whenever time passes.
+/// A simple store: a map from which expired items are removed whenever time passes.
 #[derive(Default)]
 struct Model {
     now: u32,
-    /// Values, each all of one letter, and when they expire.
+    /// Values, each of one letter that is repeated, and when they expire.
     items: HashMap<u8, (String, Option<u32>)>,
     flush_at: Option<u32>,
     sets: usize,
 }
 
 impl Model {
-    /// A value of this length that is not the one before.
+    /// A value of this length, with another letter than the value before.
     fn value(&mut self, length: usize) -> String {
         self.sets += 1;
         let letter = char::from(b'a' + (self.sets % 26) as u8);
         letter.to_string().repeat(length)
     }
 
-    fn pass(&mut self, seconds: u8) {
+    fn advance_clock(&mut self, seconds: u8) {
         self.now += u32::from(seconds);
         if self.flush_at.is_some_and(|due| due <= self.now) {
             self.flush_at = None;
@@ -240,8 +240,8 @@ impl Model {
             .retain(|_, (_, end)| end.is_none_or(|end| end > self.now));
     }
 
-    /// Plays a history on a store and on the model. After each event all invariants are checked, and a key that was
-    /// asked for holds what `agrees` allows.
+    /// Plays a history on a store and on the model. Checks all invariants after each event, and checks with `agrees`
+    /// what the store returns for a `Get` against what the model has.
     fn play(
         &mut self,
         store: &Datastore,
@@ -285,9 +285,9 @@ impl Model {
                     let found = get(store, &key.to_string());
                     assert!(agrees(&found, &expected), "{key}: {found:?}, {expected:?}");
                 }
-                Event::Pass { seconds } => {
+                Event::AdvanceClock { seconds } => {
                     advance_clock(store, seconds.into());
-                    self.pass(seconds);
+                    self.advance_clock(seconds);
                 }
                 Event::Sweep => store.sweep(),
                 Event::Flush => {
@@ -299,7 +299,7 @@ impl Model {
                     let later = store.flush_later(Exptime::After(seconds.into()));
                     later.expect("nothing is recorded");
                     self.flush_at = Some(self.now + u32::from(seconds) - 1);
-                    self.pass(0);
+                    self.advance_clock(0);
                 }
             }
             validate(store);
@@ -313,13 +313,13 @@ fn exptime_of(seconds: Option<u32>) -> Exptime {
 
 proptest! {
     #[test]
-    fn any_history_leaves_the_store_as_the_model_has_it(
+    fn after_any_history_the_store_holds_the_items_of_the_model(
         history in proptest::collection::vec(event(6), 1..80)
     ) {
         let (store, mut model) = (store(), Model::default());
         model.play(&store, history, |found, expected| found == expected);
         store.sweep();
-        let live: HashMap<String, String> = store
+        let found: HashMap<String, String> = store
             .snapshot()
             .flatten()
             .map(|item| {
@@ -329,16 +329,16 @@ proptest! {
             .collect();
         let expected: HashMap<String, String> =
             model.items.iter().map(|(key, (value, _))| (key.to_string(), value.clone())).collect();
-        prop_assert_eq!(live, expected);
+        prop_assert_eq!(found, expected);
     }
 }
 
 proptest! {
-    // Each history is long, so that memory runs out, and is checked after each event.
+    // There are few cases, because each history is long (memory must run out) and is checked after each event.
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn in_a_store_that_is_full_a_key_holds_its_last_value_or_nothing(
+    fn in_a_full_store_a_key_holds_its_last_value_or_nothing(
         history in proptest::collection::vec(event(200), 1..600)
     ) {
         let store = store_with(MEGABYTE / 2, WhenFull::Evict);

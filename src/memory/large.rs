@@ -6,8 +6,8 @@
 //! block:    |  0   |  1   |  2   |  3   |  ...  | 15  |      a piece of the pool, in 16 parts of 4 KB
 //! ```
 //!
-//! A value takes parts that are free, of one block or of several. A block whose parts are all free returns to the pool.
-//! The store and the readers of a value share it, so no reader copies it as a whole.
+//! A value takes free parts, of one block or of several. When all parts of a block are free, its piece returns to the
+//! pool. The store and the readers of a value share it, so no reader copies it as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,14 +17,14 @@ use super::{Memory, PIECE_SIZE, Piece, lock};
 /// The size of a part, in bytes.
 pub const PART_SIZE: usize = PIECE_SIZE / PARTS_PER_BLOCK;
 
-/// How many parts a block has: as many as a `u16` has bits.
+/// How many parts a block has: one for each bit of a `u16`.
 const PARTS_PER_BLOCK: usize = u16::BITS as usize;
 
-/// A piece in parts.
+/// A piece that is divided into parts.
 #[derive(Debug)]
 struct Block {
     number: u64,
-    /// Locked while a part is copied, and never across the network.
+    /// Locked while a part is copied, and never while the network is used.
     piece: RwLock<Piece>,
 }
 
@@ -42,7 +42,7 @@ struct Part {
     index: u8,
 }
 
-/// The value of a large item. It counts as used memory until the store and its last reader let go.
+/// The value of a large item. It counts as used memory until the store and all its readers have dropped it.
 #[derive(Debug)]
 pub struct LargeValue {
     parts: Vec<Part>,
@@ -74,12 +74,12 @@ impl LargeValue {
         }
     }
 
-    /// How many bytes it has.
+    /// How many bytes the value has.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// How much memory it takes, in bytes.
+    /// How much memory the value takes, in bytes.
     pub fn size(&self) -> usize {
         self.parts.len() * PART_SIZE
     }
@@ -115,7 +115,7 @@ impl LargeValue {
 impl Drop for LargeValue {
     fn drop(&mut self) {
         for part in self.parts.drain(..) {
-            self.memory.give_part_back(part);
+            self.memory.return_part(part);
         }
         self.memory.trim_pool();
     }
@@ -148,7 +148,7 @@ impl Memory {
             .sum()
     }
 
-    fn give_part_back(&self, part: Part) {
+    fn return_part(&self, part: Part) {
         let (mut blocks, number) = (lock(&self.blocks), part.block.number);
         let known = blocks.with_free_parts.remove(&number);
         let free = known.map_or(0, |(_, free)| free) | 1 << part.index;
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_what_was_copied_also_in_parts_that_others_had_before() {
+    fn a_value_in_parts_that_were_used_before_is_what_was_copied_into_them() {
         let memory = Arc::new(Memory::new(usize::MAX / 2));
         for length in [
             1,
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn values_share_blocks_and_a_block_is_used_until_its_last_part_is_free() {
+    fn values_share_blocks_and_a_block_counts_until_all_its_parts_are_free() {
         let memory = Arc::new(Memory::new(usize::MAX / 2));
         let values: Vec<_> = (0..8)
             .map(|n| LargeValue::new(&[n; 6 * PART_SIZE], &memory))
@@ -205,7 +205,11 @@ mod tests {
         let more: Vec<_> = (0..3)
             .map(|n| LargeValue::new(&[n; 6 * PART_SIZE], &memory))
             .collect();
-        assert_eq!(memory.used(), 2 * PIECE_SIZE, "the free parts serve again");
+        assert_eq!(
+            memory.used(),
+            2 * PIECE_SIZE,
+            "the free parts are used again"
+        );
         assert_eq!(
             kept.iter().map(copy).collect::<Vec<_>>(),
             [vec![0; 6 * PART_SIZE], vec![4; 6 * PART_SIZE]]
