@@ -36,8 +36,8 @@
 //!
 //! SIEVE and S3-FIFO keep items long after they were popular. S3-FIFO and CAR also remember keys that were evicted, and
 //! the memory for that is missing for items. (They were simulated item by item.) With as much memory as memcached has,
-//! the server itself holds 156,000 of these items, and 79.65, 61.44 and 74.31 per cent are hits: `cargo bench --bench
-//! hits`.
+//! the server itself holds 156,000 of these items, and 79.65, 61.44 and 74.31 per cent are hits:
+//! `cargo bench --bench hits`.
 
 use std::sync::{RwLock, TryLockError};
 use std::thread;

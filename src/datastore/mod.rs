@@ -10,7 +10,8 @@
 //!
 //! Readers of a shard do not wait for each other. A reader gets a copy of a small item, and shares the value of a large
 //! one. A command that changes a key takes the key's [`KeyGuard`](guard::KeyGuard), which holds the shard's write lock:
-//! meanwhile no other thread reads or changes the key. This module does not know the commands of the protocol.
+//! until the guard is dropped, no other thread reads or changes the key. This module does not know the commands of the
+//! protocol.
 //!
 //! # The words
 //!

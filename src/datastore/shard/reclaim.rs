@@ -123,8 +123,8 @@ impl Shard {
         self.usage.dead > self.bytes(ITEM_OVERHEAD) / 4 + DEAD_ALLOWANCE
     }
 
-    /// Compacts segments while enough bytes are dead to be worth it. For when memory is short and nothing may be
-    /// evicted.
+    /// Compacts segments while enough bytes are dead to be worth it. It is called when memory is short and nothing may
+    /// be evicted.
     pub fn compact_fully(&mut self) {
         while self.usage.dead > SEGMENT_SIZE / 4 && self.compact_dirtiest() {}
     }
