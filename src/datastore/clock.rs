@@ -20,13 +20,13 @@
 //!
 //! # When is an expired item's memory freed, and by which thread?
 //!
-//! From the second of its expiry on, an item is no longer found. A read that finds it expired frees nothing, because
-//! reads do not change a shard. The item is removed from the index, and its bytes become dead, by the first of these:
+//! From the second of its expiry on, an item is no longer found. A read frees nothing, because it does not change the
+//! shard, and neither does `delete`, which does not find the item. The item is removed from the
+//! index, and its bytes become dead, by the first of these:
 //!
 //! - the sweeper thread, every second (`Datastore::sweep`);
 //! - an eviction: the thread that needs memory removes the expired items of a shard before it evicts others there;
-//! - a command that stores or removes an item under the same key (a new item that is as long overwrites the old one),
-//!   or a flush.
+//! - a command that stores an item under the same key (a new item that is as long overwrites the old one), or a flush.
 //!
 //! Dead bytes are freed with their segment: at once if all its items are dead, or else when it is compacted. The thread
 //! that made the bytes dead compacts, as soon as a shard has too many of them (`shard/reclaim.rs`). Compaction itself
