@@ -243,14 +243,22 @@ impl Datastore {
         oldest.min().map_or(0, |last| now.saturating_sub(last))
     }
 
-    /// Every item. Each shard is copied when the iterator reaches it.
+    /// Every item, a segment at a time. A segment is copied when the iterator reaches it, so a client that reads slowly
+    /// keeps one segment in memory and no lock. An item that is moved or overwritten meanwhile may be returned twice.
     pub fn snapshot(&self) -> impl Iterator<Item = Vec<Item<'static>>> {
         self.flush_if_due();
         let now = self.clock.now();
-        self.shards.iter().map(move |shard| {
-            let shard = read(shard);
-            let items = shard.unexpired(now);
-            items.map(Item::into_owned).collect()
+        self.shards.iter().flat_map(move |lock| {
+            let mut next = 0;
+            let segments = std::iter::from_fn(move || {
+                let shard = read(lock);
+                let (sequence, items) = shard.unexpired_of_segment(next, now)?;
+                next = sequence + 1;
+                Some(items.map(Item::into_owned).collect())
+            });
+            // Items that move get into segments with higher numbers, and so do new ones. This bound makes an end even
+            // if new segments come faster than the client reads.
+            segments.take(2 * read(lock).segment_count() + 2)
         })
     }
 

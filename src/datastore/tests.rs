@@ -1,6 +1,6 @@
 //! Tests of the whole store: time, flushes, and random histories that are compared with a simple model.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -309,6 +309,34 @@ impl Model {
 
 fn exptime_of(seconds: Option<u32>) -> Exptime {
     seconds.map_or(Exptime::Never, Exptime::After)
+}
+
+#[test]
+fn a_list_of_all_items_copies_a_segment_at_a_time_and_ends_although_items_keep_coming() {
+    let store = store_with(16 * MEGABYTE, WhenFull::Evict);
+    let key = |n: usize| format!("key {n}");
+    for n in 0..40_000 {
+        set(&store, &key(n), &"v".repeat(100), Exptime::Never);
+    }
+    let (mut listed, mut steps) = (HashSet::new(), 0);
+    for items in store.snapshot() {
+        assert!(items.len() * 100 <= SEGMENT_SIZE, "{} items", items.len());
+        listed.extend(items.iter().map(|item| item.key().to_vec()));
+        for n in 0..100 {
+            let new = format!("new {steps} {n}");
+            set(&store, &new, &"v".repeat(100), Exptime::Never);
+        }
+        steps += 1;
+    }
+    let there: Vec<_> = (0..40_000)
+        .filter(|&n| get(&store, &key(n)).is_some())
+        .collect();
+    let missed = there
+        .iter()
+        .filter(|&&n| !listed.contains(key(n).as_bytes()))
+        .count();
+    assert!(there.len() > 1000, "{}", there.len());
+    assert_eq!(missed, 0);
 }
 
 proptest! {

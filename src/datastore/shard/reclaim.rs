@@ -119,7 +119,7 @@ impl Shard {
     }
 
     /// Whether more bytes are dead than are allowed.
-    pub(super) fn is_dirty(&self) -> bool {
+    fn is_dirty(&self) -> bool {
         self.usage.dead > self.bytes(ITEM_OVERHEAD) / 4 + DEAD_ALLOWANCE
     }
 
