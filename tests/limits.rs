@@ -427,3 +427,31 @@ fn an_idle_client_that_was_served_much_costs_little_memory() {
     assert!(grown < CLIENTS * 130, "{CLIENTS} clients cost {grown} kB");
     drop(clients);
 }
+
+/// Closing a socket that has unread input sends a reset, and a reset can discard answers that are still on their way.
+#[test]
+fn a_connection_is_closed_without_a_reset_although_its_input_was_not_read() {
+    let server = process::spawn("-c 1");
+    let mut served = server.client();
+    served.check("version\r\n", VERSION);
+    // While the server is stopped, everything arrives.
+    server.signal("STOP");
+    let mut refused = server.client();
+    refused.send("version\r\n".repeat(1000));
+    server.signal("CONT");
+    refused.expect(TOO_MANY).expect_end();
+    // Clients are refused one after the other: the first one's socket is closed now.
+    server.client().expect(TOO_MANY).expect_end();
+    let reset = refused.stream.take_error().expect("it can be asked");
+    assert!(reset.is_none(), "{reset:?}");
+
+    server.signal("STOP");
+    served.send(format!("version\r\n{}", "x".repeat(60_000)));
+    server.signal("CONT");
+    served.expect(VERSION).expect_end();
+    eventually("the next client gets the place", || {
+        server.client().send("version\r\n").line() == VERSION.trim_end()
+    });
+    let reset = served.stream.take_error().expect("it can be asked");
+    assert!(reset.is_none(), "{reset:?}");
+}
