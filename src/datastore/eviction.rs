@@ -183,6 +183,8 @@ impl Datastore {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::super::WhenFull;
     use super::super::segment::SEGMENT_SIZE;
     use super::super::tests::{MEGABYTE, get, set, store_with, validate};
@@ -258,6 +260,25 @@ mod tests {
         }
         assert!((50..1000).contains(&writes), "{writes}");
         validate(&store);
+    }
+
+    #[test]
+    fn many_threads_with_small_writes_do_not_outrun_eviction() {
+        let store = store_with(8 * MEGABYTE, WhenFull::Evict);
+        let most_used = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for thread in 0..100 {
+                let (store, most_used) = (&store, &most_used);
+                scope.spawn(move || {
+                    for n in 0..4_000 {
+                        set(store, &format!("{thread} {n}"), "value", Exptime::Never);
+                        most_used.fetch_max(store.memory.used(), Relaxed);
+                    }
+                });
+            }
+        });
+        let (most, limit) = (most_used.into_inner(), 8 * MEGABYTE);
+        assert!(most <= limit + limit / 64 + 2 * SEGMENT_SIZE, "{most}");
     }
 
     #[test]
