@@ -58,6 +58,8 @@ pub struct Log {
     pub unwritten: Vec<u8>,
     /// The length of the file, in bytes, up to the end of its last whole record.
     pub length: u64,
+    /// How much of the history there was at the last time mark.
+    pub marked: u64,
     /// The length after the last rewrite: growth is measured against it.
     pub base: u64,
     /// The new file, while the old one is being rewritten.

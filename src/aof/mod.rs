@@ -58,11 +58,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::item::UnixTime;
 use disk::Disk;
 use log::{FileState, Log, MAX_PENDING, Pending, lock};
 use record::Record;
@@ -139,6 +140,8 @@ pub struct Aof {
     syncing: Mutex<bool>,
     /// Is notified when a sync has ended.
     has_synced: Condvar,
+    /// Whether the file must be rewritten although it has not grown.
+    rewrite_requested: AtomicBool,
     last_sync: AtomicU64,
     records: AtomicU64,
     rewrites: AtomicU64,
@@ -252,6 +255,30 @@ impl Aof {
         }
     }
 
+    /// Appends a time mark: every item that has expired by `time` is removed from memory. Without a new record since the
+    /// last mark there is nothing to mark, unless items were `removed`. `cas` returns the highest cas unique so far.
+    ///
+    /// A later mark is as true as an early one, as long as the clock does not go back: what is stored after the items were
+    /// removed expires later than `time`.
+    pub fn mark(&self, time: UnixTime, removed: bool, cas: impl FnOnce() -> u64) {
+        let mut log = self.lock();
+        let is_marked = self.appended.load(Relaxed) == log.marked && !removed;
+        if is_marked || log.take(&self.pending) != FileState::Good {
+            return;
+        }
+        let cas = cas();
+        let mark = |offset| encoded([Record::Mark { time, offset, cas }]).0;
+        let bytes = mark(log.length + log.unwritten.len() as u64);
+        log.unwritten.extend_from_slice(&bytes);
+        if let Some(copy) = &mut log.copy {
+            copy.append(&mark(copy.length));
+        }
+        self.records.fetch_add(1, Relaxed);
+        log.marked = self.appended.fetch_add(bytes.len() as u64, Relaxed) + bytes.len() as u64;
+        // If this fails, the next change tries again.
+        let _ = self.flush_all(&mut log);
+    }
+
     /// Flushes records that no client waits for, and syncs the file if its options say so. Returns whether it is time
     /// to rewrite the file: it has grown enough, or it cannot be written. Call this about every second.
     pub fn maintain(&self) -> bool {
@@ -266,8 +293,14 @@ impl Aof {
             FileState::Good | FileState::Closed => false,
             FileState::WriteFailed | FileState::Torn | FileState::SyncFailed => true,
         };
-        let is_time = log.length >= threshold || cannot_be_written;
+        let is_requested = self.rewrite_requested.load(Relaxed);
+        let is_time = log.length >= threshold || cannot_be_written || is_requested;
         log.copy.is_none() && is_time && Instant::now() >= log.retry_at
+    }
+
+    /// Asks for a rewrite at the next [`Aof::maintain`].
+    pub fn request_rewrite(&self) {
+        self.rewrite_requested.store(true, Relaxed);
     }
 
     /// Syncs for the last time, and lets another server open the file. After this, appending is refused.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! mn rustmemc 1 E<cas unique> O<crc of the line>                 the heading: the highest cas unique so far
+//! mn rustmemc at <time> <offset> E<cas unique> O<crc of the line> a time mark: expired items are removed
 //! ms <key> <bytes> [b] [F<flags>] [T<time>] [I] E<cas unique> O<crc of the line>.<crc of the data>
 //! <data>                                                          what a key now holds (I: it is stale)
 //! mg <key> [b] T<time> O<crc of the line>                         an item expires at another time
@@ -19,6 +20,11 @@
 //!
 //! A record says the result of a change and not the command (the sum and not the `incr`), so replaying a record twice
 //! changes nothing.
+//!
+//! A time mark says that at this point every item that had expired by `<time>` was removed from memory. It also says at
+//! which offset of the file it was written, so a block of the file that was lost, doubled or moved is noticed at the next
+//! mark; and the highest cas unique that was given out so far. (A cas unique in an item's record may be one that a client
+//! chose with `E`.)
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,12 +40,24 @@ const LONG_PAST: u64 = 2_592_001;
 /// The beginning of a file, in this version of the format.
 pub const HEADING: &[u8] = b"mn rustmemc 1 E";
 
+/// The beginning of a time mark.
+const MARK: &[u8] = b"mn rustmemc at ";
+
 /// One change to the store.
 #[derive(Debug, Clone)]
 pub enum Record<'a> {
     /// The highest cas unique that was returned before this point.
     Heading {
         /// The cas unique.
+        cas: u64,
+    },
+    /// The items that have expired by now are removed.
+    Mark {
+        /// The time.
+        time: UnixTime,
+        /// The offset of this record in its file, in bytes.
+        offset: u64,
+        /// The highest cas unique that was given out before this point.
         cas: u64,
     },
     /// What a key now holds.
@@ -83,6 +101,10 @@ impl Record<'_> {
             Record::Heading { cas } => {
                 out.extend_from_slice(HEADING);
                 add(out, format_args!("{cas}"));
+            }
+            Record::Mark { time, offset, cas } => {
+                out.extend_from_slice(MARK);
+                add(out, format_args!("{time} {offset} E{cas}"));
             }
             Record::Put(item) => {
                 let value = item.value();
@@ -242,16 +264,31 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
             Record::FlushAt((date - 1).try_into().map_err(|_| "the line has no time")?)
         }
         Request::MetaNoop => {
-            let cas = content
-                .strip_prefix(HEADING)
-                .and_then(|digits| str::from_utf8(digits).ok());
-            let cas = cas
-                .and_then(|digits| digits.parse().ok())
-                .ok_or("the heading is not of this format")?;
-            Record::Heading { cas }
+            if let Some(mark) = content.strip_prefix(MARK) {
+                parse_mark(mark).ok_or("the time mark is not of this format")?
+            } else {
+                let cas = content.strip_prefix(HEADING).and_then(number);
+                let cas = cas.ok_or("the heading is not of this format")?;
+                Record::Heading { cas }
+            }
         }
         _ => return Err("the line is no record"),
     }))
+}
+
+/// Parses what follows `mn rustmemc at `.
+fn parse_mark(text: &[u8]) -> Option<Record<'static>> {
+    let mut words = text.split(|&byte| byte == b' ');
+    Some(Record::Mark {
+        time: number(words.next()?)?.try_into().ok()?,
+        offset: number(words.next()?)?,
+        cas: number(words.next()?.strip_prefix(b"E")?)?,
+    })
+}
+
+/// Parses decimal digits.
+fn number(digits: &[u8]) -> Option<u64> {
+    str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Parses eight hexadecimal digits, in small letters as they are written here.

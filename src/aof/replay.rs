@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -182,6 +182,7 @@ impl Aof {
             writer,
             unwritten: Vec::new(),
             length,
+            marked: 0,
             base: 0,
             copy: None,
             retry_at: Instant::now(),
@@ -198,6 +199,7 @@ impl Aof {
             synced: AtomicU64::new(0),
             syncing: Mutex::default(),
             has_synced: Condvar::new(),
+            rewrite_requested: AtomicBool::new(false),
             last_sync: AtomicU64::new(unix_time()),
             records: AtomicU64::new(records),
             rewrites: AtomicU64::new(0),
@@ -265,6 +267,11 @@ impl<'f> Reader<'f> {
         }
         match record::parse(&self.line) {
             Err(what) => Ok(Next::Damage(what)),
+            Ok(Parsed::Whole(Record::Mark { offset, .. })) if offset != self.offset => {
+                Ok(Next::Damage(
+                    "this time mark was written elsewhere: bytes before it are lost or doubled",
+                ))
+            }
             Ok(Parsed::Whole(record)) => {
                 apply(record);
                 self.offset += length;

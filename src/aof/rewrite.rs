@@ -48,6 +48,7 @@ impl Aof {
         // Memory has the changes of these records already, so they will be copied. The new file gets the records that
         // come after them.
         log.take(&self.pending);
+        self.rewrite_requested.store(false, Relaxed);
         let copy = begin().inspect_err(|_| drop(fs::remove_file(&path)))?;
         log.copy = Some(copy);
         Ok(())

@@ -47,6 +47,7 @@ use super::segment::{QueueId, SEGMENT_SIZE};
 use super::shard::{Removed, Shard};
 use super::{Datastore, StoreError, lock, read, write};
 use crate::aof::record::Record;
+use crate::item::UnixTime;
 use crate::stats::Counter;
 
 /// A write stops evicting when it has freed this many bytes more than it needs. If `cache_memlimit` has made the limit
@@ -72,7 +73,14 @@ struct Survey<'s> {
 impl Datastore {
     /// Evicts until at most `limit` bytes are used, or until it has freed [enough](SHRINK_STEP) for a write of `bytes`
     /// bytes. Returns `false` if eviction cannot free enough, because pending items or readers hold the memory.
-    pub(super) fn evict_down_to(&self, limit: usize, bytes: usize) -> Result<bool, StoreError> {
+    /// Items that have expired by `now` are removed before others are evicted. (It is 0 in a replay, where time marks remove
+    /// them.)
+    pub(super) fn evict_down_to(
+        &self,
+        limit: usize,
+        bytes: usize,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
         // One thread evicts at a time. The segment that it frees is enough for many small writes, so these do not wait.
         let need_not_wait = bytes <= MAX_SMALL_WRITE && self.memory.used() <= limit + limit / 64;
         let evicting = match self.evicting.try_lock() {
@@ -95,7 +103,7 @@ impl Datastore {
             }
             // In the first round items that were read stay, in the second round they do not.
             let spares_read = failed_attempts <= survey.segments;
-            let freed_now = self.evict_from(&mut write(shard), spares_read)?;
+            let freed_now = self.evict_from(&mut write(shard), spares_read, now)?;
             failed_attempts = if freed_now > 0 {
                 0
             } else {
@@ -133,8 +141,13 @@ impl Datastore {
 
     /// Removes the expired items of one segment of a shard, or if none has expired, evicts from one segment. Returns
     /// how many bytes were freed.
-    fn evict_from(&self, shard: &mut Shard, spares_read: bool) -> Result<usize, StoreError> {
-        let (before, now) = (shard.size(), self.clock.now());
+    fn evict_from(
+        &self,
+        shard: &mut Shard,
+        spares_read: bool,
+        now: UnixTime,
+    ) -> Result<usize, StoreError> {
+        let before = shard.size();
         if let Some(removed) = shard.remove_expired(now) {
             self.count_expired(removed);
         } else if let Some(id) = shard.next_victim() {
@@ -166,13 +179,22 @@ impl Datastore {
     pub fn sweep(&self) {
         self.flush_if_due();
         let now = self.clock.now();
+        let has_removed = self.remove_expired(now);
+        self.mark_log(now, has_removed);
+    }
+
+    /// Removes the items that have expired by `now`. Returns whether there were any.
+    pub(super) fn remove_expired(&self, now: UnixTime) -> bool {
+        let mut has_removed = false;
         for shard in &self.shards {
             while read(shard).may_have_expired(now)
                 && let Some(removed) = write(shard).remove_expired(now)
             {
                 self.count_expired(removed);
+                has_removed |= removed.items > 0;
             }
         }
+        has_removed
     }
 
     fn count_expired(&self, removed: Removed) {

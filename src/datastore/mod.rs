@@ -142,6 +142,8 @@ pub struct Datastore {
     last_cas: AtomicU64,
     /// When a delayed flush is due; 0 if none is pending.
     flush_at: AtomicU32,
+    /// The time of the last mark in the log.
+    marked_at: AtomicU32,
     /// Where changes are recorded; `None` without an append-only file.
     log: Option<Aof>,
 }
@@ -167,6 +169,7 @@ impl Datastore {
             evicting: Mutex::default(),
             last_cas: AtomicU64::new(0),
             flush_at: AtomicU32::new(0),
+            marked_at: AtomicU32::new(0),
             log: None,
         }
     }

@@ -10,12 +10,17 @@ use super::{Datastore, WhenFull, read};
 use crate::aof::record::Record;
 use crate::aof::replay::{OpenError, Replayed};
 use crate::aof::{Aof, Options};
+use crate::item::UnixTime;
 use crate::log;
 use crate::stats::Counter;
 
-/// A cas unique that a client chose itself (`E`) may be anything; one from here on is not taken for one
-/// that was given out, so that there is always a next one.
+/// A record does not say whether its cas unique was given out or chosen by a client (`E`). One below this counts as given
+/// out. One from here on does not, so that there is always a next one; if it was given out, the next time mark says so.
 const MIN_CHOSEN_CAS: u64 = 1 << 62;
+
+/// How many cas uniques a start skips. A crash can take back changes whose cas uniques a client has seen. There are fewer
+/// than this between two time marks, and enough are left for a thousand million starts.
+const CAS_SKIPPED_AT_START: u64 = 1 << 32;
 
 /// About how many bytes a record has beside key and value: verb, numbers and checksums.
 const RECORD_LINE: usize = 48;
@@ -39,11 +44,11 @@ impl Datastore {
             &stopping,
         )?;
         self.sweep();
-        // Items lie otherwise in segments than they did, and what they take differs by a little. What was there must be
-        // there again; the next writes evict what is too much.
-        let slack = self.memory_limit() / 16 + 2 * SEGMENT_SIZE;
-        self.evict_in_replay(self.memory_limit().saturating_add(slack));
-        let forgotten = self.stats.get(Counter::Evictions);
+        let evicted = self.stats.get(Counter::Evictions);
+        // A new file has only its heading, and nothing was given out.
+        if replayed.records > 0 {
+            self.last_cas.fetch_add(CAS_SKIPPED_AT_START, Relaxed);
+        }
         self.stats.reset();
         log.set_base(
             self.shards
@@ -53,10 +58,10 @@ impl Datastore {
         );
         self.log = Some(log);
         self.flush_at.store(flush_at.unwrap_or(0), Relaxed);
-        if forgotten > 0 {
+        if evicted > 0 {
             // The file knows keys that memory had no room for, and so would not know to remove.
             log::line(format_args!(
-                "rustmemc: -m holds less than the file: {forgotten} items were evicted"
+                "rustmemc: -m holds less than the file: {evicted} items were evicted"
             ));
             self.rewrite_log(&stopping)
                 .map_err(|error| OpenError::Io(path, error))?;
@@ -66,37 +71,35 @@ impl Datastore {
         Ok(replayed)
     }
 
-    /// Makes a recorded change again. That cannot fail: nothing is recorded meanwhile.
+    /// Makes a recorded change again. That cannot fail, because nothing is recorded during a replay.
     ///
-    /// Time stands still: an item that has expired by now may be touched by a later record, which then was
-    /// in time. Expired items go at the end, or when they take as much room again as `-m` allows.
+    /// Time is the log's own: an item that has expired by now may be touched by a later record, which then was in time. So
+    /// expired items are removed where the running server removed them, which is at a time mark.
     fn apply(&self, record: Record<'_>, flush_at: &mut Option<u32>) {
-        let given_out = |cas: u64| {
-            if cas < MIN_CHOSEN_CAS {
-                self.last_cas.fetch_max(cas, Relaxed);
-            }
-        };
         let _: Result<_, StoreError> = match record {
             Record::Heading { cas } => {
                 self.last_cas.fetch_max(cas, Relaxed);
                 Ok(())
             }
+            Record::Mark { time, cas, .. } => {
+                self.last_cas.fetch_max(cas, Relaxed);
+                self.remove_expired(time);
+                Ok(())
+            }
             Record::Put(item) => {
-                given_out(item.cas);
+                self.note_cas(item.cas);
                 let (key, cas) = (item.key().to_vec(), Some(item.cas));
                 let stored = self.lock_key_in_replay(&key).put(item, cas).map(drop);
-                if self.memory.used() / 2 > self.memory_limit() {
-                    self.evict_in_replay(self.memory_limit());
-                }
+                self.evict_in_replay();
                 stored
             }
             Record::Touch { key, expiry } => self.lock_key_in_replay(&key).touch(expiry),
             Record::Stale { key, expiry, cas } => {
-                given_out(cas);
+                self.note_cas(cas);
                 self.lock_key_in_replay(&key).invalidate(expiry, Some(cas))
             }
             Record::Remove { key, cas } => {
-                given_out(cas.unwrap_or(0));
+                self.note_cas(cas.unwrap_or(0));
                 self.lock_key_in_replay(&key).remove()
             }
             Record::Flush => {
@@ -115,12 +118,27 @@ impl Datastore {
         };
     }
 
-    /// Evicts until at most this many bytes are used. With `-M`, what was stored stays.
-    fn evict_in_replay(&self, bytes: usize) {
-        if self.limits.when_full == WhenFull::Evict {
-            // Nothing is recorded yet, so nothing can fail.
-            let _ = self.evict_down_to(bytes, usize::MAX);
-            self.memory.trim_pool();
+    /// Evicts if the file holds more than memory may, with `-M` too.
+    ///
+    /// Items lie otherwise in segments than they did, so they may take a little more than they did. What was there must be
+    /// there again, and the next writes evict what is too much.
+    fn evict_in_replay(&self) {
+        let slack = self.memory_limit() / 16 + 2 * SEGMENT_SIZE;
+        let limit = self.memory_limit().saturating_add(slack);
+        if self.memory.used() > limit {
+            if self.limits.when_full == WhenFull::Refuse {
+                self.compact_fully();
+            }
+            // Nothing is recorded during a replay, so nothing can fail.
+            let _ = self.evict_down_to(limit, usize::MAX, 0);
+        }
+        self.memory.trim_pool();
+    }
+
+    /// Notes the cas unique of a record: it may have been given out after the last time mark.
+    fn note_cas(&self, cas: u64) {
+        if cas < MIN_CHOSEN_CAS {
+            self.last_cas.fetch_max(cas, Relaxed);
         }
     }
 
@@ -161,6 +179,23 @@ impl Datastore {
     /// Nothing may be acknowledged.
     pub fn before_answers(&self) -> io::Result<()> {
         self.log.as_ref().map_or(Ok(()), Aof::before_answers)
+    }
+
+    /// Appends a time mark to the log, after the items that have expired by `now` were removed.
+    ///
+    /// If the clock went back, the log is rewritten: what expired by the old time and was not recorded as removed could
+    /// be alive by the new time.
+    pub(super) fn mark_log(&self, now: UnixTime, has_removed: bool) {
+        let Some(log) = &self.log else { return };
+        let before = self.marked_at.swap(now, Relaxed);
+        if now < before {
+            log::line(format_args!(
+                "rustmemc: the clock went back by {} seconds; the append-only file is rewritten",
+                before - now
+            ));
+            log.request_rewrite();
+        }
+        log.mark(now, has_removed, || self.last_cas.load(Relaxed));
     }
 
     /// To be called about every second, by one thread: syncs the file, and rewrites it when it is time.

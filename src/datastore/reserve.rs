@@ -88,6 +88,13 @@ impl Datastore {
         }
     }
 
+    /// Compacts all shards as far as it frees memory.
+    pub(super) fn compact_fully(&self) {
+        for shard in &self.shards {
+            write(shard).compact_fully();
+        }
+    }
+
     /// Whether an item of this size may be stored at all (`-I`).
     pub fn is_size_allowed(&self, key: &[u8], flags: u32, bytes: usize) -> bool {
         Item::size_in_memcached(key, flags, bytes) <= self.limits.item
@@ -101,11 +108,11 @@ impl Datastore {
         let reservation = (bytes > MAX_SMALL_WRITE).then(|| self.memory.charge(bytes));
         if self.memory.is_short() {
             let has_room = match self.limits.when_full {
-                WhenFull::Evict => self.evict_down_to(self.memory.limit(), bytes)?,
+                WhenFull::Evict => {
+                    self.evict_down_to(self.memory.limit(), bytes, self.clock.now())?
+                }
                 WhenFull::Refuse => {
-                    for shard in &self.shards {
-                        write(shard).compact_fully();
-                    }
+                    self.compact_fully();
                     !self.memory.is_short()
                 }
             };

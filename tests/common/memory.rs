@@ -136,6 +136,14 @@ impl Memory {
         self
     }
 
+    /// Lets the clock go back.
+    pub fn turn_back(&self, seconds: u32) -> &Self {
+        move_clock(&self.service.store, self.now() - seconds);
+        self.service.store.sweep();
+        self.hand_over();
+        self
+    }
+
     /// What a connection does before answers leave.
     fn hand_over(&self) {
         self.service
