@@ -3,13 +3,14 @@
 //! Invariant: up to `length` the file holds whole records and nothing else. What a failed write leaves
 //! behind them is truncated before the next write.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::disk::LogFile;
 
-/// How many bytes of records may wait to be written; a thread that appends beyond this writes them first. The
+/// How many bytes of records may wait to be written. Beyond this a command that may change something writes them first. The
 /// buffers also keep no more memory than this when larger records have been written.
 pub const MAX_PENDING: usize = 256 << 10;
 
@@ -64,6 +65,9 @@ pub struct Log {
     pub base: u64,
     /// The new file, while the old one is being rewritten.
     pub copy: Option<RewriteFile>,
+    /// The folder of a file that has just got its name, until the directory entry is durable. Nothing that only the new
+    /// file holds is durable before.
+    pub unsynced_folder: Option<Arc<File>>,
     /// When the next rewrite may begin, after one that failed.
     pub retry_at: Instant,
 }
@@ -75,6 +79,9 @@ pub struct RewriteFile {
     pub length: u64,
     /// Why the rewrite must be abandoned.
     pub failure: Option<io::Error>,
+    /// Whether a sync of the log syncs this file too. From then on, what is durable in the old file is durable in this
+    /// one, so it can get the old one's name at any time.
+    pub is_synced_too: bool,
 }
 
 impl RewriteFile {

@@ -59,8 +59,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::item::UnixTime;
@@ -142,6 +142,8 @@ pub struct Aof {
     has_synced: Condvar,
     /// Whether the file must be rewritten although it has not grown.
     rewrite_requested: AtomicBool,
+    /// The thread that syncs and rewrites the file in the background.
+    keeper: OnceLock<Thread>,
     last_sync: AtomicU64,
     records: AtomicU64,
     rewrites: AtomicU64,
@@ -158,20 +160,23 @@ const YIELDS: u32 = 30;
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Aof {
-    /// Call this before executing a command that may change something. If the last write to the file failed, this
-    /// tries again.
+    /// Call this before executing a command that may change something, while no lock of the store is held. If the last
+    /// write to the file failed, this tries again. If too much is pending, because the disk is slow, this writes it.
     ///
     /// # Errors
     /// The file still cannot be written, and the command must not be executed.
     pub fn before_change(&self) -> io::Result<()> {
-        if lock(&self.pending).state != FileState::Good {
+        let pending = lock(&self.pending);
+        let can_append = pending.state == FileState::Good && pending.bytes.len() <= MAX_PENDING;
+        drop(pending);
+        if !can_append {
             self.flush_all(&mut self.lock())?;
         }
         Ok(())
     }
 
     /// Appends the records of changes. The caller makes the changes after this has returned. It holds the lock of the
-    /// changed keys' shard.
+    /// changed keys' shard, so this never waits for the disk.
     ///
     /// # Errors
     /// The file cannot be written, and the changes must not be made.
@@ -179,10 +184,8 @@ impl Aof {
         // They are encoded before anything is locked here, so other threads wait only while they are copied.
         let (bytes, count) = encoded(records);
         let mut pending = lock(&self.pending);
-        while pending.state != FileState::Good || pending.bytes.len() > MAX_PENDING {
-            drop(pending);
-            self.flush_all(&mut self.lock())?;
-            pending = lock(&self.pending);
+        if pending.state != FileState::Good {
+            return Err(io::Error::other("the file cannot be written"));
         }
         pending.bytes.extend_from_slice(&bytes);
         self.appended.fetch_add(bytes.len() as u64, Relaxed);
@@ -231,6 +234,13 @@ impl Aof {
         match &outcome {
             Ok(bytes) => {
                 self.written.fetch_add(*bytes, Relaxed);
+                // The write that makes the file large enough wakes the thread that rewrites it: at the speed of a disk,
+                // much can be written in a second.
+                if self.has_grown(log)
+                    && let Some(keeper) = self.keeper.get()
+                {
+                    keeper.unpark();
+                }
             }
             Err(error) => {
                 self.errors.fetch_add(1, Relaxed);
@@ -284,18 +294,34 @@ impl Aof {
     pub fn maintain(&self) -> bool {
         self.sync_as_configured();
         let log = self.lock();
-        let threshold = self
-            .options
-            .rewrite_size
-            .max(log.base.saturating_mul(self.options.rewrite_growth));
         // Records that could not be written may fit when the file says the same in fewer bytes.
         let cannot_be_written = match lock(&self.pending).state {
             FileState::Good | FileState::Closed => false,
             FileState::WriteFailed | FileState::Torn | FileState::SyncFailed => true,
         };
         let is_requested = self.rewrite_requested.load(Relaxed);
-        let is_time = log.length >= threshold || cannot_be_written || is_requested;
-        log.copy.is_none() && is_time && Instant::now() >= log.retry_at
+        let is_time = cannot_be_written || is_requested;
+        let may_begin = log.copy.is_none() && Instant::now() >= log.retry_at;
+        self.has_grown(&log) || (is_time && may_begin)
+    }
+
+    /// Whether the file has grown so much that it is time to rewrite it.
+    fn has_grown(&self, log: &Log) -> bool {
+        log.length >= self.rewrite_threshold(log)
+            && log.copy.is_none()
+            && Instant::now() >= log.retry_at
+    }
+
+    /// The length at which the file is rewritten, in bytes.
+    fn rewrite_threshold(&self, log: &Log) -> u64 {
+        let grown = log.base.saturating_mul(self.options.rewrite_growth);
+        grown.max(self.options.rewrite_size)
+    }
+
+    /// Makes this thread the one that is woken when it is time to rewrite the file. It calls [`Aof::maintain`].
+    pub fn set_keeper(&self) {
+        // A log has one keeper in its life.
+        let _ = self.keeper.set(thread::current());
     }
 
     /// Asks for a rewrite at the next [`Aof::maintain`].
@@ -316,6 +342,13 @@ impl Aof {
         self.set_state(FileState::Closed);
         // If this fails, the end of the process unlocks it.
         let _ = log.writer.get_ref().unlock();
+    }
+
+    /// Syncs, unless that was done in this second.
+    pub fn sync_if_due(&self) {
+        if self.last_sync.load(Relaxed) != unix_time() {
+            self.sync_as_configured();
+        }
     }
 
     /// Syncs, or only flushes if the options leave syncing to the operating system. An error is printed where it
@@ -339,6 +372,10 @@ impl Aof {
             ("aof_fsync", self.options.fsync.to_string()),
             ("aof_size", log.length.to_string()),
             ("aof_base_size", log.base.to_string()),
+            (
+                "aof_rewrite_threshold",
+                self.rewrite_threshold(&log).to_string(),
+            ),
             ("aof_records", self.records.load(Relaxed).to_string()),
             ("aof_last_sync", self.last_sync.load(Relaxed).to_string()),
             ("aof_rewrites", self.rewrites.load(Relaxed).to_string()),

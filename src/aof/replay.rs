@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::crc::crc32;
@@ -185,6 +185,7 @@ impl Aof {
             marked: 0,
             base: 0,
             copy: None,
+            unsynced_folder: None,
             retry_at: Instant::now(),
         };
         let aof = Aof {
@@ -200,6 +201,7 @@ impl Aof {
             syncing: Mutex::default(),
             has_synced: Condvar::new(),
             rewrite_requested: AtomicBool::new(false),
+            keeper: OnceLock::new(),
             last_sync: AtomicU64::new(unix_time()),
             records: AtomicU64::new(records),
             rewrites: AtomicU64::new(0),

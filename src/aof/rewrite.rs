@@ -3,19 +3,20 @@
 //! The store goes on working. From the beginning of a rewrite every record is written to both files. Then
 //! the store's shards are copied one by one. Each is locked while it is copied, and its copy is written after all
 //! records that are pending at that time. So what comes before and after a shard's copy is in order, key by key. At
-//! the end the new file is synced and renamed over the old one. A crash at any moment leaves one good file: the old
+//! the end the new file is synced and renamed over the old one. All syncs are made while no lock is held. A crash at any moment leaves one good file: the old
 //! one before the rename, the new one after it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::disk::{Disk, LogFile};
 use super::log::{FileState, Log, RewriteFile, lock};
 use super::record::Record;
-use super::{Aof, RETRY_INTERVAL, encoded, unix_time};
+use super::{Aof, RETRY_INTERVAL, encoded};
 
 impl Aof {
     /// Begins a rewrite: from now on, records are written to both files. `cas` returns the highest cas unique so
@@ -40,6 +41,7 @@ impl Aof {
                 writer: BufWriter::new(file.clone()),
                 length: 0,
                 failure: None,
+                is_synced_too: false,
             };
             copy.append(&encoded([Record::Heading { cas: cas() }]).0);
             copy.check()?;
@@ -75,14 +77,10 @@ impl Aof {
     /// The rewrite must be abandoned. The old file is as good as before, or the new one is in its place and only its
     /// directory entry may not be durable.
     pub fn finish_rewrite(&self) -> io::Result<()> {
-        // Most of the new file is synced here, while other threads go on appending.
-        let file = self
-            .lock()
-            .copy
-            .as_ref()
-            .map(|copy| copy.writer.get_ref().clone());
-        file.ok_or_else(|| io::Error::other("no rewrite has begun"))?
-            .sync()?;
+        self.sync_copy(false)?;
+        // From now on whatever is synced is synced in both files. So when this sync is done, all that is durable in the
+        // old file is durable in the new one.
+        self.sync_copy(true)?;
 
         // The folder is opened now, because a failure here does no harm yet.
         let folder = open_folder(&self.path)?;
@@ -91,34 +89,39 @@ impl Aof {
         let Some(mut copy) = log.copy.take() else {
             return Ok(());
         };
-        // The second sync is for the records that were appended during the first.
-        let replaced = copy
+        let renamed = copy
             .check()
-            .and_then(|()| copy.writer.get_ref().sync())
             .and_then(|()| self.disk.rename(&rewrite_path(&self.path), &self.path));
-        if let Err(error) = replaced {
+        if let Err(error) = renamed {
             log.copy = Some(copy);
             return Err(error);
         }
         log.writer = copy.writer;
         log.length = copy.length;
         log.base = copy.length;
+        log.unsynced_folder = Some(Arc::new(folder));
         // The new file holds the records that the old file could not take, because it holds everything.
         let written = log.unwritten.len() as u64;
         self.written.fetch_add(written, Relaxed);
         log.unwritten.clear();
         self.rewrites.fetch_add(1, Relaxed);
-        // The new directory entry must be durable before a record is acknowledged that only the new file holds.
-        let outcome = self.disk.sync_folder(&folder);
-        if outcome.is_ok() {
-            self.set_state(FileState::Good);
-            self.synced.fetch_max(self.written.load(Relaxed), Relaxed);
-            self.last_sync.store(unix_time(), Relaxed);
-        } else {
-            // The next rewrite tries again.
-            self.set_state(FileState::SyncFailed);
-        }
-        outcome
+        self.set_state(FileState::Good);
+        drop(log);
+        // The new directory entry must be durable before a record counts as synced that only the new file holds. If this
+        // fails, the next rewrite tries again.
+        self.sync_now()
+    }
+
+    /// Syncs the new file while other threads go on appending. `is_synced_too`: see [`RewriteFile`].
+    fn sync_copy(&self, is_synced_too: bool) -> io::Result<()> {
+        let file = {
+            let mut log = self.lock();
+            let none = || io::Error::other("no rewrite has begun");
+            let copy = log.copy.as_mut().ok_or_else(none)?;
+            copy.is_synced_too = is_synced_too;
+            copy.writer.get_ref().clone()
+        };
+        file.sync()
     }
 
     /// Abandons a rewrite. The next one is not tried at once.

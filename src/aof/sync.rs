@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
+use super::disk::LogFile;
 use super::log::{FileState, lock};
 use super::{Aof, YIELDS, unix_time};
 
@@ -50,21 +51,51 @@ impl Aof {
         outcome
     }
 
-    fn sync_now(&self) -> io::Result<()> {
+    pub(super) fn sync_now(&self) -> io::Result<()> {
         self.flush_to_os()?;
-        // The file and the point up to which it holds the history are read together, under the file's lock.
+        // The files and the point up to which they hold the history are read together, under the file's lock.
         let log = self.lock();
         if lock(&self.pending).state == FileState::SyncFailed {
             return Err(io::Error::other("a sync has failed"));
         }
         let file = log.writer.get_ref().clone();
+        let copy = log.copy.as_ref().filter(|copy| copy.is_synced_too);
+        let copy = copy.map(|copy| copy.writer.get_ref().clone());
+        let folder = log.unsynced_folder.clone();
         let up_to = self.written.load(Relaxed);
         drop(log);
-        // No lock is held during the sync.
-        if let Err(error) = file.sync() {
-            let log = self.lock();
+        // No lock is held during the syncs.
+        self.sync_or_fail(&file, || file.sync())?;
+        if let Some(copy) = copy {
+            self.sync_or_fail(&copy, || copy.sync())?;
+        }
+        if let Some(folder) = folder {
+            self.sync_or_fail(&file, || self.disk.sync_folder(&folder))?;
+            self.lock().unsynced_folder = None;
+        }
+        self.synced.fetch_max(up_to, Relaxed);
+        self.last_sync.store(unix_time(), Relaxed);
+        Ok(())
+    }
+
+    /// Syncs `file` or its folder. If that fails, and it is the log's file or the one that takes its place, changes are
+    /// refused from now on.
+    fn sync_or_fail(
+        &self,
+        file: &LogFile,
+        sync: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let outcome = sync();
+        if let Err(error) = &outcome {
+            let mut log = self.lock();
+            let copy = log.copy.as_mut();
+            let copy = copy.filter(|copy| file.is_same_as(copy.writer.get_ref()));
+            let is_copy = copy.is_some();
+            if let Some(copy) = copy {
+                copy.failure = Some(io::Error::other("a sync has failed"));
+            }
             // If a rewrite has replaced the file meanwhile, the new file is good.
-            if file.is_same_as(log.writer.get_ref()) {
+            if is_copy || file.is_same_as(log.writer.get_ref()) {
                 self.set_state(FileState::SyncFailed);
             }
             drop(log);
@@ -72,10 +103,7 @@ impl Aof {
             self.print(format_args!(
                 "cannot sync ({error}); changes are refused until it is rewritten"
             ));
-            return Err(error);
         }
-        self.synced.fetch_max(up_to, Relaxed);
-        self.last_sync.store(unix_time(), Relaxed);
-        Ok(())
+        outcome
     }
 }

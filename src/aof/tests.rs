@@ -220,7 +220,7 @@ fn records_that_could_not_be_written_wait_in_order_and_appending_is_refused() {
         assert!(!sample.append(4) && !sample.flush());
         assert_eq!(sample.numbers(), [1]);
         sample.disk.fail("", 0..0);
-        assert!(sample.append(5) && sample.flush());
+        assert!(sample.change(5));
         assert_eq!(sample.numbers(), [1, 2, 3, 5]);
     }
 }
@@ -253,7 +253,7 @@ fn a_rewrite_replaces_records_that_could_not_be_written() {
     let copied = sample.aof.copy([record(1)].into_iter());
     copied.expect("the new file can be written");
     sample.disk.fail("write aof", 0..1);
-    assert!(!sample.append(2), "the old one cannot");
+    assert!(!sample.change(2), "the old one cannot");
     let finished = sample.aof.finish_rewrite();
     finished.expect("the new file can take its place");
     let (appended, written) = (&sample.aof.appended, &sample.aof.written);
@@ -268,7 +268,7 @@ fn a_thread_that_appends_too_much_writes_the_pending_records() {
     let mut number = 0;
     while sample.numbers().is_empty() {
         number += 1;
-        assert!(sample.append(number));
+        assert!(sample.aof.before_change().is_ok() && sample.append(number));
         let pending = lock(&sample.aof.pending).bytes.len();
         assert!(pending < MAX_PENDING + 100, "{pending} bytes are pending");
     }
@@ -388,19 +388,59 @@ fn a_rewrite_syncs_the_new_file_then_renames_it_then_syncs_the_folder() {
     let copied = sample.aof.copy([record(1)].into_iter());
     copied.expect("the new file can be written");
     sample.disk.calls();
-    // This record comes when most of the new file is synced. It has to be synced as well.
     assert!(sample.append(2));
     sample.aof.finish_rewrite().expect("it can be finished");
     assert_eq!(
         sample.disk.calls(),
         [
             "sync aof.rewrite",
-            "write aof.rewrite",
             "sync aof.rewrite",
+            "write aof.rewrite",
             "rename",
+            "sync aof",
             "sync folder"
         ]
     );
+}
+
+#[test]
+fn no_thread_waits_for_the_syncs_of_a_rewrite_and_what_is_acknowledged_meanwhile_is_in_both_files()
+{
+    let sample = Sample::new("rounds", Fsync::Always);
+    assert!(sample.change(1));
+    sample.aof.begin_rewrite(|| 1).expect("it can begin");
+    let copied = sample.aof.copy([record(1)].into_iter());
+    copied.expect("the new file can be written");
+    let next_sync = || {
+        let meeting = Arc::new(Barrier::new(2));
+        *lock(&sample.disk.meeting) = Some(Arc::clone(&meeting));
+        meeting
+    };
+    let mut meeting = next_sync();
+    std::thread::scope(|scope| {
+        let rewriting = scope.spawn(|| sample.aof.finish_rewrite());
+        // Two syncs of the new file, and one when it has its name.
+        for number in 2..=4 {
+            meeting.wait();
+            assert!(sample.aof.log.try_lock().is_ok(), "no lock is held");
+            sample.disk.calls();
+            assert!(sample.change(number));
+            let synced = sample.disk.calls();
+            let synced = synced.iter().filter(|call| call.starts_with("sync"));
+            let expected = match number {
+                2 => &["sync aof"][..],
+                3 => &["sync aof", "sync aof.rewrite"],
+                _ => &["sync aof", "sync folder"],
+            };
+            assert!(synced.eq(expected), "change {number}");
+            let ended = std::mem::replace(&mut meeting, next_sync());
+            ended.wait();
+        }
+        *lock(&sample.disk.meeting) = None;
+        let rewritten = rewriting.join().expect("it does not panic");
+        rewritten.expect("it can be finished");
+    });
+    assert_eq!(sample.numbers(), [1, 2, 3, 4]);
 }
 
 /// Changes, and a rewrite amid them. Returns the numbers that the store has, and those that were acknowledged.

@@ -23,9 +23,6 @@ use crate::stopper::Stopper;
 /// How often expired items are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the append-only file is synced (`--fsync everysec`) and looked at.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How long a stopping server waits for commands that are being executed.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 
@@ -169,9 +166,7 @@ impl Server {
         let (service, stopper) = (Arc::clone(&self.service), stopper.clone());
         // Apart from the sweeper: a sync or a rewrite may take long.
         self.keeper = Some(spawn("log keeper", move || {
-            while !stopper.wait(LOG_INTERVAL) {
-                service.store.maintain_log(|| stopper.is_stopping());
-            }
+            service.store.keep_log(|| stopper.is_stopping());
         })?);
         // The dispatcher ends when the last acceptor has ended, and with it the last `queue`.
         let (queue, accepted) = mpsc::sync_channel(DISPATCH_QUEUE);
@@ -231,6 +226,7 @@ impl Drop for Server {
             workers.finish(deadline);
         }
         if let Some(keeper) = self.keeper.take() {
+            keeper.thread().unpark();
             join(keeper, deadline);
         }
     }

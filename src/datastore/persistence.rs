@@ -3,6 +3,8 @@
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
 
 use super::StoreError;
 use super::segment::SEGMENT_SIZE;
@@ -24,6 +26,9 @@ const CAS_SKIPPED_AT_START: u64 = 1 << 32;
 
 /// About how many bytes a record has beside key and value: verb, numbers and checksums.
 const RECORD_LINE: usize = 48;
+
+/// How often the file is synced (`--fsync everysec`) and looked at.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Datastore {
     /// Replays an append-only file into this store, which must be empty, and records every change in it
@@ -198,6 +203,18 @@ impl Datastore {
         log.mark(now, has_removed, || self.last_cas.load(Relaxed));
     }
 
+    /// Looks after the file until the server stops: every second, and as soon as a write has made it large. A thread of
+    /// its own calls this, because a sync or a rewrite may take long. To end it, unpark that thread.
+    pub fn keep_log(&self, stopping: impl Fn() -> bool) {
+        if let Some(log) = &self.log {
+            log.set_keeper();
+        }
+        while !stopping() {
+            thread::park_timeout(LOG_INTERVAL);
+            self.maintain_log(&stopping);
+        }
+    }
+
     /// To be called about every second, by one thread: syncs the file, and rewrites it when it is time.
     pub fn maintain_log(&self, stopping: impl Fn() -> bool) {
         let Some(log) = &self.log else { return };
@@ -232,6 +249,8 @@ impl Datastore {
                 if stopping() {
                     return Err(io::Error::other("the server stops"));
                 }
+                // The old file is synced every second as before: this may take long.
+                log.sync_if_due();
                 // Locked until its records are in the new file: its next change comes behind them.
                 let shard = read(shard);
                 let items = shard.unexpired(self.clock.now()).map(Record::Put);
