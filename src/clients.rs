@@ -1,7 +1,8 @@
-//! Who is connected: the permits that are given out, and how all of them come back when the server stops.
+//! The connected clients: each has a permit. When the server stops, it closes all connections, and waits until all
+//! permits are returned.
 //!
-//! A connection holds a [`Permit`] from before it is handed to a worker until the worker is done with it. There are
-//! never more permits than workers, so every client that has a permit has a worker.
+//! A connection gets its [`Permit`] before it is handed to a worker, and keeps it until the worker is done with it. There
+//! are never more permits than workers, so every client that has a permit has a worker.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use crate::stopper::Stopper;
 
-/// How long the next client waits for a permit when all are given out: one that has just closed its connection may
-/// not have been noticed yet. Of a crowd that comes at the same time only the first waits, since a refusal should
-/// be quick.
+/// How long a new client waits for a permit when none is free. It may get one: the server may not have noticed yet that
+/// another client has just closed its connection. If many clients come at the same time, only the first waits, because a
+/// refusal should be quick.
 const PERMIT_GRACE: Duration = Duration::from_millis(20);
 
-/// How long sockets stay open after their last answer when the server stops: closing a socket that has unread input
-/// sends a reset, and a reset discards what has not arrived yet.
+/// How long sockets stay open after their last answer when the server stops. Closing a socket that has unread input
+/// sends a reset, and a reset discards answers that have not arrived yet.
 const LAST_ANSWER_GRACE: Duration = Duration::from_millis(100);
 
 /// All connections.
@@ -27,32 +28,33 @@ pub struct Clients {
     limit: usize,
     admitted: Mutex<BTreeMap<u64, Arc<Client>>>,
     /// When a client was last refused.
-    refused: Mutex<Option<Instant>>,
-    /// While the server stops: clients that have received their last answer. Their sockets stay open until the end.
+    last_refusal: Mutex<Option<Instant>>,
+    /// Used while the server stops: clients to which the last answer was sent. Their sockets stay open until the end.
     finished: Mutex<Vec<Arc<Client>>>,
-    /// A permit has come back.
-    changed: Condvar,
+    /// Wakes those that wait for a permit to be returned.
+    permit_returned: Condvar,
     stopper: Stopper,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub struct Client {
-    /// Its socket: the one file descriptor that it costs.
+    /// Its socket, which is the only file descriptor that a client needs.
     pub stream: TcpStream,
-    /// The other end.
+    /// The client's address.
     pub address: SocketAddr,
-    /// When it last sent something, by the store's clock.
+    /// When bytes of a command last came from it, by the store's clock. A stored data block does not count.
     pub last_command: AtomicU32,
-    /// Whether the server waits for this client (and not the other way round).
+    /// Whether the server waits for this client's next command. It is false while the server waits for a data block that
+    /// will be stored.
     pub awaits_command: AtomicBool,
 }
 
-/// A connection's right to be served. Dropping it gives it back.
+/// A connection's right to be served. Dropping the permit returns it.
 #[derive(Debug)]
 pub struct Permit {
     clients: Arc<Clients>,
-    number: u64,
+    id: u64,
     client: Arc<Client>,
 }
 
@@ -65,11 +67,11 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.clients.stopping() {
+        if self.clients.is_stopping() {
             lock(&self.clients.finished).push(Arc::clone(&self.client));
         }
-        lock(&self.clients.admitted).remove(&self.number);
-        self.clients.changed.notify_all();
+        lock(&self.clients.admitted).remove(&self.id);
+        self.clients.permit_returned.notify_all();
     }
 }
 
@@ -78,22 +80,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Clients {
-    /// Nobody yet, and never more than `limit`. `stopper` tells when the server is to stop.
+    /// No clients yet, and never more than `limit`. `stopper` is the one that stops the server.
     pub fn new(limit: usize, stopper: Stopper) -> Self {
         Clients {
             limit,
             admitted: Mutex::default(),
-            refused: Mutex::default(),
+            last_refusal: Mutex::default(),
             finished: Mutex::default(),
-            changed: Condvar::new(),
+            permit_returned: Condvar::new(),
             stopper,
         }
     }
 
-    /// Gives an accepted connection a permit, if there is a worker for it: `workers` is how many there are.
+    /// Gives an accepted connection a permit, if one is free. `workers` is the number of workers: there are never more
+    /// permits than that. `now` is the time of the store's clock.
     ///
     /// # Errors
-    /// The connection itself, when all permits are given out.
+    /// The connection itself, if no permit is free.
     pub fn admit(
         self: &Arc<Self>,
         stream: TcpStream,
@@ -104,37 +107,38 @@ impl Clients {
         let limit = self.limit.min(workers);
         let mut admitted = lock(&self.admitted);
         if admitted.len() >= limit {
-            let in_a_crowd = lock(&self.refused).is_some_and(|last| last.elapsed() < PERMIT_GRACE);
-            let grace = if in_a_crowd {
+            let has_just_refused =
+                lock(&self.last_refusal).is_some_and(|last| last.elapsed() < PERMIT_GRACE);
+            let grace = if has_just_refused {
                 Duration::ZERO
             } else {
                 PERMIT_GRACE
             };
             (admitted, _) = self
-                .changed
+                .permit_returned
                 .wait_timeout_while(admitted, grace, |admitted| admitted.len() >= limit)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         if admitted.len() >= limit {
-            *lock(&self.refused) = Some(Instant::now());
+            *lock(&self.last_refusal) = Some(Instant::now());
             return Err(stream);
         }
-        let number = admitted.last_key_value().map_or(0, |(last, _)| last + 1);
+        let id = admitted.last_key_value().map_or(0, |(last, _)| last + 1);
         let client = Arc::new(Client {
             stream,
             address,
             last_command: AtomicU32::new(now),
             awaits_command: AtomicBool::new(true),
         });
-        admitted.insert(number, Arc::clone(&client));
+        admitted.insert(id, Arc::clone(&client));
         Ok(Permit {
             clients: Arc::clone(self),
-            number,
+            id,
             client,
         })
     }
 
-    /// How many are connected.
+    /// How many clients are connected.
     pub fn connected(&self) -> usize {
         lock(&self.admitted).len()
     }
@@ -144,27 +148,27 @@ impl Clients {
         self.stopper.stop();
     }
 
-    /// Whether the server is to stop: no further command is begun.
-    pub fn stopping(&self) -> bool {
+    /// Whether the server was asked to stop. Then no further command is begun.
+    pub fn is_stopping(&self) -> bool {
         self.stopper.is_stopping()
     }
 
-    /// Closes all connections: nothing more is read from them, and commands that are being executed are finished and
-    /// answered. Waits for that, but not longer than `grace`: a client that does not read its answers must not hold
-    /// up the end, and is cut off. Returns how many clients were cut off.
+    /// Closes all connections. Nothing more is read from them. Commands that are being executed are finished and answered.
+    /// This waits until all clients are done, or until `grace` has passed. Then the remaining clients are cut off, because
+    /// a client that does not read its answers must not delay the stop. Returns how many clients were cut off.
     pub fn close_all(&self, grace: Duration) -> usize {
         let admitted = lock(&self.admitted);
         for client in admitted.values() {
-            // This fails if the client has just hung up, which is just as good.
+            // This fails if the client has just closed its connection. Then there is nothing to do.
             let _ = client.stream.shutdown(Shutdown::Read);
         }
         let (admitted, _) = self
-            .changed
+            .permit_returned
             .wait_timeout_while(admitted, grace, |admitted| !admitted.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        let left = admitted.len();
+        let cut_off = admitted.len();
         for client in admitted.values() {
-            // The worker that waits for this client is woken, and finds that it cannot send.
+            // This wakes the worker that waits for this client: it gets an error when it sends.
             let _ = client.stream.shutdown(Shutdown::Both);
         }
         drop(admitted);
@@ -172,10 +176,10 @@ impl Clients {
             std::thread::sleep(LAST_ANSWER_GRACE);
             lock(&self.finished).clear();
         }
-        left
+        cut_off
     }
 
-    /// `stats conns`: names and values, four for each client.
+    /// The answer to `stats conns`: four names and values for each client.
     pub fn describe(&self, now: u32) -> Vec<(String, String)> {
         let admitted = lock(&self.admitted);
         let describe = |client: &Arc<Client>| {

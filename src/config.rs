@@ -1,7 +1,7 @@
-//! The command line: memcached's letters, with a long name each.
+//! The command line: memcached's one-letter flags, and a long name for each.
 //!
-//! `argh` does the parsing; [`normalised`] first writes getopt's short cuts out (`-vv`, `-m64`,
-//! `--port=11211`), which argh does not know and which stand in people's scripts.
+//! `argh` does the parsing. Before that, [`normalised`] rewrites getopt's short forms (`-vv`, `-m64`, `--port=11211`):
+//! argh does not know them, but scripts written for memcached use them.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -25,32 +25,31 @@ use crate::aof::{self, Fsync};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The TCP port; 0: the system picks one.
+    /// The TCP port. With 0 the system chooses one.
     pub port: u16,
     /// Names or addresses to listen on.
     pub listen: Vec<String>,
-    /// How many clients may be connected at once. Each has a worker, which starts when it is first needed.
+    /// How many clients may be connected at once. Each has a worker, which is started when it is first needed.
     pub conn_limit: usize,
-    /// What all items may take together, in bytes.
+    /// How much memory all items may use together, in bytes.
     pub memory_limit: usize,
     /// How large one item may be, in bytes.
     pub max_item_size: usize,
-    /// Whether a full memory refuses, rather than evicts.
+    /// Whether the server refuses items when memory is full, instead of evicting others.
     pub disable_evictions: bool,
-    /// Whether `shutdown` is obeyed.
+    /// Whether clients may stop the server with `shutdown`.
     pub enable_shutdown: bool,
     /// Whether `flush_all` is refused.
     pub disable_flush_all: bool,
-    /// After how long without a word a client is hung up on.
+    /// A client that sends nothing, or reads no answers, for this long is closed. `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// How much is told on standard error: 0 nothing, 1 connections and errors, 2 the
-    /// conversation.
+    /// How much is printed on standard error: 0 nothing, 1 connections and errors, 2 also all commands and answers.
     pub verbosity: u32,
-    /// Whether `debugtime` exists.
+    /// Whether the command `debugtime` exists.
     pub debug: bool,
-    /// How changes are recorded; `None`: they are not.
+    /// How changes are recorded. `None`: they are not recorded.
     pub aof: Option<aof::Options>,
-    /// Remarks for the user, which the server logs when it starts: flags that do nothing here.
+    /// Notes for the user, which the server prints when it starts: they name flags that have no effect here.
     pub notes: Vec<String>,
 }
 
@@ -77,9 +76,9 @@ impl Default for Config {
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Invocation {
-    /// To serve.
+    /// Start a server.
     Serve(Config),
-    /// A text on standard output, and no more: `-h`, `-V`.
+    /// Only print this text on standard output: `-h`, `-V`.
     Text(String),
 }
 
@@ -87,15 +86,15 @@ pub enum Invocation {
 #[derive(FromArgs, Debug)]
 #[argh(help_triggers("-h", "--help"))]
 struct Flags {
-    /// TCP port to listen on; 0 lets the system choose (default: 11211)
+    /// TCP port to listen on; with 0 the system chooses one (default: 11211)
     #[argh(option, short = 'p', arg_name = "port")]
     port: Vec<u16>,
 
-    /// address or name to listen on, several with commas or repeated (default: 127.0.0.1)
+    /// address or name to listen on; for several, separate them with commas or repeat the flag (default: 127.0.0.1)
     #[argh(option, short = 'l', arg_name = "address")]
     listen: Vec<String>,
 
-    /// how many clients may be connected at once, each has a thread (default: 1024)
+    /// how many clients may be connected at once; each has a thread (default: 1024)
     #[argh(option, short = 'c', arg_name = "number")]
     conn_limit: Vec<usize>,
 
@@ -103,15 +102,15 @@ struct Flags {
     #[argh(option, short = 'm', arg_name = "megabytes")]
     memory_limit: Vec<usize>,
 
-    /// largest item, in bytes or with k or m (default: 1m)
+    /// size of the largest item, in bytes, or with k or m (default: 1m)
     #[argh(option, short = 'I', from_str_fn(size), arg_name = "size")]
     max_item_size: Vec<usize>,
 
-    /// answer with an error when memory is full, rather than evict
+    /// when memory is full, answer with an error instead of evicting items
     #[argh(switch, short = 'M')]
     disable_evictions: bool,
 
-    /// let clients end the server with the command `shutdown`
+    /// let clients stop the server with the command `shutdown`
     #[argh(switch, short = 'A')]
     enable_shutdown: bool,
 
@@ -119,11 +118,11 @@ struct Flags {
     #[argh(switch, short = 'F')]
     disable_flush_all: bool,
 
-    /// hang up on clients that say nothing for this many seconds (default: 0, never)
+    /// close connections whose client sends nothing for this many seconds (default: 0, never)
     #[argh(option, arg_name = "seconds")]
     idle_timeout: Vec<u64>,
 
-    /// tell connections and errors on standard error; twice (-vv): the whole conversation, explained
+    /// print connections and errors on standard error; twice (-vv): also all commands and answers, with reasons
     #[argh(switch, short = 'v')]
     verbose: u32,
 
@@ -131,24 +130,23 @@ struct Flags {
     #[argh(option, arg_name = "path")]
     aof: Vec<PathBuf>,
 
-    /// record nothing: what is held ends with the process
+    /// record nothing: all items are lost when the server stops
     #[argh(switch)]
     no_aof: bool,
 
-    /// when the file is safe from a power cut: always (before each answer), everysec or never
-    /// (default: everysec)
+    /// when the file is synced to disk: always (before each answer), everysec or never (default: everysec)
     #[argh(option, arg_name = "when")]
     fsync: Vec<Fsync>,
 
-    /// size under which the file is not rewritten, in bytes or with k or m (default: 64m)
+    /// a file smaller than this is not rewritten; in bytes, or with k or m (default: 64m)
     #[argh(option, from_str_fn(size), arg_name = "size")]
     aof_rewrite_size: Vec<usize>,
 
-    /// the file is rewritten when it is so many times as large as after the last time (default: 2)
+    /// the file is rewritten when it is this many times as large as after the last rewrite (default: 2)
     #[argh(option, arg_name = "times")]
     aof_rewrite_growth: Vec<u64>,
 
-    /// cut a damaged file back to its good part, and save the rest beside it
+    /// truncate a damaged file to its good part, and save the rest in another file beside it
     #[argh(switch)]
     aof_repair: bool,
 
@@ -156,7 +154,7 @@ struct Flags {
     #[argh(switch)]
     debug: bool,
 
-    /// print the version and end
+    /// print the version and exit
     #[argh(switch, short = 'V')]
     version: bool,
 
@@ -172,7 +170,7 @@ struct Flags {
     #[argh(option, short = 'U', arg_name = "port")]
     udp_port: Vec<String>,
 
-    /// no effect here, ascii is what is spoken (memcached: ascii, binary, auto)
+    /// no effect here, the protocol is always ascii (memcached: ascii, binary, auto)
     #[argh(option, short = 'B', arg_name = "name")]
     protocol: Vec<String>,
 
@@ -180,15 +178,15 @@ struct Flags {
     #[argh(option, short = 'o', arg_name = "options")]
     extended: Vec<String>,
 
-    /// no effect here (memcached: length of the queue of the listening socket)
+    /// no effect here (memcached: length of the listening socket's queue)
     #[argh(option, short = 'b', arg_name = "number")]
     listen_backlog: Vec<String>,
 
-    /// no effect here (memcached: requests served before another client's turn)
+    /// no effect here (memcached: requests served before the next client's turn)
     #[argh(option, short = 'R', arg_name = "number")]
     max_reqs_per_event: Vec<String>,
 
-    /// no effect here (memcached: growth of slab sizes)
+    /// no effect here (memcached: growth factor of slab sizes)
     #[argh(option, short = 'f', arg_name = "factor")]
     slab_growth_factor: Vec<String>,
 
@@ -196,15 +194,15 @@ struct Flags {
     #[argh(option, short = 'n', arg_name = "bytes")]
     slab_min_size: Vec<String>,
 
-    /// no effect here (memcached: a file with the process id)
+    /// no effect here (memcached: file for the process id)
     #[argh(option, short = 'P', arg_name = "path")]
     pidfile: Vec<String>,
 
-    /// no effect here, it stays in the foreground (memcached: run as a daemon)
+    /// no effect here, the server stays in the foreground (memcached: run as a daemon)
     #[argh(switch, short = 'd')]
     daemon: bool,
 
-    /// no effect here, there are always cas uniques (memcached: none)
+    /// no effect here, every item has a cas unique (memcached: no cas uniques)
     #[argh(switch, short = 'C')]
     disable_cas: bool,
 
@@ -226,7 +224,7 @@ const LETTERS_WITH_VALUE: &str = "plcmItuUBobRfnP";
 
 const MEGABYTE: usize = 1 << 20;
 
-/// Where the server listens by default: nobody else's machine reaches it there.
+/// Where the server listens by default. Other machines cannot reach it there.
 const LOCALHOST: &str = "127.0.0.1";
 
 /// Reads the command line (without the program's name).
@@ -250,13 +248,13 @@ pub fn from_command_line(args: impl IntoIterator<Item = OsString>) -> Result<Inv
     checked(flags, aof).map(Invocation::Serve)
 }
 
-/// Flags that make sense together. `aof` is the value of `--aof` if that is not UTF-8.
+/// Checks the flags, and makes the configuration. `aof` is the value of `--aof` if it is not UTF-8.
 fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
     let notes = notes(&flags);
     let conn_limit = last(flags.conn_limit, 1024);
     if conn_limit == 0 || conn_limit > 1_000_000 {
         return Err(format!(
-            "-c {conn_limit}: the connection limit is a number from 1 to 1000000"
+            "-c {conn_limit}: the connection limit must be from 1 to 1000000"
         ));
     }
     let megabytes = last(flags.memory_limit, 64);
@@ -264,19 +262,19 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
         Some(bytes) if bytes > 0 => bytes,
         _ => {
             return Err(format!(
-                "-m {megabytes}: memory is a number of megabytes, at least 1"
+                "-m {megabytes}: the memory limit must be at least 1 megabyte, and not too large for this machine's addresses"
             ));
         }
     };
     let max_item_size = last(flags.max_item_size, MEGABYTE);
     if max_item_size < 1024 {
         return Err(format!(
-            "-I {max_item_size}: the item size limit is at least 1024 bytes"
+            "-I {max_item_size}: the item size limit must be at least 1024 bytes"
         ));
     }
     if max_item_size > memory_limit / 2 {
         return Err(format!(
-            "-I {max_item_size}: the item size limit is at most half of the memory limit (-m {megabytes})"
+            "-I {max_item_size}: the item size limit must be at most half of the memory limit (-m {megabytes})"
         ));
     }
     let aof = aof::Options {
@@ -288,7 +286,7 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
     };
     if aof.rewrite_growth < 2 {
         return Err(format!(
-            "--aof-rewrite-growth {}: it is at least 2",
+            "--aof-rewrite-growth {}: the growth must be at least 2",
             aof.rewrite_growth
         ));
     }
@@ -319,12 +317,12 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
     })
 }
 
-/// Of a flag that is given several times, the last counts, as with getopt.
+/// If a flag is given several times, its last value counts, as with getopt.
 fn last<T>(given: Vec<T>, default: T) -> T {
     given.into_iter().next_back().unwrap_or(default)
 }
 
-/// A remark for each flag that memcached has and that does nothing here.
+/// A note for each given flag that has no effect here.
 fn notes(flags: &Flags) -> Vec<String> {
     let with_value = [
         ("-t", &flags.threads),
@@ -358,7 +356,7 @@ fn notes(flags: &Flags) -> Vec<String> {
         .collect()
 }
 
-/// `512`, `16k`, `2m`: bytes.
+/// Parses a size, such as `512`, `16k` or `2m`, into bytes.
 fn size(text: &str) -> Result<usize, String> {
     let (digits, unit) = match text.strip_suffix(['k', 'K']) {
         Some(digits) => (digits, 1 << 10),
@@ -370,14 +368,14 @@ fn size(text: &str) -> Result<usize, String> {
     let number: Option<usize> = digits.parse().ok();
     number
         .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| "a size is a number of bytes, or with k or m".into())
+        .ok_or_else(|| "a size must be a number of bytes, or a number with k or m".into())
 }
 
-/// A command line as argh takes it.
+/// A command line in the form that argh understands.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Words {
     words: Vec<String>,
-    /// The value of the last `--aof`, if it is not UTF-8: a file may have any name, but argh takes text only.
+    /// The value of the last `--aof`, if it is not UTF-8. A file may have any name, but argh accepts only text.
     aof: Option<PathBuf>,
 }
 
@@ -391,11 +389,10 @@ impl Words {
     }
 }
 
-/// Writes getopt's short cuts out: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as
-/// `--port 11211`.
+/// Rewrites getopt's short forms: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as `--port 11211`.
 ///
 /// # Errors
-/// One line for the user: a word is not UTF-8, and is not the value of `--aof`.
+/// One line for the user, if a word is not UTF-8 and is not the value of `--aof`.
 fn normalised(args: impl IntoIterator<Item = OsString>) -> Result<Words, String> {
     let mut out = Words::default();
     let mut args = args.into_iter().peekable();
@@ -421,7 +418,7 @@ fn normalised(args: impl IntoIterator<Item = OsString>) -> Result<Words, String>
                     out.words.push(flag);
                     continue;
                 }
-                // The rest of the word is the value, or else the next word is, whatever it looks like.
+                // The value is the rest of this word. If that is empty, it is the next word, even if it begins with `-`.
                 let (_, rest) = letters.split_at(place + letter.len_utf8());
                 let value = match args.next_if(|_| rest.is_empty()) {
                     Some(next) => Some(text(next, Some(&flag))?),
@@ -438,13 +435,13 @@ fn normalised(args: impl IntoIterator<Item = OsString>) -> Result<Words, String>
     Ok(out)
 }
 
-/// A word as text. `before` is the word before it, which may be the flag whose value it is.
+/// Converts a word to text. `before` is the word before it: the error names it if it is the flag of this value.
 fn text(word: OsString, before: Option<&String>) -> Result<String, String> {
     word.into_string().map_err(|word| {
         let shown = word.to_string_lossy();
         let flag = before.filter(|flag| flag.starts_with('-') && !shown.starts_with('-'));
         let flag = flag.map(|flag| format!("{flag} ")).unwrap_or_default();
-        format!("{flag}{shown}: it is not UTF-8; only the value of --aof may be anything else")
+        format!("{flag}{shown}: this is not UTF-8; only the value of --aof need not be UTF-8")
     })
 }
 
@@ -463,7 +460,7 @@ mod tests {
     fn config_of(words: Vec<OsString>) -> Config {
         match from_command_line(words.clone()) {
             Ok(Invocation::Serve(config)) => config,
-            other => panic!("{words:?} gives {other:?}"),
+            other => panic!("{words:?} became {other:?}"),
         }
     }
 
@@ -483,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn getopts_short_cuts_are_written_out() {
+    fn getopts_short_forms_are_rewritten_for_argh() {
         for (short, long) in [
             ("-vv", "-v -v"),
             ("-m64", "-m 64"),
@@ -521,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_flag_that_is_given_twice_the_last_counts() {
+    fn the_last_value_counts_when_a_flag_is_given_twice() {
         let config = config("-m 64 -m128 --port=1 -p 2 -t 4 -t 5");
         assert_eq!((config.memory_limit, config.port), (128 << 20, 2));
     }
@@ -546,7 +543,7 @@ mod tests {
             let refusal = refusal(line);
             assert!(
                 refusal.contains(flag) && refusal.contains(value),
-                "{line:?} gives {refusal:?}"
+                "{line:?} was refused with {refusal:?}"
             );
             assert!(!refusal.contains('\n'), "{refusal:?}");
         }
@@ -555,17 +552,20 @@ mod tests {
     #[test]
     fn the_append_only_file_may_have_any_name() {
         for line in ["--aof d?r/f?le", "--aof=d?r/f?le", "--aof x --aof d?r/f?le"] {
-            let aof = config_of(bytes(line)).aof.expect("there is a file");
+            let aof = config_of(bytes(line)).aof.expect("a file is configured");
             assert_eq!(aof.path.as_os_str().as_bytes(), b"d\xffr/f\xffle", "{line}");
         }
         let aof = config_of(bytes("--aof f?le --aof x")).aof;
-        assert_eq!(aof.expect("there is a file").path, PathBuf::from("x"));
+        assert_eq!(aof.expect("a file is configured").path, PathBuf::from("x"));
         let aof = config("--aof -vv").aof;
-        assert_eq!(aof.expect("there is a file").path, PathBuf::from("-vv"));
+        assert_eq!(
+            aof.expect("a file is configured").path,
+            PathBuf::from("-vv")
+        );
     }
 
     #[test]
-    fn any_other_flag_that_is_not_utf_8_is_refused_by_its_name() {
+    fn a_word_that_is_not_utf_8_is_refused_and_its_flag_is_named() {
         for (line, flag) in [
             ("-p ?", "-p"),
             ("-p?", "-p"),
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_are_texts() {
+    fn help_and_version_print_a_text_and_start_no_server() {
         for line in ["-h", "--help", "-V", "--version"] {
             assert!(
                 matches!(from_command_line(words(line)), Ok(Invocation::Text(_))),

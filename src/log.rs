@@ -38,9 +38,9 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
 /// Is notified when the writer ends.
 static WRITER_ENDED: Condvar = Condvar::new();
 
-/// Writes one line to standard error: what the operator has to know, also without `-v`.
+/// Writes one line to standard error. It is for what the operator must know even without `-v`.
 pub fn line(line: impl Display) {
-    // A unit test's lines belong to that test. Only this macro's are kept back until the test fails.
+    // `eprintln!` lets the test harness capture the line, and show it only if the test fails.
     #[cfg(test)]
     eprintln!("{line}");
     #[cfg(not(test))]
@@ -102,7 +102,7 @@ fn lock() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes one line, or a longer text, to standard output: what the operator has asked for.
+/// Writes one line, or a longer text, to standard output. It is for what the operator has asked for.
 pub fn print(text: impl Display) {
     let mut out = io::stdout();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

@@ -1,4 +1,4 @@
-//! Flags -> server -> signals -> exit code, and nothing else.
+//! The program: it reads the flags, starts the server, stops it at a signal, and returns the exit code.
 
 use std::process::ExitCode;
 use std::time::Duration;

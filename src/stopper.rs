@@ -1,35 +1,36 @@
-//! How a server is told to stop, from any thread and at any time, also while it starts.
+//! Asks a server to stop, from any thread and at any time, also while the server starts.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tells one server to stop. Clones tell the same server.
+/// Asks one server to stop. All clones belong to the same server.
 #[derive(Debug, Clone, Default)]
 pub struct Stopper(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    stopping: AtomicBool,
-    /// Held while the flag is set, so that no thread is between reading the flag and waiting.
+    is_stopping: AtomicBool,
+    /// Locked while the flag is set, so that no thread is between reading the flag and waiting: it would miss the wake.
     lock: Mutex<()>,
-    changed: Condvar,
+    /// Wakes the threads that wait in [`Stopper::wait`].
+    stopped: Condvar,
 }
 
 impl Stopper {
-    /// Asks the server to stop, and does not wait for it. A second call changes nothing.
+    /// Asks the server to stop, and does not wait until it has stopped. A second call changes nothing.
     pub fn stop(&self) {
         let _lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.stopping.store(true, Relaxed);
-        self.0.changed.notify_all();
+        self.0.is_stopping.store(true, Relaxed);
+        self.0.stopped.notify_all();
     }
 
     /// Whether the server was asked to stop.
     pub fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Relaxed)
+        self.0.is_stopping.load(Relaxed)
     }
 
-    /// Waits until the server is asked to stop, but not longer than `at_most`. Returns whether it was asked.
+    /// Waits until the server is asked to stop, or until `at_most` has passed. Returns whether it was asked.
     pub(crate) fn wait(&self, at_most: Duration) -> bool {
         let end = Instant::now() + at_most;
         let mut lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,7 +40,7 @@ impl Stopper {
             };
             (lock, _) = self
                 .0
-                .changed
+                .stopped
                 .wait_timeout(lock, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }

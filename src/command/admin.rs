@@ -54,7 +54,7 @@ pub fn cache_memlimit(
     }
 }
 
-/// `shutdown`: the server ends as it does on SIGTERM. Both modes are that mode here.
+/// `shutdown`: the server stops as it does on SIGTERM. Both modes do the same here.
 pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolError> {
     if !service.config.enable_shutdown {
         return Err(ProtocolError::ShutdownNotEnabled);
@@ -68,13 +68,13 @@ pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolErr
     }
 }
 
-/// `debugtime`: exists only with `--debug`. What expires with a jump is swept at once.
-pub fn debugtime(what: DebugTime, service: &Service) -> Result<Response<'static>, ProtocolError> {
+/// `debugtime`: exists only with `--debug`. Items that expire because of a jump are swept at once.
+pub fn debugtime(change: DebugTime, service: &Service) -> Result<Response<'static>, ProtocolError> {
     if !service.config.debug {
         return Err(ProtocolError::UnknownCommand);
     }
     let clock = service.store.clock();
-    match what {
+    match change {
         DebugTime::Pause => clock.pause(),
         DebugTime::Resume => clock.resume(),
         DebugTime::Jump(seconds) => clock.jump(seconds),
@@ -90,7 +90,7 @@ pub fn stats(
     counts: &Counts,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    // What this client did before it asked, in the same batch, is in what it reads.
+    // The statistics include the commands that this client sent before `stats` in the same batch.
     service.stats.take(counts);
     let stats = match topic {
         StatsTopic::General => general(service),
@@ -112,7 +112,7 @@ pub fn stats(
     answer(Response::End)
 }
 
-/// Names and values, in the order in which they are told.
+/// Names and values, in the order in which they are sent.
 type Listing = Vec<(String, String)>;
 
 fn stat(name: &str, value: impl ToString) -> (String, String) {
@@ -146,7 +146,7 @@ fn general(service: &Service) -> Listing {
         stat("bytes", bytes),
         stat("limit_maxbytes", service.store.memory_limit()),
         stat("threads", service.config.conn_limit),
-        // What the design has no need of, but exporters and dashboards ask for.
+        // This server does not need these, but exporters and dashboards ask for them.
         stat("accepting_conns", 1),
         stat("listen_disabled_num", 0),
         stat("time_in_listen_disabled_us", 0),
@@ -160,7 +160,7 @@ fn general(service: &Service) -> Listing {
 
 fn settings(service: &Service) -> Listing {
     let config = &service.config;
-    let yes = |yes: bool| if yes { "yes" } else { "no" };
+    let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
     vec![
         stat("maxbytes", service.store.memory_limit()),
         stat("maxconns", config.conn_limit),
@@ -177,7 +177,7 @@ fn settings(service: &Service) -> Listing {
             },
         ),
         stat("domain_socket", "NULL"),
-        stat("shutdown_command", yes(config.enable_shutdown)),
+        stat("shutdown_command", yes_or_no(config.enable_shutdown)),
         stat("num_threads", config.conn_limit),
         stat("stat_key_prefix", ":"),
         stat("detail_enabled", "no"),
@@ -187,7 +187,7 @@ fn settings(service: &Service) -> Listing {
         stat("auth_enabled_ascii", "no"),
         stat("item_size_max", config.max_item_size),
         stat("maxconns_fast", "yes"),
-        stat("flush_enabled", yes(!config.disable_flush_all)),
+        stat("flush_enabled", yes_or_no(!config.disable_flush_all)),
         stat("dump_enabled", "yes"),
         stat(
             "idle_timeout",
@@ -197,7 +197,7 @@ fn settings(service: &Service) -> Listing {
     ]
 }
 
-/// Everything is in one class, number 1: memory is not cut into classes of sizes here.
+/// `stats items`. All items are in one class, number 1: this server does not divide memory into size classes.
 fn items(service: &Service) -> Listing {
     let (items, bytes) = service.store.size();
     if items == 0 {
@@ -218,8 +218,8 @@ fn items(service: &Service) -> Listing {
     .into()
 }
 
-/// The class's pages and chunks, for tools that draw them: a page is a megabyte of what is used, and a
-/// chunk is as large as the average item.
+/// `stats slabs`: the pages and chunks of the one class, for tools that draw them. A page is a megabyte of used memory,
+/// and a chunk is as large as the average item.
 fn slabs(service: &Service) -> Listing {
     let (items, bytes) = service.store.size();
     let mut listing = Listing::new();
@@ -254,7 +254,7 @@ fn slabs(service: &Service) -> Listing {
     listing
 }
 
-/// Keys that are held, in no order. There is one class of sizes, number 1.
+/// `stats cachedump`: the stored keys, in no order. There is one size class, number 1.
 fn cachedump(
     class: u32,
     limit: u32,
@@ -274,7 +274,7 @@ fn cachedump(
     answer(Response::End)
 }
 
-/// `lru_crawler metadump`: everything that is held, in no order.
+/// `lru_crawler metadump`: all stored items, in no order.
 pub fn metadump(
     service: &Service,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
@@ -286,12 +286,12 @@ pub fn metadump(
     answer(Response::End)
 }
 
-/// The seconds of processor time that this process has used, in user and in system mode; zeros where
-/// the system does not tell. std has no `getrusage`, but on Linux there is a file (see proc(5)).
+/// The seconds of processor time that this process has used, in user and in system mode. They are zero if the system
+/// has no such file. (std has no `getrusage`, so this reads the file that Linux has: see proc(5).)
 fn cpu_seconds() -> (f64, f64) {
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name in parentheses may have spaces itself; utime and stime are the 12th and 13th word behind it.
+    // The program's name, in parentheses, may contain spaces. utime and stime are the 12th and 13th word after it.
     let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
     let mut ticks = fields
         .split(' ')

@@ -1,4 +1,4 @@
-//! `incr`, `decr` and `ma`: a number of 64 bits, kept as text like any other value.
+//! `incr`, `decr` and `ma`: arithmetic with a 64-bit number, which is stored as text like any other value.
 
 use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
@@ -7,32 +7,32 @@ use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in_value};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
-/// What came of counting.
+/// The outcome of an arithmetic command.
 #[derive(Debug)]
 pub enum Outcome {
     /// The item has a new number.
-    Counted {
-        /// The number.
+    Calculated {
+        /// The new number.
         number: u64,
         /// The item's new cas unique.
         cas: u64,
-        /// When it ended before; never, if it was created.
+        /// Its expiry before this command; [`Expiry::NEVER`] if the item was created.
         expiry: Expiry,
-        /// Whether it was created.
+        /// Whether the item was created.
         created: bool,
-        /// When that was.
+        /// The time of this command.
         now: UnixTime,
     },
-    /// There is no item, and none was to be created.
+    /// There is no item, and the command does not ask to create one.
     NotFound,
-    /// The item has another cas unique than the one to compare with, namely this one.
+    /// The item's cas unique is this one, not the one to compare with.
     Exists(u64),
 }
 
 impl From<Outcome> for Response<'_> {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Counted { number, .. } => Response::Number(number),
+            Outcome::Calculated { number, .. } => Response::Number(number),
             Outcome::NotFound => Response::NotFound,
             Outcome::Exists(cas) => Response::Exists(cas),
         }
@@ -50,7 +50,7 @@ pub fn apply(
         Direction::Down => (Counter::DecrHits, Counter::DecrMisses),
     };
     let key = &*request.key.bytes;
-    // Room for an item that may have to be created, while no lock is held.
+    // Memory for an item that may have to be created is reserved while no lock is held.
     let initial = match request.vivify {
         None => None,
         Some((created, number)) => Some((
@@ -68,7 +68,7 @@ pub fn apply(
         };
         let expiry = Expiry::NEVER;
         let cas = guard.put(item, request.cas)?;
-        return Ok(Outcome::Counted {
+        return Ok(Outcome::Calculated {
             number,
             cas,
             expiry,
@@ -87,22 +87,22 @@ pub fn apply(
         Direction::Up => number.wrapping_add(request.delta),
         Direction::Down => number.saturating_sub(request.delta),
     };
-    // memcached writes the result over the old text, so a shorter one leaves spaces behind it.
+    // memcached writes the result over the old text, and fills the rest with spaces if the result is shorter.
     let mut text = number.to_string().into_bytes();
-    let grows = text.len() > old.value_length();
+    let is_longer = text.len() > old.value_length();
     text.resize(text.len().max(old.value_length()), b' ');
     let expiry = request
         .touch
         .map_or(old.expiry, |exptime| exptime.expiry(guard.now()));
     let mut item = Item::new(key, old.flags, expiry, &[&text]);
-    // A longer one makes a new item, on which nothing is noted.
-    if !grows {
+    // In memcached a longer number makes a new item, which has no marks and was not fetched.
+    if !is_longer {
         (item.marks, item.fetched) = (old.marks, old.fetched);
     }
     let old_expiry = old.expiry;
     let cas = guard.put(item, request.cas)?;
     counts.add(hits);
-    Ok(Outcome::Counted {
+    Ok(Outcome::Calculated {
         number,
         cas,
         expiry: old_expiry,

@@ -1,9 +1,9 @@
-//! `mg`, `ms`, `md`, `ma`, `me`: what the classic commands do, and what they have to show for it.
+//! `mg`, `ms`, `md`, `ma`, `me`: they do what the classic commands do, and more, and return what their flags ask for.
 //!
-//! `ms` and `ma` change the store through the very functions of `set` and `incr`. New here is what
-//! `mg` and `md` can do between them so that of many clients one brings a new value and the others
-//! wait or take the old one (`doc/protocol.txt`, "Meta Get"): an item is *vivified* or *stale* or about
-//! to expire, the first reader *wins* (`W`), and the rest are told that somebody has (`Z`).
+//! `ms` and `ma` change the store through the same functions as `set` and `incr`. What is new here: with `mg` and `md`,
+//! one of many clients brings a new value, while the others wait or use the old one (`doc/protocol.txt`, "Meta Get").
+//! This begins when an item is *vivified* or *stale* or about to expire. The first client that reads it *wins* (its answer
+//! has `W`). The answers to the others have `Z`: another client has won.
 
 use super::{arithmetic, storage};
 use crate::datastore::{Bump, Datastore, PendingItem};
@@ -19,15 +19,15 @@ pub fn get<'a>(
     request: &MetaGet<'a>,
     store: &Datastore,
     counts: &Counts,
-    room: &'a mut Vec<u8>,
+    value_buffer: &'a mut Vec<u8>,
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
     let bump = if request.no_bump { Bump::No } else { Bump::Yes };
     let mut read_before = None;
     if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
-        match store.get(key, bump, room) {
-            None => return Ok(missed(request, counts)),
-            // Somebody is to win it, and that needs the lock for writing.
+        match store.get(key, bump, value_buffer) {
+            None => return Ok(miss(request, counts)),
+            // This client may win the item, and the mark for that needs the write lock.
             Some(item) if item.marks.stale && !item.marks.won => {
                 read_before = Some((item.fetched, item.last_access));
             }
@@ -37,7 +37,7 @@ pub fn get<'a>(
             }
         }
     }
-    // Room for an item that may have to be created, while no lock is held.
+    // Memory for an item that may have to be created is reserved while no lock is held.
     let pending = match request.vivify {
         Some(created) => store.reserve_for(key, created.final_exptime, b"").ok(),
         None => None,
@@ -45,7 +45,7 @@ pub fn get<'a>(
     let mut guard = store.lock_key(key);
     let (mut item, created) = match (guard.item(), pending) {
         (Some(item), _) => (item.into_owned(), Created::No),
-        (None, None) => return Ok(missed(request, counts)),
+        (None, None) => return Ok(miss(request, counts)),
         (None, Some(PendingItem { mut item, .. })) => {
             item.last_access = guard.now();
             item.cas = guard.put(item.borrowed(), request.cas)?;
@@ -75,12 +75,12 @@ enum Created {
     No,
 }
 
-/// An item that `mg` has found or created, and what its flags make of it in their turn.
+/// An item that `mg` has found or created, and the result of its flags, which are processed in their order.
 struct Found<'a> {
     item: Item<'a>,
-    /// When it ends after this command.
+    /// Its expiry after this command.
     expiry: Expiry,
-    /// Whether it is up to this client to bring a new value.
+    /// Whether this client wins: it should bring a new value.
     wins: bool,
     flags: Vec<Flag<'a>>,
 }
@@ -90,12 +90,12 @@ impl<'a> Found<'a> {
         request: &MetaGet<'a>,
         item: Item<'a>,
         created: Created,
-        // Asked only by those flags that need it: the clock costs a tenth of an `mg`.
+        // Called only for those flags that need it: reading the clock takes a tenth of the time of an `mg`.
         now: impl Fn() -> UnixTime,
     ) -> Self {
         let marks = item.marks;
         let is_new = created == Created::Yes;
-        // What is created gets its exptime in the turn of its flag: a `t` before it shows none.
+        // A new item gets its expiry when its flag `N` is processed. A `t` before that flag shows no expiry.
         let mut expiry = if is_new { Expiry::NEVER } else { item.expiry };
         let mut wins = is_new;
         let mut flags = Vec::new();
@@ -160,12 +160,12 @@ impl<'a> Found<'a> {
         };
         counts.add(commands);
         counts.add(hits);
-        let has_it_already = request.compare == Some(self.item.cas);
-        let code = match request.return_flags.value && !has_it_already {
+        let has_this_version = request.compare == Some(self.item.cas);
+        let code = match request.return_flags.value && !has_this_version {
             true => Code::Value(Value::Of(self.item)),
             false => Code::Done,
         };
-        // `q` hides a miss, not a hit.
+        // `q` hides a miss, but not a hit.
         Response::Meta(Meta {
             code,
             flags: self.flags,
@@ -174,7 +174,7 @@ impl<'a> Found<'a> {
     }
 }
 
-fn missed<'a>(request: &MetaGet<'a>, counts: &Counts) -> Response<'a> {
+fn miss<'a>(request: &MetaGet<'a>, counts: &Counts) -> Response<'a> {
     counts.add(Counter::CmdGet);
     counts.add(Counter::GetMisses);
     let flags = echoed(&request.key, &request.return_flags);
@@ -237,17 +237,19 @@ pub fn delete<'a>(
             Code::Exists(item.cas)
         }
         Some(item) => {
-            let touched = request.touch.map(|exptime| exptime.expiry(guard.now()));
+            let new_expiry = request.touch.map(|exptime| exptime.expiry(guard.now()));
             match (request.remove_value, request.invalidate) {
                 (true, invalidate) => {
-                    let expiry = touched.unwrap_or(Expiry::NEVER);
+                    let expiry = new_expiry.unwrap_or(Expiry::NEVER);
                     let mut empty = Item::new(item.key(), request.flags, expiry, &[]);
                     empty.marks.stale = invalidate;
-                    // A stale item has a new unique, one that was only emptied keeps its own.
+                    // A stale item gets a new cas unique. An item whose value was only removed keeps its own.
                     let kept = if invalidate { None } else { Some(item.cas) };
                     guard.put(empty, request.cas.or(kept))?;
                 }
-                (false, true) => guard.invalidate(touched.unwrap_or(item.expiry), request.cas)?,
+                (false, true) => {
+                    guard.invalidate(new_expiry.unwrap_or(item.expiry), request.cas)?
+                }
                 (false, false) => guard.remove()?,
             }
             if !request.invalidate {
@@ -265,14 +267,14 @@ pub fn delete<'a>(
 }
 
 /// `ma`
-pub fn count<'a>(
+pub fn calculate<'a>(
     request: &Arithmetic<'a>,
     return_flags: &ReturnFlags<'a>,
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
     let (number, cas, mut expiry, created, now) = match arithmetic::apply(request, store, counts)? {
-        arithmetic::Outcome::Counted {
+        arithmetic::Outcome::Calculated {
             number,
             cas,
             expiry,
@@ -280,13 +282,13 @@ pub fn count<'a>(
             now,
         } => (number, cas, expiry, created, now),
         arithmetic::Outcome::NotFound => {
-            return Ok(not_counted(Code::NotFound, request, return_flags));
+            return Ok(not_calculated(Code::NotFound, request, return_flags));
         }
         arithmetic::Outcome::Exists(cas) => {
-            return Ok(not_counted(Code::Exists(cas), request, return_flags));
+            return Ok(not_calculated(Code::Exists(cas), request, return_flags));
         }
     };
-    // The item has its new expiry already; what `t` shows goes by the flags before it.
+    // The item has its new expiry already, but `t` shows the expiry after the flags before it.
     let mut flags = Vec::new();
     for flag in return_flags.flags() {
         match flag {
@@ -321,7 +323,7 @@ pub fn count<'a>(
     }))
 }
 
-fn not_counted<'a>(
+fn not_calculated<'a>(
     code: Code<'a>,
     request: &Arithmetic<'a>,
     return_flags: &ReturnFlags<'a>,
@@ -338,10 +340,10 @@ pub fn debug<'r>(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
-    room: &'r mut Vec<u8>,
+    value_buffer: &'r mut Vec<u8>,
 ) -> Response<'r> {
     counts.add(Counter::CmdMeta);
-    match store.get(key, Bump::No, room) {
+    match store.get(key, Bump::No, value_buffer) {
         Some(item) => Response::Described(item, store.clock().now()),
         None => Response::Meta(Meta {
             code: Code::Miss,
@@ -351,7 +353,7 @@ pub fn debug<'r>(
     }
 }
 
-/// The flags that any answer gives back.
+/// The flags that every answer repeats: opaque and key.
 fn echoed<'a>(key: &Key<'a>, return_flags: &ReturnFlags<'a>) -> Vec<Flag<'a>> {
     return_flags
         .flags()
@@ -375,7 +377,7 @@ fn echo<'a>(flag: ReturnFlag<'a>, key: &Key<'a>) -> Option<Flag<'a>> {
     }
 }
 
-/// The seconds left; `None`: for ever.
+/// The TTL in seconds; `None` if the item never expires.
 fn ttl(expiry: Expiry, now: UnixTime) -> Option<UnixTime> {
     expiry.time().map(|end| end.saturating_sub(now))
 }

@@ -1,9 +1,9 @@
-//! What commands do: `Request` + store -> `Response`. (The Go program's `command_handler`.)
+//! Executes commands: `Request` + store -> `Response`. (The Go program's `command_handler`.)
 //!
-//! [`execute`] is the one dispatch. Nothing here knows how a line is spelled or how an answer travels.
+//! [`execute`] is the only dispatch. The code here does not know how a line is written or how an answer is sent.
 //!
-//! A `match` over [`Request`] names every request, and has no arm `_`: so the compiler names each place where a new
-//! command has to be decided on.
+//! A `match` over [`Request`] names every request, and has no arm `_`. So when a command is added, the compiler names
+//! each place that must handle it.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -24,24 +24,24 @@ use crate::protocol::{ProtocolError, Request};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
 
-/// Everything that commands work on: one for the whole server.
+/// Everything that commands use. The whole server has one.
 #[derive(Debug)]
 pub struct Service {
-    /// How the server was started.
+    /// The server's configuration.
     pub config: Config,
     /// The items.
     pub store: Datastore,
     /// The counters.
     pub stats: Arc<Stats>,
-    /// Who is connected.
+    /// The connected clients.
     pub clients: Arc<Clients>,
-    /// How much is told on standard error: `-v`, changed by `verbosity`.
+    /// How much is printed on standard error: set by `-v`, changed by the command `verbosity`.
     pub verbosity: AtomicU32,
     /// When the server was started, by the store's clock.
     pub started: u32,
 }
 
-/// How a client is told what the store refused.
+/// The error line for what the store refused.
 impl From<StoreError> for ProtocolError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -52,22 +52,22 @@ impl From<StoreError> for ProtocolError {
     }
 }
 
-/// What becomes of the connection after a command.
+/// What happens to the connection after a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterCommand {
     /// The next command is read.
     Continue,
-    /// The connection is closed, after the answers so far are sent.
+    /// The answers so far are sent, then the connection is closed.
     Close,
 }
 
-/// Whether a request may change what is stored. A request also counts that finds its change made by somebody
-/// else already: a `delete` that finds nothing promises that nothing is there after a restart either.
+/// Whether a request may change the stored items. This is also true if another client has made the change already: a
+/// `delete` that finds nothing promises that the key holds nothing after a restart either.
 /// A request that only reads is answered even if the append-only file cannot be written.
 pub fn may_change(request: &Request<'_>) -> bool {
     match request {
         Request::Get(request) => request.touch.is_some(),
-        // What `R` decides, who wins, is not recorded.
+        // `R` decides which client wins, and this is not recorded.
         Request::MetaGet(request) => request.touch.is_some() || request.vivify.is_some(),
         Request::Version
         | Request::Verbosity(_)
@@ -94,7 +94,7 @@ pub fn may_change(request: &Request<'_>) -> bool {
 /// Reserves memory for the data block that a request announces.
 ///
 /// # Errors
-/// The answer, when the block must not be stored but swallowed.
+/// The answer, if the block must not be stored. Then the caller swallows the block.
 pub fn reserve(
     request: &Request<'_>,
     service: &Service,
@@ -131,8 +131,8 @@ pub fn reserve(
     }
 }
 
-/// Executes one request. `pending` is the item of a request that brings a data block, filled; `room` is where a small
-/// value is copied to while its lock is held.
+/// Executes one request. `pending` is the item of a request that brings a data block; its value has been read. A small
+/// value is copied to `value_buffer` while its shard is locked.
 ///
 /// `answer` is called with each piece of the answer, while no lock is held.
 ///
@@ -143,14 +143,14 @@ pub fn execute<'a>(
     pending: Option<PendingItem>,
     service: &Service,
     counts: &Counts,
-    room: &'a mut Vec<u8>,
+    value_buffer: &'a mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<AfterCommand> {
     let store = &service.store;
     let response = match (request, pending) {
-        // Those whose answer has any number of pieces, or none.
+        // Requests whose answer has any number of pieces, or none.
         (Request::Get(request), _) => {
-            return retrieval::get(&request, store, counts, room, answer)
+            return retrieval::get(&request, store, counts, value_buffer, answer)
                 .map(|()| AfterCommand::Continue);
         }
         (Request::Stats(topic), _) => {
@@ -159,7 +159,8 @@ pub fn execute<'a>(
         (Request::Metadump, _) => {
             return admin::metadump(service, answer).map(|()| AfterCommand::Continue);
         }
-        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue), // Cannot be: `reserve` makes one for each.
+        // This cannot happen: `reserve` makes a pending item for each of them.
+        (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue),
         (Request::Quit | Request::Http, _) => return Ok(AfterCommand::Close),
         (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
             Ok(()) => return Ok(AfterCommand::Close),
@@ -174,21 +175,21 @@ pub fn execute<'a>(
             arithmetic::apply(&request, store, counts).map(Into::into)
         }
         (Request::Touch { key, exptime }, _) => retrieval::touch(key, exptime, store, counts),
-        (Request::MetaGet(request), _) => meta::get(&request, store, counts, room),
+        (Request::MetaGet(request), _) => meta::get(&request, store, counts, value_buffer),
         (Request::MetaSet(request, return_flags), Some(pending)) => {
             meta::set(&request, &return_flags, pending, store, counts)
         }
         (Request::MetaDelete(request), _) => meta::delete(&request, store, counts),
         (Request::MetaArithmetic(request, return_flags), _) => {
-            meta::count(&request, &return_flags, store, counts)
+            meta::calculate(&request, &return_flags, store, counts)
         }
         (Request::MetaNoop, _) => Ok(Response::MetaNoop),
-        (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts, room)),
+        (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts, value_buffer)),
         (Request::FlushAll(flush), _) => admin::flush_all(flush, service, counts),
         (Request::Version, _) => Ok(Response::Version),
         (Request::Verbosity(level), _) => Ok(admin::verbosity(level, service)),
         (Request::CacheMemlimit(megabytes), _) => admin::cache_memlimit(megabytes, service),
-        (Request::DebugTime(what), _) => admin::debugtime(what, service),
+        (Request::DebugTime(change), _) => admin::debugtime(change, service),
     };
     answer(response.unwrap_or_else(Response::Error))?;
     Ok(AfterCommand::Continue)

@@ -8,19 +8,19 @@ use crate::protocol::{Exptime, ProtocolError, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
-/// A value for each key that holds one, then `END`. Each is written before the next is looked up: a line
-/// of ten thousand keys never holds more than one value in memory for a client that reads slowly.
+/// Answers with the value of each key that is found, then with `END`. A value is written before the next key is looked
+/// up. So a line of ten thousand keys never holds more than one value in memory, even if the client reads slowly.
 pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,
     counts: &Counts,
-    room: &mut Vec<u8>,
+    value_buffer: &mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     for key in request.keys.iter() {
         let found = match request.touch {
-            None => look_up(key, store, counts, room),
-            Some(exptime) => match touched(key, exptime, store, counts, room) {
+            None => look_up(key, store, counts, value_buffer),
+            Some(exptime) => match touch_and_read(key, exptime, store, counts, value_buffer) {
                 Ok(found) => found,
                 Err(error) => return answer(Response::Error(error)),
             },
@@ -39,9 +39,9 @@ pub fn touch(
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'static>, ProtocolError> {
-    // The value is not wanted.
+    // The value is not used.
     Ok(
-        match touched(key, exptime, store, counts, &mut Vec::new())? {
+        match touch_and_read(key, exptime, store, counts, &mut Vec::new())? {
             Some(_) => Response::Touched,
             None => Response::NotFound,
         },
@@ -52,9 +52,9 @@ fn look_up<'r>(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
-    room: &'r mut Vec<u8>,
+    value_buffer: &'r mut Vec<u8>,
 ) -> Option<Item<'r>> {
-    let found = store.get(key, Bump::Yes, room);
+    let found = store.get(key, Bump::Yes, value_buffer);
     counts.add(Counter::CmdGet);
     counts.add(if found.is_some() {
         Counter::GetHits
@@ -64,18 +64,18 @@ fn look_up<'r>(
     found
 }
 
-/// Gives the item its new expiry, and the item. An exptime that has passed ends it, but the client that
-/// said so still gets the value.
-fn touched<'r>(
+/// Sets the item's new expiry, and returns the item. An exptime that has passed expires the item at once, but the client
+/// that sent it still gets the value.
+fn touch_and_read<'r>(
     key: &[u8],
     exptime: Exptime,
     store: &Datastore,
     counts: &Counts,
-    room: &'r mut Vec<u8>,
+    value_buffer: &'r mut Vec<u8>,
 ) -> Result<Option<Item<'r>>, ProtocolError> {
     let mut guard = store.lock_key(key);
     let expiry = exptime.expiry(guard.now());
-    let found = guard.item().map(|item| item.copied_to(room));
+    let found = guard.item().map(|item| item.copied_to(value_buffer));
     if found.is_some() {
         guard.mark_read();
         guard.touch(expiry)?;

@@ -1,4 +1,4 @@
-//! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which says the same and more.
+//! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which can do the same and more.
 
 use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
@@ -6,10 +6,10 @@ use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode};
 use crate::serialization::{FailedCondition, Response};
 use crate::stats::{Counter, Counts};
 
-/// What came of an attempt to store.
+/// The outcome of a storage command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The item has this cas unique now, and this many bytes of value.
+    /// The item is stored.
     Stored {
         /// Its cas unique.
         cas: u64,
@@ -18,7 +18,7 @@ pub enum Outcome {
     },
     /// The command's condition was not met.
     NotStored(FailedCondition),
-    /// The item has another cas unique, namely this one.
+    /// The item's cas unique is this one, not the one to compare with.
     Exists(u64),
     /// There is no item whose cas unique could be compared.
     NotFound,
@@ -62,9 +62,9 @@ pub fn store(
     counts.add(Counter::CmdSet);
     let new = store.complete(pending);
     let mut guard = store.lock_key(&request.key.bytes);
-    // A plain `set` is the most frequent command, and does not look at the old item.
-    let unconditional = request.mode == StoreMode::Set && request.compare.is_none();
-    let old = if unconditional { None } else { guard.item() };
+    // A plain `set` is the most frequent command. It does not look at the old item.
+    let is_unconditional = request.mode == StoreMode::Set && request.compare.is_none();
+    let old = if is_unconditional { None } else { guard.item() };
     let item = match item_to_store(request, new, old, store, counts) {
         Ok(item) => item,
         Err(refused) => return Ok(refused),
@@ -75,7 +75,8 @@ pub fn store(
     Ok(Outcome::Stored { cas, bytes })
 }
 
-/// The item to store if the conditions are met, or else the outcome. `old` is what the key holds now.
+/// Returns the item to store if the conditions are met, and the outcome otherwise. `old` is the item that the key holds
+/// now.
 fn item_to_store<'s>(
     request: &Storage<'_>,
     mut new: Item<'s>,
@@ -103,7 +104,8 @@ fn item_to_store<'s>(
     }
 }
 
-/// The new item, if the old one has the cas unique that the request compares with (or the request compares nothing).
+/// Returns the new item if the old one has the cas unique that the request compares with, or if the request compares
+/// nothing.
 fn compared<'s>(
     request: &Storage<'_>,
     mut new: Item<'s>,
@@ -121,8 +123,8 @@ fn compared<'s>(
         counts.add(Counter::CasHits);
         Ok(new)
     } else if request.stale && unique < old.cas && unique != 0 {
-        // The value is out of date, but better than none. It is stored as stale, and the client that has won the
-        // right to bring a new value keeps it.
+        // The value is out of date, but better than none. So it is stored as stale. If a client has won the item, it is
+        // still the winner.
         counts.add(Counter::CasHits);
         new.expiry = old.expiry;
         (new.marks.stale, new.marks.won) = (true, old.marks.won);
@@ -133,15 +135,15 @@ fn compared<'s>(
     }
 }
 
-/// The old item with the values of both, in this order. It keeps the old flags and expiry: `append` and `prepend`
-/// ignore those on their line.
+/// Joins the two values in this order. The item keeps its old flags and expiry: `append` and `prepend` ignore those on
+/// their line.
 fn joined(
     request: &Storage<'_>,
     old: &Item<'_>,
     [first, second]: [&Item<'_>; 2],
     store: &Datastore,
 ) -> Result<Item<'static>, Outcome> {
-    // Here a cas unique of 0 means: do not compare.
+    // A cas unique of 0 means here that nothing is compared.
     let differs = |unique| unique != 0 && unique != old.cas;
     if request.compare.is_some_and(differs) {
         return Err(Outcome::Exists(old.cas));

@@ -1,4 +1,4 @@
-//! One client, from its first line to its last answer. What commands mean is not known here.
+//! Serves one client, from its first line to its last answer. This file does not know what commands mean.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
@@ -11,7 +11,7 @@ use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::trace::Trace;
 
-/// Serves a client until it hangs up, is hung up on, or the server stops.
+/// Serves a client until it closes the connection, the server closes it, or the server stops.
 pub fn serve(client: &Client, service: &Service) {
     let trace = Trace::new(&service.verbosity, client.stream.as_raw_fd());
     trace.event(format_args!(
@@ -22,12 +22,12 @@ pub fn serve(client: &Client, service: &Service) {
     let mut wire = Wire::new(client, service, &counts);
     match serve_commands(&mut wire, client, service, &counts, trace) {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
-        // The two names that the time-out of a socket has.
+        // Both kinds mean that the socket's time-out has passed.
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             service.stats.add(Counter::IdleKicks, 1);
             trace.event("connection closed (it was idle for longer than --idle-timeout)");
         }
-        // The error is not one of the socket, but of the append-only file.
+        // This is an error of the append-only file, not of the socket (`Outgoing::flush_log`).
         Err(error) if error.kind() == ErrorKind::Other => {
             trace.event(format_args!("connection closed ({error})"));
         }
@@ -36,7 +36,7 @@ pub fn serve(client: &Client, service: &Service) {
     wire.abandon();
 }
 
-/// Gives the reason why the conversation ended.
+/// Serves commands, and returns the reason why the conversation ended.
 fn serve_commands(
     wire: &mut Wire<'_>,
     client: &Client,
@@ -52,29 +52,31 @@ fn serve_commands(
         .stream
         .set_write_timeout(service.config.idle_timeout)?;
 
-    // Where a small value is copied to while the store is locked: it is never larger than such a value.
-    let (mut line, mut room) = (Vec::new(), Vec::new());
+    // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
+    let (mut line, mut value_buffer) = (Vec::new(), Vec::new());
     let ending = loop {
-        if service.clients.stopping() {
-            break "the server stops";
+        if service.clients.is_stopping() {
+            break "the server is stopping";
         }
         match wire.read_line(&mut line)? {
             Line::Complete => {}
-            Line::Closed => break "the client hung up",
+            Line::Closed => break "the client closed it",
             Line::TooLong => break "a line was too long",
         }
-        if serve_command(&line, &mut room, wire, service, counts, trace)? == AfterCommand::Close {
-            break "the client asked for it";
+        if serve_command(&line, &mut value_buffer, wire, service, counts, trace)?
+            == AfterCommand::Close
+        {
+            break "the client asked to close it";
         }
     };
     wire.flush()?;
     Ok(ending)
 }
 
-/// One command: its line is here, its data block is still to come.
+/// Serves one command. Its line has been read, its data block has not.
 fn serve_command(
     line: &[u8],
-    room: &mut Vec<u8>,
+    value_buffer: &mut Vec<u8>,
     wire: &mut Wire<'_>,
     service: &Service,
     counts: &Counts,
@@ -83,8 +85,8 @@ fn serve_command(
     trace.received(line);
     let parsed = protocol::parse(line);
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
-    // To reserve memory may evict, and that is a change too. But no answer tells of it, so none that leaves while the
-    // block is read need wait for its record.
+    // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that leave while the
+    // block is read need not wait for its record.
     let outcome = match parsed.request.and_then(|request| {
         if may_change {
             service.store.before_change()?;
@@ -112,7 +114,7 @@ fn serve_command(
 
     let mut answer = |response: Response<'_>| {
         if may_change {
-            wire.note_answer(&response);
+            wire.require_log_flush(&response);
         }
         match parsed.answer {
             Answer::Wanted => {
@@ -127,7 +129,7 @@ fn serve_command(
     };
     match outcome {
         Ok((pending, request)) => {
-            command::execute(request, pending, service, counts, room, &mut answer)
+            command::execute(request, pending, service, counts, value_buffer, &mut answer)
         }
         Err(error) => answer(Response::Error(error)).map(|()| AfterCommand::Continue),
     }

@@ -1,4 +1,4 @@
-//! Connections: from an accepted socket to its last answer. (The Go program's `connection_handler`.)
+//! Connections: from the accepted socket to the last answer. (The Go program's `connection_handler`.)
 
 mod conversation;
 mod server;

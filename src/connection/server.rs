@@ -1,4 +1,4 @@
-//! Listening, accepting, handing over to a worker, refusing when full, and stopping.
+//! Listens, accepts clients, hands each to a worker, refuses clients when there are too many, and stops.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -23,26 +23,26 @@ use crate::stopper::Stopper;
 /// How often expired items are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a stopping server waits for commands that are being executed.
+/// How long a stopping server waits for commands that are being executed and for their answers to be sent.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 
-/// How long a server that has hung up on all clients waits for the end of its threads.
+/// How long a stopping server waits for its threads to end, after it has closed all connections.
 const THREADS_GRACE: Duration = Duration::from_millis(300);
 
-/// How long an acceptor waits when the system has nothing to accept a client with (file descriptors, memory): long
-/// enough not to spin, short enough not to be felt when it has again.
+/// How long an acceptor waits when the system lacks what it needs to accept a client (file descriptors, memory). This is
+/// long enough not to spin, and short enough that a client does not notice it.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 
-/// How many accepted clients may wait for the dispatcher. The system itself queues 128, and makes the others wait a
-/// second.
+/// How many accepted clients may wait for the dispatcher. The system's own queue has room for 128, and a client that does
+/// not fit waits a second.
 const DISPATCH_QUEUE: usize = 1024;
 
 /// An accepted client.
 type Accepted = (TcpStream, SocketAddr);
 
-/// A server: starting one is [`Server::start`], and what is started is [`Running`].
+/// A server. [`Server::start`] starts one, and returns a [`Running`].
 ///
-/// Dropping this value is the end of the server: see [`Server::run`].
+/// Dropping this value ends the server: see [`Server::run`].
 #[derive(Debug)]
 pub struct Server {
     service: Arc<Service>,
@@ -52,40 +52,41 @@ pub struct Server {
     acceptors: Vec<JoinHandle<()>>,
 }
 
-/// A server that serves, in threads of its own. It stops when this value is dropped.
+/// A running server. It serves in its own threads, and stops when this value is dropped.
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
     address: SocketAddr,
     stopper: Stopper,
-    /// The thread that sweeps, and ends the server.
+    /// The thread that sweeps expired items, and finally ends the server.
     sweeper: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Where it listens: the first of [`Running::addresses`].
+    /// The first of [`Running::addresses`].
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens, in the order of [`Config::listen`]. For port 0 this is the port that the system chose.
+    /// The addresses on which it listens, in the order of [`Config::listen`]. For port 0 they have the port that the
+    /// system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// What stops it from another thread.
+    /// A value that can stop the server from another thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Waits until the server has stopped, because of its [`Stopper`] or of the command `shutdown`.
+    /// Waits until the server has stopped. Its [`Stopper`] and the command `shutdown` stop it.
     ///
     /// A stopping server finishes the commands that are being executed, closes all connections, and ends its threads,
-    /// within two seconds. A client that does not read its answers is cut off. If a thread waits for the disk all that
-    /// time, it is left behind, and ends when the disk has answered.
+    /// within two seconds. A client that does not read its answers is cut off. A thread that still waits for the disk
+    /// after that time is not waited for: it ends when the disk has answered.
     pub fn wait(&mut self) {
         if let Some(sweeper) = self.sweeper.take() {
-            // It does not panic, and if it did, the server would have ended nevertheless.
+            // The sweeper does not panic. If it did, the server would have been dropped, and so have ended.
             let _ = sweeper.join();
         }
     }
@@ -107,12 +108,12 @@ impl Server {
     /// Replays the append-only file, listens, and serves. Clients may connect as soon as this returns.
     ///
     /// # Errors
-    /// See [`StartError`]. Then nothing is left: no thread, no port, no lock on the file.
+    /// See [`StartError`]. After an error no thread runs, no port is in use, and the file is not locked.
     pub fn start(config: Config) -> Result<Running, StartError> {
         Server::start_with(config, Stopper::default())
     }
 
-    /// The same with a [`Stopper`] that exists before, so that the server can be stopped while it replays.
+    /// Like [`Server::start`], with a [`Stopper`] of the caller: it can stop the server while the file is replayed.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -121,7 +122,7 @@ impl Server {
             log::line(format_args!("rustmemc: note: {note}"));
         }
         let stats = Arc::new(Stats::default());
-        // Before listening: a client that came meanwhile would only wait.
+        // The file is replayed before the server listens: a client that connected during the replay would only wait.
         let store = open_store(&config, &stats, &stopper)?;
         let listeners = listen(&config)?;
         let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
@@ -156,7 +157,8 @@ impl Server {
         })
     }
 
-    /// Starts the threads that are there from the beginning: each client may take the last thread that the system gives.
+    /// Starts all threads that the server itself needs. This happens before clients are served, because any client may
+    /// take the last thread that the system allows.
     fn start_threads(
         &mut self,
         listeners: Vec<(TcpListener, SocketAddr)>,
@@ -164,11 +166,11 @@ impl Server {
         stopper: &Stopper,
     ) -> Result<(), StartError> {
         let (service, stopper) = (Arc::clone(&self.service), stopper.clone());
-        // Apart from the sweeper: a sync or a rewrite may take long.
+        // The log has its own thread, because a sync or a rewrite may take long and would delay the sweeper.
         self.keeper = Some(spawn("log keeper", move || {
             service.store.keep_log(|| stopper.is_stopping());
         })?);
-        // The dispatcher ends when the last acceptor has ended, and with it the last `queue`.
+        // The dispatcher ends when every copy of `queue` is dropped: when the last acceptor has ended.
         let (queue, accepted) = mpsc::sync_channel(DISPATCH_QUEUE);
         let service = Arc::clone(&self.service);
         self.dispatcher = Some(spawn("dispatcher", move || {
@@ -182,14 +184,14 @@ impl Server {
         Ok(())
     }
 
-    /// Sweeps until the server is asked to stop. Then the server is dropped, and that is its end.
+    /// Sweeps until the server is asked to stop. Then `self` is dropped, which ends the server.
     fn run(self, stopper: &Stopper) {
         while !stopper.wait(SWEEP_INTERVAL) {
             self.service.store.sweep();
         }
     }
 
-    /// A connection from ourselves wakes an acceptor, which then sees that the server stops.
+    /// Connects to the server's own addresses. This wakes the acceptors, which then see that the server is stopping.
     fn wake_acceptors(&self) {
         for address in &self.addresses {
             let _ = TcpStream::connect_timeout(&reachable(*address), Duration::from_millis(100));
@@ -197,22 +199,23 @@ impl Server {
     }
 }
 
-/// The end of a server, also of one that could not start all its threads.
+/// Ends the server, also if it could not start all its threads.
 impl Drop for Server {
     fn drop(&mut self) {
         let clients = &self.service.clients;
         clients.stop();
         self.wake_acceptors();
-        let left = clients.close_all(SHUTDOWN_GRACE);
-        // Before anything is logged: nobody may be reading. And before the log keeper is waited for: this ends a rewrite.
+        let cut_off = clients.close_all(SHUTDOWN_GRACE);
+        // The file is closed before a line is printed, because printing may block if standard error is not read. It is
+        // also closed before the log keeper is waited for, because this ends a rewrite.
         self.service.store.close_log();
-        if left > 0 {
+        if cut_off > 0 {
             log::line(format_args!(
-                "rustmemc: {left} clients did not take their answers in time"
+                "rustmemc: {cut_off} clients did not take their answers in time"
             ));
         }
         let deadline = Instant::now() + THREADS_GRACE;
-        // As long as clients had all file descriptors, there was none to wake an acceptor with.
+        // The first attempt to wake the acceptors may have failed because clients used all file descriptors.
         while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
             self.wake_acceptors();
             thread::sleep(POLL_INTERVAL);
@@ -220,7 +223,7 @@ impl Drop for Server {
         for acceptor in self.acceptors.drain(..) {
             join(acceptor, deadline);
         }
-        // The dispatcher has the workers.
+        // The dispatcher thread owns the workers, and returns them when it ends.
         let dispatcher = self.dispatcher.take();
         if let Some(workers) = dispatcher.and_then(|thread| join(thread, deadline)) {
             workers.finish(deadline);
@@ -232,7 +235,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts a thread.
+/// Starts a named thread.
 fn spawn<T: Send + 'static>(
     name: &'static str,
     run: impl FnOnce() -> T + Send + 'static,
@@ -241,7 +244,7 @@ fn spawn<T: Send + 'static>(
     thread.map_err(|error| StartError::NoThread { name, error })
 }
 
-/// Waits for the end of a thread, but not longer than until `deadline`.
+/// Waits until a thread has ended, or until `deadline`. Returns the thread's result, or `None` after the deadline.
 fn join<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
     while !thread.is_finished() {
         if Instant::now() >= deadline {
@@ -252,7 +255,7 @@ fn join<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
     thread.join().ok()
 }
 
-/// The store, with what the append-only file holds.
+/// Makes the store, and replays the append-only file into it.
 fn open_store(
     config: &Config,
     stats: &Arc<Stats>,
@@ -283,11 +286,11 @@ fn open_store(
     Ok(store)
 }
 
-/// Listens on each address, and gives the address that it became.
+/// Listens on each address. Returns the listeners with their real addresses: for port 0 the system chooses the port.
 fn listen(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {
     let port = config.port;
     let listen_on = |name: &String| {
-        // A bracketed address is how IPv6 is written where a port may follow.
+        // IPv6 addresses may be written in brackets, as in `[::1]`.
         let host = name.trim_start_matches('[').trim_end_matches(']');
         let addresses: Vec<SocketAddr> = (host, port)
             .to_socket_addrs()
@@ -296,9 +299,9 @@ fn listen(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError>
                 error,
             })?
             .collect();
-        let listening = TcpListener::bind(&*addresses)
+        let listener = TcpListener::bind(&*addresses)
             .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-        listening.map_err(|error| StartError::CannotListen {
+        listener.map_err(|error| StartError::CannotListen {
             name: name.clone(),
             port,
             error,
@@ -307,39 +310,39 @@ fn listen(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError>
     config.listen.iter().map(listen_on).collect()
 }
 
-/// Accepts clients until the server stops, and does nothing else: while a client is not accepted, it keeps others
-/// out of the system's short queue.
+/// Accepts clients until the server stops. This thread does nothing else, because a client that is not accepted takes a
+/// place in the system's short queue.
 fn accept(listener: &TcpListener, service: &Service, queue: &SyncSender<Accepted>) {
-    let mut backing_off = false;
-    while !service.clients.stopping() {
+    let mut is_backing_off = false;
+    while !service.clients.is_stopping() {
         match listener.accept() {
             Ok(accepted) => {
-                backing_off = false;
-                if service.clients.stopping() || queue.send(accepted).is_err() {
+                is_backing_off = false;
+                if service.clients.is_stopping() || queue.send(accepted).is_err() {
                     return;
                 }
             }
-            // The client was gone before it was accepted.
+            // The client closed the connection before it was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted
                 ) => {}
             Err(error) => {
-                if !backing_off {
+                if !is_backing_off {
                     log::line(format_args!(
                         "rustmemc: cannot accept clients for now: {error}"
                     ));
                 }
-                backing_off = true;
+                is_backing_off = true;
                 thread::sleep(ACCEPT_BACKOFF);
             }
         }
     }
 }
 
-/// Hands accepted clients to workers. This one thread gives out all permits and starts all workers, so between its
-/// looking at how many there are and its giving one out, permits can only come back.
+/// Hands accepted clients to workers. Only this thread hands out permits and starts workers. So after it has counted the
+/// permits and until it hands out the next one, their number can only become smaller.
 ///
 /// Returns the workers when the server stops.
 fn dispatch(
@@ -348,7 +351,7 @@ fn dispatch(
     mut workers: Workers,
 ) -> Workers {
     for (stream, address) in accepted {
-        if service.clients.stopping() {
+        if service.clients.is_stopping() {
             break;
         }
         if service.clients.connected() >= workers.count() {
@@ -371,21 +374,21 @@ fn dispatch(
     workers
 }
 
-/// What a worker does with a client.
+/// Serves one client, in a worker.
 fn serve(permit: Permit, service: &Service) {
-    // A panic is this client's problem alone, and does not cost a worker.
+    // A panic ends only this client's connection. The worker survives.
     let client = Arc::clone(permit.client());
     let conversation = || conversation::serve(&client, service);
     let _ = panic::catch_unwind(AssertUnwindSafe(conversation));
-    // First the permit comes back, then the client sees the end: a client that sees the end of a connection may have
-    // its permit. It need not wait long for this worker, because nothing below waits for the network.
+    // The permit is returned before the connection is closed. So a client that sees its connection closed can connect
+    // again and get the permit. It soon gets this worker too, because nothing below waits for the network.
     drop(permit);
-    if !service.clients.stopping() {
+    if !service.clients.is_stopping() {
         wire::close(&client.stream);
     }
 }
 
-/// Tells a client that it cannot be served, without ever waiting for it.
+/// Sends a client the error that it cannot be served. This never waits for the client.
 fn refuse(mut stream: &TcpStream) {
     let refused: io::Result<()> = (|| {
         stream.set_nonblocking(true)?;
@@ -396,7 +399,7 @@ fn refuse(mut stream: &TcpStream) {
     }
 }
 
-/// The address under which a server that listens on every address can be reached.
+/// The address to connect to: a server that listens on every address (0.0.0.0 or ::) is reached on localhost.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

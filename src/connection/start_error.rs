@@ -10,13 +10,13 @@ use crate::aof::replay::OpenError;
 pub enum StartError {
     /// The append-only file cannot be opened or replayed.
     AppendOnlyFile(OpenError),
-    /// There is nothing in [`Config::listen`](crate::Config::listen).
+    /// [`Config::listen`](crate::Config::listen) is empty.
     NoAddress,
     /// A name in [`Config::listen`](crate::Config::listen) has no address.
     UnknownAddress {
         /// The name.
         name: String,
-        /// What the system says about it.
+        /// The system's error.
         error: io::Error,
     },
     /// The system does not let the server listen.
@@ -25,16 +25,16 @@ pub enum StartError {
         name: String,
         /// The port.
         port: u16,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// The system gives no thread to serve clients.
+    /// The system allows no thread to serve clients.
     NoWorker,
-    /// The system gives no thread for a task of the server itself.
+    /// The system allows no thread for a task of the server itself.
     NoThread {
         /// The task.
         name: &'static str,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
     /// The server was asked to stop while it started.
@@ -45,9 +45,9 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::AppendOnlyFile(error) => error.fmt(f),
-            StartError::NoAddress => f.write_str("-l: there is no address to listen on"),
+            StartError::NoAddress => f.write_str("-l: no address to listen on is given"),
             StartError::UnknownAddress { name, error } => {
-                write!(f, "-l {name}: not an address to listen on: {error}")
+                write!(f, "-l {name}: this is not an address to listen on: {error}")
             }
             StartError::CannotListen { name, port, error } => match error.kind() {
                 ErrorKind::AddrInUse => write!(
@@ -55,17 +55,20 @@ impl fmt::Display for StartError {
                     "-p {port}: the port is in use on {name}; is another server running?"
                 ),
                 ErrorKind::PermissionDenied => {
-                    write!(f, "-p {port}: no permission to listen on this port")
+                    write!(
+                        f,
+                        "-p {port}: there is no permission to listen on this port; choose another"
+                    )
                 }
                 _ => write!(f, "-l {name} -p {port}: cannot listen: {error}"),
             },
             StartError::NoWorker => f.write_str(
-                "cannot start a thread to serve clients: the system gives no more threads",
+                "cannot start a thread to serve clients: the system allows no more threads",
             ),
             StartError::NoThread { name, error } => {
                 write!(f, "cannot start a thread ({name}): {error}")
             }
-            StartError::Stopped => f.write_str("stopped while it was starting"),
+            StartError::Stopped => f.write_str("the server was stopped while it was starting"),
         }
     }
 }

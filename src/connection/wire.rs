@@ -1,13 +1,32 @@
 //! A client's socket: bounded lines and data blocks in, answers out.
 //!
 //! Invariants:
-//! - What is answered leaves before the next read can block: nobody waits for an answer that lies in a
-//!   buffer. As long as a client's next bytes are here already, its answers gather, and leave together.
+//! - No client waits for an answer that is still in a buffer: the buffer is sent before a read that may block.
 //! - No answer before its record: before a byte of an answer to a change leaves, the change's record is
-//!   with the operating system, and with `--fsync always` on disk. If that fails, the connection ends, and
-//!   nothing more is sent. Answers to commands that only read wait for nothing.
+//!   with the operating system, and with `--fsync always` on disk. If that fails, the connection is closed, and
+//!   nothing more is sent. Answers to commands that only read do not wait for records.
 //! - What a client sends never sizes an allocation by itself: a line is bounded, a block is read into
-//!   room that somebody else has made, and what is refused is swallowed in pieces.
+//!   memory that the caller has reserved, and a refused block is swallowed in pieces.
+//!
+//! # Answers leave when:
+//!
+//! Answers are collected in a buffer of 16 KB ([`BUFFER`]). It is sent:
+//!
+//! 1. before a read that may block: when the next line or block has not arrived completely. While the client's next
+//!    bytes are here already, its answers stay in the buffer, and leave together.
+//! 2. when the next piece of an answer does not fit into the buffer. A piece of 16 KB or more, such as a large value, is
+//!    then sent directly.
+//! 3. at the end of the conversation: at `quit` or `shutdown`, when the client has closed its connection, after a line
+//!    that is too long, and when the server stops. (If a worker panics, the buffer is sent when it is dropped.) After an
+//!    error of the socket or of the append-only file, the buffer is discarded.
+//!
+//! What happens before that:
+//!
+//! - Records: in all three cases they are flushed first, if an answer may need it ([`Outgoing::flush_log`]).
+//! - Counts: in cases 1 and 3 the worker's counts are added to the server's statistics first ([`Wire::flush`]). In case 2
+//!   they are not: while a large answer is being sent, another client's `stats` does not count it yet. The last bytes of
+//!   an answer are always small and leave in case 1 or 3, so a client that has read its last answer finds everything
+//!   counted. An error discards the counts that are not added yet.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,14 +38,14 @@ use crate::protocol::ProtocolError;
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
-/// Bytes that are read and written at a time: 16 KB, as in memcached. They are in memory only as far as
-/// they were ever used.
+/// The size of each of the two buffers: 16 KB, as in memcached. The system gives memory only to the part of a buffer
+/// that was ever used.
 const BUFFER: usize = 16 << 10;
 
-/// A line may be this long, in bytes, before its end has come, …
+/// A line is too long if it has more bytes than this and its end has not arrived.
 const MAX_LINE: usize = 2048;
 
-/// … but one that begins with `get` or `gets` has as many keys as it likes, up to here.
+/// The same limit for a line that begins with `get` or `gets`: it may have thousands of keys.
 const MAX_GET_LINE: usize = 1 << 20;
 
 /// A connection's two directions.
@@ -36,18 +55,18 @@ pub struct Wire<'c> {
     writer: BufWriter<Outgoing<'c>>,
     client: &'c Client,
     service: &'c Service,
-    /// What this connection's commands have counted since answers last left.
+    /// What this connection's commands have counted since the last [`flush`](Wire::flush).
     counts: &'c Counts,
 }
 
-/// How reading a line went.
+/// The outcome of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     /// It is complete, with its end.
     Complete,
-    /// The client has hung up. What it had begun to say was no command yet.
+    /// The client has closed the connection. Bytes after its last complete line are ignored.
     Closed,
-    /// It goes on and on.
+    /// It is longer than a line may be.
     TooLong,
 }
 
@@ -58,7 +77,7 @@ impl<'c> Wire<'c> {
         let outgoing = Outgoing {
             stream,
             service,
-            unrecorded: false,
+            must_flush_log: false,
         };
         Wire {
             reader: BufReader::with_capacity(BUFFER, Incoming { stream, service }),
@@ -69,13 +88,13 @@ impl<'c> Wire<'c> {
         }
     }
 
-    /// Reads one line into `line`, in place of what is there.
+    /// Reads one line into `line`, and replaces its content.
     ///
     /// # Errors
     /// Those of the socket; [`ErrorKind::WouldBlock`] when an idle time-out is set and has passed.
     pub fn read_line(&mut self, line: &mut Vec<u8>) -> io::Result<Line> {
         line.clear();
-        // A client that once asked for ten thousand keys does not keep the memory for them.
+        // Frees the memory of a long `get` line: otherwise the connection keeps it until it is closed.
         line.shrink_to(MAX_LINE);
         loop {
             let bytes = self.fill()?;
@@ -97,49 +116,49 @@ impl<'c> Wire<'c> {
         }
     }
 
-    /// Fills a data block's room with exactly as many bytes as it has.
+    /// Reads exactly `block.len()` bytes into `block`.
     ///
     /// # Errors
     /// As [`Wire::read_line`], and [`ErrorKind::UnexpectedEof`].
-    pub fn read_block(&mut self, room: &mut [u8]) -> io::Result<()> {
-        if self.reader.buffer().len() < room.len() {
+    pub fn read_block(&mut self, block: &mut [u8]) -> io::Result<()> {
+        if self.reader.buffer().len() < block.len() {
             self.flush()?;
         }
-        self.reader.read_exact(room)
+        self.reader.read_exact(block)
     }
 
-    /// Reads a data block that nobody wants.
+    /// Reads a refused data block, and discards it.
     ///
     /// # Errors
     /// As [`Wire::read_block`].
     pub fn swallow(&mut self, mut bytes: usize) -> io::Result<()> {
         while bytes > 0 {
-            let here = self.fill()?.len().min(bytes);
-            if here == 0 {
+            let available = self.fill()?.len().min(bytes);
+            if available == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            self.reader.consume(here);
-            bytes -= here;
+            self.reader.consume(available);
+            bytes -= available;
         }
         Ok(())
     }
 
-    /// Call this before writing the answer to a command that may change something, and also if the answer is silenced:
-    /// from now on no byte leaves, and the client is not waited for, before the records are safe.
+    /// Call this before writing the answer to a command that may change something, also if `noreply` silences the answer.
+    /// After this call the log is flushed before the next byte is sent, and before the next read that may block.
     ///
-    /// The answer may tell of another client's change: a `delete` that finds nothing tells of the `delete` before it. Only
-    /// a refusal tells of none.
-    pub fn note_answer(&mut self, response: &Response<'_>) {
+    /// The answer may depend on another client's change: a `delete` that finds nothing may depend on the `delete` before
+    /// it. Only a refusal, because the log has failed, depends on no change.
+    pub fn require_log_flush(&mut self, response: &Response<'_>) {
         let is_refusal = matches!(response, Response::Error(ProtocolError::LogFailed));
-        self.writer.get_mut().unrecorded |= !is_refusal;
+        self.writer.get_mut().must_flush_log |= !is_refusal;
     }
 
-    /// Gives up what could not be sent. Dropping the buffer would try again, and wait again.
+    /// Discards the answers that could not be sent. Dropping the buffer would try to send them again, and might block.
     pub fn abandon(self) {
         let _ = self.writer.into_parts();
     }
 
-    /// The bytes that have come; if there are none, the answers leave, and the client is waited for.
+    /// Returns the bytes that have arrived. If there are none, sends the answers and waits for the client.
     fn fill(&mut self) -> io::Result<&[u8]> {
         if self.reader.buffer().is_empty() {
             self.flush()?;
@@ -158,21 +177,21 @@ impl<'c> Wire<'c> {
     }
 }
 
-/// Answers are written here.
+/// Answers are written to the wire.
 impl Write for Wire<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.writer.write(bytes)
     }
 
-    /// Sends what is answered, after it has been counted and recorded.
+    /// Adds the worker's counts to the server's, flushes the log if necessary, and sends the buffered answers.
     fn flush(&mut self) -> io::Result<()> {
         self.service.stats.take(self.counts);
         self.writer.flush()
     }
 }
 
-/// A socket's direction from the client, with its bytes counted. `&TcpStream` reads and writes as it is: both
-/// directions share one file descriptor.
+/// A socket's direction from the client; counts the bytes. `&TcpStream` can both read and write, so both directions
+/// share one file descriptor.
 #[derive(Debug)]
 struct Incoming<'c> {
     stream: &'c TcpStream,
@@ -187,26 +206,26 @@ impl Read for Incoming<'_> {
     }
 }
 
-/// The direction to the client. Every byte that leaves comes through here.
+/// The direction to the client. Every byte that is sent passes through here.
 #[derive(Debug)]
 struct Outgoing<'c> {
     stream: &'c TcpStream,
     service: &'c Service,
-    /// An answer that has not left, or was silenced, may tell of a change whose record is not safe: with the operating
-    /// system, and with `--fsync always` on disk.
-    unrecorded: bool,
+    /// Whether an answer that has not left, or was silenced, may depend on a change whose record is not safe yet. A record
+    /// is safe when the operating system has it, and with `--fsync always` when it is on disk.
+    must_flush_log: bool,
 }
 
 impl Outgoing<'_> {
-    /// Makes the records safe that answers wait for.
-    fn record(&mut self) -> io::Result<()> {
-        if self.unrecorded {
-            // An error of the file must not look like one of the socket: BufWriter tries again after `Interrupted`,
-            // and `TimedOut` is an idle client.
+    /// Makes the records safe that the answers depend on.
+    fn flush_log(&mut self) -> io::Result<()> {
+        if self.must_flush_log {
+            // An error of the file must not look like an error of the socket: BufWriter tries again after
+            // `Interrupted`, and `TimedOut` means an idle client.
             self.service.store.before_answers().map_err(|error| {
                 io::Error::other(format!("the append-only file cannot be written: {error}"))
             })?;
-            self.unrecorded = false;
+            self.must_flush_log = false;
         }
         Ok(())
     }
@@ -214,26 +233,27 @@ impl Outgoing<'_> {
 
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.record()?;
+        self.flush_log()?;
         let bytes = self.stream.write(bytes)?;
         self.service.stats.add(Counter::BytesWritten, bytes as u64);
         Ok(bytes)
     }
 
-    /// Records even if no byte leaves: a `noreply` change is recorded before the client is waited for.
+    /// Flushes the log even if there is no byte to send: the record of a `noreply` change must be safe before the
+    /// worker waits for the client.
     fn flush(&mut self) -> io::Result<()> {
-        self.record()?;
+        self.flush_log()?;
         self.stream.flush()
     }
 }
 
-/// Ends a connection from our side so that the client can still read what was sent to it: closing a
-/// socket that has unread input would send a reset, and a reset throws answers away that are under way.
+/// Shuts a connection down so that the client can still read what was sent to it. Closing a socket that has unread input
+/// would send a reset, and a reset discards answers that are under way. So unread input is read first.
 pub fn close(stream: &TcpStream) {
-    // More than this a client may have sent in vain; then the reset is its own affair.
-    const AT_MOST: u64 = 1 << 20;
+    // How many bytes are read. A client that has sent more may get a reset.
+    const MAX_DISCARDED: u64 = 1 << 20;
     let _ = stream.shutdown(Shutdown::Write);
     if stream.set_nonblocking(true).is_ok() {
-        let _ = io::copy(&mut stream.take(AT_MOST), &mut io::sink());
+        let _ = io::copy(&mut stream.take(MAX_DISCARDED), &mut io::sink());
     }
 }

@@ -1,4 +1,5 @@
-//! The pool of workers. It grows as clients come: a worker starts when a client finds none free, and stays.
+//! The pool of workers. It grows with the number of clients: when a client comes and no worker is idle, a worker is
+//! started. It stays until the server stops.
 
 use std::cell::Cell;
 use std::fs;
@@ -12,22 +13,22 @@ use threadpool::ThreadPool;
 use super::start_error::StartError;
 use crate::log;
 
-/// A worker's stack, in bytes. It is small, because every client costs one: a worker's buffers are on the heap,
-/// and nothing recurses.
-const STACK: usize = 128 << 10;
+/// A worker's stack, in bytes. It is small, because every client needs one. A small stack is enough, because a worker's
+/// buffers are on the heap, and nothing recurses.
+const STACK_SIZE: usize = 128 << 10;
 
-/// How long the pool does not try to grow after the system has refused a thread. A client that is refused
-/// meanwhile costs no attempt.
+/// How long the pool waits before it tries to grow again, after the system has refused a thread. A client that comes
+/// meanwhile is refused without another attempt.
 const GROW_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a stopping server looks whether its threads have ended.
+/// How often a stopping server checks whether its threads have ended.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How many memory mappings one worker takes at most: its stack, the stack for its signals, and a guard page
-/// for each of them.
+/// How many memory mappings one worker needs at most: its stack, its signal stack, and a guard page for each of
+/// the two.
 const MAPPINGS_PER_WORKER: usize = 4;
 
-/// How many memory mappings are left for everything else, such as the items.
+/// How many memory mappings are kept for everything else, such as the items.
 const SPARE_MAPPINGS: usize = 1000;
 
 /// The workers. Each serves one client at a time.
@@ -36,31 +37,31 @@ pub struct Workers {
     pool: ThreadPool,
     /// The pool never has more workers than this.
     limit: usize,
-    /// How many workers the system's limit on memory mappings allows, when it was last read.
-    mappings_allow: usize,
-    /// When the system last refused a worker; `None` if it has given one since.
-    refused: Option<Instant>,
+    /// How many workers the system's limit on memory mappings allowed when it was last read.
+    limit_by_mappings: usize,
+    /// When the system last refused a worker; `None` if it has allowed one since.
+    last_refusal: Option<Instant>,
 }
 
 impl Workers {
     /// Starts the first worker. There will be at most `limit`.
     ///
     /// # Errors
-    /// [`StartError::NoWorker`]: the system does not give a single thread.
+    /// [`StartError::NoWorker`]: the system allows no thread at all.
     pub fn start(limit: usize) -> Result<Self, StartError> {
         let build = || {
             threadpool::Builder::new()
                 .num_threads(1)
                 .thread_name("worker".into())
-                .thread_stack_size(STACK)
+                .thread_stack_size(STACK_SIZE)
                 .build()
         };
         let pool = catch_refusal(build).ok_or(StartError::NoWorker)?;
         Ok(Workers {
             pool,
             limit,
-            mappings_allow: mappings_allow(),
-            refused: None,
+            limit_by_mappings: limit_by_mappings(),
+            last_refusal: None,
         })
     }
 
@@ -69,52 +70,56 @@ impl Workers {
         self.pool.max_count()
     }
 
-    /// Starts one more worker, unless there are enough or the system has just refused one.
+    /// Starts one more worker, unless the limit is reached or the system has just refused one.
     pub fn grow(&mut self) {
-        let recently = |refused: Instant| refused.elapsed() < GROW_RETRY_INTERVAL;
-        if self.count() >= self.limit || self.refused.is_some_and(recently) {
+        let is_recent = |refusal: Instant| refusal.elapsed() < GROW_RETRY_INTERVAL;
+        if self.count() >= self.limit || self.last_refusal.is_some_and(is_recent) {
             return;
         }
         let Err(reason) = self.start_one() else {
-            self.refused = None;
+            self.last_refusal = None;
             return;
         };
-        if self.refused.replace(Instant::now()).is_none() {
+        if self.last_refusal.replace(Instant::now()).is_none() {
             log::line(format_args!(
-                "rustmemc: {reason}: {} clients are served at once, and others are refused",
+                "rustmemc: {reason}: {} clients can be served at once, and others are refused",
                 self.count()
             ));
         }
     }
 
-    /// Starts one more worker, or says why the system does not allow it.
+    /// Starts one more worker.
+    ///
+    /// # Errors
+    /// Why the system does not allow it.
     fn start_one(&mut self) -> Result<(), &'static str> {
         let count = self.count();
-        // A process that has no mappings left cannot even allocate memory for a panic: it is aborted. So this
-        // limit is not tried out.
-        if count >= self.mappings_allow {
-            self.mappings_allow = mappings_allow();
-            if count >= self.mappings_allow {
-                return Err("the system gives no more memory mappings (vm.max_map_count)");
+        // A process that has no mappings left cannot even allocate memory for a panic, and is aborted. So the
+        // limit is checked before a thread is started.
+        if count >= self.limit_by_mappings {
+            self.limit_by_mappings = limit_by_mappings();
+            if count >= self.limit_by_mappings {
+                return Err("the system allows no more memory mappings (raise vm.max_map_count)");
             }
         }
-        // One at a time, so that after a panic it is known how many there are.
+        // Workers are started one at a time, so that their number is known after a panic.
         if catch_refusal(|| self.pool.set_num_threads(count + 1)).is_none() {
-            // The pool stores the number before it starts the thread. A smaller number starts nothing.
+            // The pool stored the larger number before the thread failed to start. So the old number is set again,
+            // which starts no thread.
             self.pool.set_num_threads(count);
-            return Err("the system gives no more threads");
+            return Err("the system allows no more threads");
         }
         Ok(())
     }
 
-    /// Gives a worker something to do. It must not panic: the pool would start another worker in place of the one
-    /// that is lost, and that the system refuses it would be a panic during a panic, which aborts the process.
+    /// Gives a job to a worker. The job must not panic: the pool would replace the lost worker by a new one, and if the
+    /// system refused the new one, there would be a panic during a panic, which aborts the process.
     pub fn execute(&self, job: impl FnOnce() + Send + 'static) {
         self.pool.execute(job);
     }
 
-    /// Waits until no worker is busy, but not longer than until `deadline`. Then idle workers end, and a busy one ends
-    /// when it is done.
+    /// Waits until no worker is busy, or until `deadline`. Then idle workers end. A worker that is still busy ends when its
+    /// job is done.
     pub fn finish(self, deadline: Instant) {
         let is_busy = || self.pool.queued_count() + self.pool.active_count() > 0;
         while is_busy() && Instant::now() < deadline {
@@ -124,7 +129,7 @@ impl Workers {
 }
 
 /// How many workers the system's limit on memory mappings allows.
-fn mappings_allow() -> usize {
+fn limit_by_mappings() -> usize {
     let limit = fs::read_to_string("/proc/sys/vm/max_map_count");
     match limit.ok().and_then(|text| text.trim().parse().ok()) {
         Some(mappings) => usize::saturating_sub(mappings, SPARE_MAPPINGS) / MAPPINGS_PER_WORKER,
@@ -133,12 +138,12 @@ fn mappings_allow() -> usize {
 }
 
 thread_local! {
-    /// Whether a panic of this thread is expected, and is not printed.
+    /// Whether a panic of this thread is expected, and must not be printed.
     static PANIC_IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs something that starts threads with `threadpool`, which panics when the system refuses one; `None` if so.
-/// This panic is not printed; all others are, also those that other threads have meanwhile.
+/// Runs `start`, which starts threads with `threadpool`. Returns `None` if the system refused a thread: `threadpool`
+/// panics then. This panic is not printed; all others are, also a panic of another thread at the same time.
 fn catch_refusal<T>(start: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
