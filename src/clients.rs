@@ -1,8 +1,8 @@
 //! The connected clients: each has a permit. When the server stops, it closes all connections, and waits until all
 //! permits are returned.
 //!
-//! A connection gets its [`Permit`] before it is handed to a worker, and keeps it until the worker is done with it. There
-//! are never more permits than workers, so every client that has a permit has a worker.
+//! A connection gets its [`Permit`] before it is handed to a worker, and keeps it until the worker is done with it.
+//! There are never more permits than workers, so every client that has a permit has a worker.
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use crate::stopper::Stopper;
 
 /// How long a new client waits for a permit when none is free. It may get one: the server may not have noticed yet that
-/// another client has just closed its connection. If many clients come at the same time, only the first waits, because a
-/// refusal should be quick.
+/// another client has just closed its connection. If many clients come at the same time, only the first waits, because
+/// a refusal should be quick.
 const PERMIT_GRACE: Duration = Duration::from_millis(20);
 
 /// How long sockets stay open after their last answer when the server stops. Closing a socket that has unread input
@@ -31,7 +31,7 @@ pub struct Clients {
     last_refusal: Mutex<Option<Instant>>,
     /// Used while the server stops: clients to which the last answer was sent. Their sockets stay open until the end.
     finished: Mutex<Vec<Arc<Client>>>,
-    /// Wakes those that wait for a permit to be returned.
+    /// Wakes threads that wait for a permit to be returned.
     permit_returned: Condvar,
     stopper: Stopper,
 }
@@ -45,8 +45,8 @@ pub struct Client {
     pub address: SocketAddr,
     /// When bytes of a command last came from it, by the store's clock. A stored data block does not count.
     pub last_command: AtomicU32,
-    /// Whether the server waits for this client's next command. It is false while the server waits for a data block that
-    /// will be stored.
+    /// Whether the server waits for this client's next command. It is false while the server waits for a data block
+    /// that will be stored.
     pub awaits_command: AtomicBool,
 }
 
@@ -153,9 +153,10 @@ impl Clients {
         self.stopper.is_stopping()
     }
 
-    /// Closes all connections. Nothing more is read from them. Commands that are being executed are finished and answered.
-    /// This waits until all clients are done, or until `grace` has passed. Then the remaining clients are cut off, because
-    /// a client that does not read its answers must not delay the stop. Returns how many clients were cut off.
+    /// Closes all connections. Nothing more is read from them. Commands that are being executed are finished and
+    /// answered. This waits until all clients are done, or until `grace` has passed. Then the remaining clients are cut
+    /// off, because a client that does not read its answers must not delay the stop. Returns how many clients were cut
+    /// off.
     pub fn close_all(&self, grace: Duration) -> usize {
         let admitted = lock(&self.admitted);
         for client in admitted.values() {

@@ -41,7 +41,7 @@ pub struct Config {
     pub enable_shutdown: bool,
     /// Whether `flush_all` is refused.
     pub disable_flush_all: bool,
-    /// A client that sends nothing, or reads no answers, for this long is closed. `None`: never.
+    /// The connection of a client that sends nothing, or reads no answers, for this long is closed. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// How much is printed on standard error: 0 nothing, 1 connections and errors, 2 also all commands and answers.
     pub verbosity: u32,
@@ -262,7 +262,8 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
         Some(bytes) if bytes > 0 => bytes,
         _ => {
             return Err(format!(
-                "-m {megabytes}: the memory limit must be at least 1 megabyte, and not too large for this machine's addresses"
+                "-m {megabytes}: the memory limit must be from 1 to {} megabytes",
+                usize::MAX / MEGABYTE
             ));
         }
     };
@@ -418,7 +419,8 @@ fn normalised(args: impl IntoIterator<Item = OsString>) -> Result<Words, String>
                     out.words.push(flag);
                     continue;
                 }
-                // The value is the rest of this word. If that is empty, it is the next word, even if it begins with `-`.
+                // The value is the rest of this word. If that is empty, it is the next word, even if it begins with
+                // `-`.
                 let (_, rest) = letters.split_at(place + letter.len_utf8());
                 let value = match args.next_if(|_| rest.is_empty()) {
                     Some(next) => Some(text(next, Some(&flag))?),

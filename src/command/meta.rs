@@ -2,8 +2,8 @@
 //!
 //! `ms` and `ma` change the store through the same functions as `set` and `incr`. What is new here: with `mg` and `md`,
 //! one of many clients brings a new value, while the others wait or use the old one (`doc/protocol.txt`, "Meta Get").
-//! This begins when an item is *vivified* or *stale* or about to expire. The first client that reads it *wins* (its answer
-//! has `W`). The answers to the others have `Z`: another client has won.
+//! This begins when an item is *vivified* or *stale* or about to expire. The first client that reads it *wins* (its
+//! answer has `W`). The answers to the others have `Z`: another client has won.
 
 use super::{arithmetic, storage};
 use crate::datastore::{Bump, Datastore, PendingItem};
@@ -288,7 +288,7 @@ pub fn calculate<'a>(
             return Ok(not_calculated(Code::Exists(cas), request, return_flags));
         }
     };
-    // The item has its new expiry already, but `t` shows the expiry after the flags before it.
+    // The item has its new expiry already, but `t` shows the expiry that results from the flags before it.
     let mut flags = Vec::new();
     for flag in return_flags.flags() {
         match flag {

@@ -64,8 +64,8 @@ fn look_up<'r>(
     found
 }
 
-/// Sets the item's new expiry, and returns the item. An exptime that has passed expires the item at once, but the client
-/// that sent it still gets the value.
+/// Sets the item's new expiry, and returns the item. An exptime that has passed expires the item at once, but the
+/// client that sent it still gets the value.
 fn touch_and_read<'r>(
     key: &[u8],
     exptime: Exptime,

@@ -85,8 +85,8 @@ fn serve_command(
     trace.received(line);
     let parsed = protocol::parse(line);
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
-    // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that leave while the
-    // block is read need not wait for its record.
+    // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that leave while
+    // the block is read need not wait for its record.
     let outcome = match parsed.request.and_then(|request| {
         if may_change {
             service.store.before_change()?;

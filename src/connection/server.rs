@@ -29,12 +29,12 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 /// How long a stopping server waits for its threads to end, after it has closed all connections.
 const THREADS_GRACE: Duration = Duration::from_millis(300);
 
-/// How long an acceptor waits when the system lacks what it needs to accept a client (file descriptors, memory). This is
-/// long enough not to spin, and short enough that a client does not notice it.
+/// How long an acceptor waits when the system lacks what it needs to accept a client (file descriptors, memory). This
+/// is long enough not to spin, and short enough that a client does not notice it.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 
-/// How many accepted clients may wait for the dispatcher. The system's own queue has room for 128, and a client that does
-/// not fit waits a second.
+/// How many accepted clients may wait for the dispatcher. The system's own queue has room for 128, and a client that
+/// does not fit waits a second.
 const DISPATCH_QUEUE: usize = 1024;
 
 /// An accepted client.
@@ -157,8 +157,8 @@ impl Server {
         })
     }
 
-    /// Starts all threads that the server itself needs. This happens before clients are served, because any client may
-    /// take the last thread that the system allows.
+    /// Starts the server's own threads, except the sweeper. They are started at once and not when they are first
+    /// needed, because a client may take the last thread that the system allows.
     fn start_threads(
         &mut self,
         listeners: Vec<(TcpListener, SocketAddr)>,
@@ -341,8 +341,8 @@ fn accept(listener: &TcpListener, service: &Service, queue: &SyncSender<Accepted
     }
 }
 
-/// Hands accepted clients to workers. Only this thread hands out permits and starts workers. So after it has counted the
-/// permits and until it hands out the next one, their number can only become smaller.
+/// Hands accepted clients to workers. Only this thread hands out permits and starts workers. So after it has counted
+/// the permits and until it hands out the next one, their number can only become smaller.
 ///
 /// Returns the workers when the server stops.
 fn dispatch(

@@ -10,23 +10,23 @@
 //!
 //! # Answers leave when:
 //!
-//! Answers are collected in a buffer of 16 KB ([`BUFFER`]). It is sent:
+//! Answers are collected in a buffer of 16 KB ([`BUFFER`]). The buffer is sent:
 //!
 //! 1. before a read that may block: when the next line or block has not arrived completely. While the client's next
 //!    bytes are here already, its answers stay in the buffer, and leave together.
-//! 2. when the next piece of an answer does not fit into the buffer. A piece of 16 KB or more, such as a large value, is
-//!    then sent directly.
+//! 2. when the next piece of an answer does not fit into the buffer. A piece of 16 KB or more, such as a large value,
+//!    is then sent directly.
 //! 3. at the end of the conversation: at `quit` or `shutdown`, when the client has closed its connection, after a line
-//!    that is too long, and when the server stops. (If a worker panics, the buffer is sent when it is dropped.) After an
-//!    error of the socket or of the append-only file, the buffer is discarded.
+//!    that is too long, and when the server stops. (If a worker panics, the buffer is sent when it is dropped.) After
+//!    an error of the socket or of the append-only file, the buffer is discarded.
 //!
 //! What happens before that:
 //!
 //! - Records: in all three cases they are flushed first, if an answer may need it ([`Outgoing::flush_log`]).
-//! - Counts: in cases 1 and 3 the worker's counts are added to the server's statistics first ([`Wire::flush`]). In case 2
-//!   they are not: while a large answer is being sent, another client's `stats` does not count it yet. The last bytes of
-//!   an answer are always small and leave in case 1 or 3, so a client that has read its last answer finds everything
-//!   counted. An error discards the counts that are not added yet.
+//! - Counts: in cases 1 and 3 the worker's counts are added to the server's statistics first ([`Wire::flush`]). In
+//!   case 2 they are not: another client's `stats` may miss commands whose answers have left already. The last bytes
+//!   of a batch are small and always leave in case 1 or 3, so a client that has read its last answer finds everything
+//!   counted. An error in the middle of a batch, or a panic, discards the counts that are not added yet.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -143,11 +143,12 @@ impl<'c> Wire<'c> {
         Ok(())
     }
 
-    /// Call this before writing the answer to a command that may change something, also if `noreply` silences the answer.
-    /// After this call the log is flushed before the next byte is sent, and before the next read that may block.
+    /// Call this before writing the answer to a command that may change something, also if `noreply` silences the
+    /// answer. After this call the log is flushed before the next byte is sent, and before the next read that may
+    /// block.
     ///
-    /// The answer may depend on another client's change: a `delete` that finds nothing may depend on the `delete` before
-    /// it. Only a refusal, because the log has failed, depends on no change.
+    /// The answer may depend on another client's change: a `delete` that finds nothing may depend on the `delete`
+    /// before it. Only a refusal, because the log has failed, depends on no change.
     pub fn require_log_flush(&mut self, response: &Response<'_>) {
         let is_refusal = matches!(response, Response::Error(ProtocolError::LogFailed));
         self.writer.get_mut().must_flush_log |= !is_refusal;
@@ -211,8 +212,8 @@ impl Read for Incoming<'_> {
 struct Outgoing<'c> {
     stream: &'c TcpStream,
     service: &'c Service,
-    /// Whether an answer that has not left, or was silenced, may depend on a change whose record is not safe yet. A record
-    /// is safe when the operating system has it, and with `--fsync always` when it is on disk.
+    /// Whether an answer that has not left, or that was silenced, may depend on a change whose record is not safe yet.
+    /// A record is safe when the operating system has it, and with `--fsync always` when it is on disk.
     must_flush_log: bool,
 }
 
@@ -247,8 +248,8 @@ impl Write for Outgoing<'_> {
     }
 }
 
-/// Shuts a connection down so that the client can still read what was sent to it. Closing a socket that has unread input
-/// would send a reset, and a reset discards answers that are under way. So unread input is read first.
+/// Shuts a connection down so that the client can still read what was sent to it. Closing a socket that has unread
+/// input would send a reset, and a reset discards answers that are under way. So unread input is read first.
 pub fn close(stream: &TcpStream) {
     // How many bytes are read. A client that has sent more may get a reset.
     const MAX_DISCARDED: u64 = 1 << 20;

@@ -118,8 +118,8 @@ impl Workers {
         self.pool.execute(job);
     }
 
-    /// Waits until no worker is busy, or until `deadline`. Then idle workers end. A worker that is still busy ends when its
-    /// job is done.
+    /// Waits until no worker is busy, or until `deadline`. Then idle workers end. A worker that is still busy ends when
+    /// its job is done.
     pub fn finish(self, deadline: Instant) {
         let is_busy = || self.pool.queued_count() + self.pool.active_count() > 0;
         while is_busy() && Instant::now() < deadline {
