@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,9 +45,38 @@ pub struct Client {
     pub address: SocketAddr,
     /// When bytes of a command last came from it, by the store's clock. A stored data block does not count.
     pub last_command: AtomicU32,
-    /// Whether the server waits for this client's next command. It is false while the server waits for a data block
-    /// that will be stored.
-    pub awaits_command: AtomicBool,
+    /// An [`Activity`].
+    activity: AtomicU8,
+}
+
+/// What a connection does at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It waits for the client's next command.
+    AwaitsCommand,
+    /// It waits for a data block.
+    AwaitsBlock,
+    /// It waits for a data block that was refused.
+    AwaitsRefusedBlock,
+    /// It executes a command.
+    Executes,
+}
+
+impl Activity {
+    /// What memcached calls each of them, in the same order.
+    const STATES: [&str; 4] = [
+        "conn_new_cmd",
+        "conn_nread",
+        "conn_swallow",
+        "conn_parse_cmd",
+    ];
+}
+
+impl Client {
+    /// Sets what `stats conns` shows.
+    pub fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Relaxed);
+    }
 }
 
 /// A connection's right to be served. Dropping the permit returns it.
@@ -128,7 +157,7 @@ impl Clients {
             stream,
             address,
             last_command: AtomicU32::new(now),
-            awaits_command: AtomicBool::new(true),
+            activity: AtomicU8::new(Activity::AwaitsCommand as u8),
         });
         admitted.insert(id, Arc::clone(&client));
         Ok(Permit {
@@ -188,11 +217,8 @@ impl Clients {
                 .stream
                 .local_addr()
                 .map_or_else(|_| "?".into(), |address| address.to_string());
-            let state = if client.awaits_command.load(Relaxed) {
-                "conn_read"
-            } else {
-                "conn_parse_cmd"
-            };
+            let activity = usize::from(client.activity.load(Relaxed));
+            let state = *Activity::STATES.get(activity).unwrap_or(&"");
             [
                 ("addr", format!("tcp:{}", client.address)),
                 ("listen_addr", format!("tcp:{listener}")),

@@ -1,8 +1,7 @@
 //! Counters: what `stats` tells, under the names that memcached gives them.
 //!
-//! A worker counts in its own [`Counts`], plain numbers that cost next to nothing, and adds them to the
-//! server's [`Stats`] just before the answers of a batch leave: whoever has read the last of them finds
-//! them all counted.
+//! A worker counts in its own [`Counts`], plain numbers that cost next to nothing. They are added to the server's
+//! [`Stats`] before answers leave, so a client that has read an answer finds its command counted.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -455,3 +455,50 @@ fn a_connection_is_closed_without_a_reset_although_its_input_was_not_read() {
     let reset = served.stream.take_error().expect("it can be asked");
     assert!(reset.is_none(), "{reset:?}");
 }
+
+#[test]
+fn stats_conns_shows_what_the_server_waits_for() {
+    let server = process::spawn("");
+    let mut asking = server.client();
+    let mut others = [server.client(), server.client(), server.client()];
+    others[0].check("version\r\n", VERSION);
+    others[1].send("set k 0 0 10\r\nabc");
+    others[2].send("set k 0 0 100000000\r\nabc");
+    let expected = [
+        "conn_new_cmd",
+        "conn_nread",
+        "conn_parse_cmd",
+        "conn_swallow",
+    ];
+    eventually("each connection is in its state", || {
+        asking.send("stats conns\r\n");
+        let lines = std::iter::from_fn(|| Some(asking.line()).filter(|line| line != "END"));
+        let states = lines.filter(|line| line.contains(":state "));
+        let state = |line: String| line.rsplit(' ').next().map(str::to_owned);
+        let mut states: Vec<_> = states.filter_map(state).collect();
+        states.sort();
+        states == expected
+    });
+}
+
+#[test]
+fn commands_are_counted_although_the_client_does_not_read_their_answers() {
+    let server = process::spawn("");
+    let mut other = server.client();
+    other.check(
+        format!("set k 0 0 500000\r\n{}\r\n", "v".repeat(500_000)),
+        "STORED\r\n",
+    );
+    let mut client = server.client();
+    client.send("get k\r\n".repeat(100));
+    eventually("hits are counted while the client is blocked", || {
+        other.stat("get_hits").parse::<u32>().expect("a number") > 0
+    });
+    let blocked: u32 = other.stat("get_hits").parse().expect("a number");
+    drop(client);
+    eventually("the connection ends", || {
+        other.stat("curr_connections") == "1"
+    });
+    let ended: u32 = other.stat("get_hits").parse().expect("a number");
+    assert!((blocked..100).contains(&ended), "{ended} after {blocked}");
+}

@@ -34,6 +34,8 @@ pub fn serve(client: &Client, service: &Service) {
         Err(error) => trace.event(format_args!("connection lost ({error})")),
     }
     wire.abandon();
+    // After an error, commands that are not answered are counted too.
+    service.stats.take(&counts);
 }
 
 /// Serves commands, and returns the reason why the conversation ended.

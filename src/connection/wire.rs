@@ -23,16 +23,14 @@
 //! What happens before that:
 //!
 //! - Records: in all three cases they are flushed first, if an answer may need it ([`Outgoing::flush_log`]).
-//! - Counts: in cases 1 and 3 the worker's counts are added to the server's statistics first ([`Wire::flush`]). In
-//!   case 2 they are not: another client's `stats` may miss commands whose answers have left already. The last bytes
-//!   of a batch are small and always leave in case 1 or 3, so a client that has read its last answer finds everything
-//!   counted. An error in the middle of a batch, or a panic, discards the counts that are not added yet.
+//! - Counts: the worker's counts are added to the server's. So a client that has read an answer finds its command
+//!   counted, in whatever connection it asks.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::clients::Client;
+use crate::clients::{Activity, Client};
 use crate::command::Service;
 use crate::protocol::ProtocolError;
 use crate::serialization::Response;
@@ -55,8 +53,6 @@ pub struct Wire<'c> {
     writer: BufWriter<Outgoing<'c>>,
     client: &'c Client,
     service: &'c Service,
-    /// What this connection's commands have counted since the last [`flush`](Wire::flush).
-    counts: &'c Counts,
 }
 
 /// The outcome of reading a line.
@@ -77,6 +73,7 @@ impl<'c> Wire<'c> {
         let outgoing = Outgoing {
             stream,
             service,
+            counts,
             must_flush_log: false,
         };
         Wire {
@@ -84,7 +81,6 @@ impl<'c> Wire<'c> {
             writer: BufWriter::with_capacity(BUFFER, outgoing),
             client,
             service,
-            counts,
         }
     }
 
@@ -97,7 +93,7 @@ impl<'c> Wire<'c> {
         // Frees the memory of a long `get` line: otherwise the connection keeps it until it is closed.
         line.shrink_to(MAX_LINE);
         loop {
-            let bytes = self.fill()?;
+            let bytes = self.fill(Activity::AwaitsCommand)?;
             if bytes.is_empty() {
                 return Ok(Line::Closed);
             }
@@ -123,8 +119,11 @@ impl<'c> Wire<'c> {
     pub fn read_block(&mut self, block: &mut [u8]) -> io::Result<()> {
         if self.reader.buffer().len() < block.len() {
             self.flush()?;
+            self.client.set_activity(Activity::AwaitsBlock);
         }
-        self.reader.read_exact(block)
+        self.reader.read_exact(block)?;
+        self.client.set_activity(Activity::Executes);
+        Ok(())
     }
 
     /// Reads a refused data block, and discards it.
@@ -133,7 +132,7 @@ impl<'c> Wire<'c> {
     /// As [`Wire::read_block`].
     pub fn swallow(&mut self, mut bytes: usize) -> io::Result<()> {
         while bytes > 0 {
-            let available = self.fill()?.len().min(bytes);
+            let available = self.fill(Activity::AwaitsRefusedBlock)?.len().min(bytes);
             if available == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
@@ -159,20 +158,22 @@ impl<'c> Wire<'c> {
         let _ = self.writer.into_parts();
     }
 
-    /// Returns the bytes that have arrived. If there are none, sends the answers and waits for the client.
-    fn fill(&mut self) -> io::Result<&[u8]> {
+    /// Returns the bytes that have arrived. If there are none, sends the answers and waits for the client. `awaited` is
+    /// what it waits for.
+    fn fill(&mut self, awaited: Activity) -> io::Result<&[u8]> {
         if self.reader.buffer().is_empty() {
             self.flush()?;
-            self.client.awaits_command.store(true, Relaxed);
+            self.client.set_activity(awaited);
             while let Err(error) = self.reader.fill_buf() {
                 if error.kind() != ErrorKind::Interrupted {
                     return Err(error);
                 }
             }
-            self.client.awaits_command.store(false, Relaxed);
-            self.client
-                .last_command
-                .store(self.service.store.clock().now(), Relaxed);
+            self.client.set_activity(Activity::Executes);
+            if awaited == Activity::AwaitsCommand {
+                let now = self.service.store.clock().now();
+                self.client.last_command.store(now, Relaxed);
+            }
         }
         Ok(self.reader.buffer())
     }
@@ -184,9 +185,8 @@ impl Write for Wire<'_> {
         self.writer.write(bytes)
     }
 
-    /// Adds the worker's counts to the server's, flushes the log if necessary, and sends the buffered answers.
+    /// Sends the buffered answers.
     fn flush(&mut self) -> io::Result<()> {
-        self.service.stats.take(self.counts);
         self.writer.flush()
     }
 }
@@ -212,6 +212,7 @@ impl Read for Incoming<'_> {
 struct Outgoing<'c> {
     stream: &'c TcpStream,
     service: &'c Service,
+    counts: &'c Counts,
     /// Whether an answer that has not left, or that was silenced, may depend on a change whose record is not safe yet.
     /// A record is safe when the operating system has it, and with `--fsync always` when it is on disk.
     must_flush_log: bool,
@@ -234,6 +235,7 @@ impl Outgoing<'_> {
 
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.service.stats.take(self.counts);
         self.flush_log()?;
         let bytes = self.stream.write(bytes)?;
         self.service.stats.add(Counter::BytesWritten, bytes as u64);
@@ -243,6 +245,7 @@ impl Write for Outgoing<'_> {
     /// Flushes the log even if there is no byte to send: the record of a `noreply` change must be safe before the
     /// worker waits for the client.
     fn flush(&mut self) -> io::Result<()> {
+        self.service.stats.take(self.counts);
         self.flush_log()?;
         self.stream.flush()
     }
