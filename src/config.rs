@@ -126,13 +126,17 @@ struct Flags {
     #[argh(switch, short = 'v')]
     verbose: u32,
 
-    /// the append-only file (default: rustmemc.aof in the current directory)
+    /// the append-only file (default: rustmemc.aof in the current directory; with another port than 11211, rustmemc-<port>.aof; with port 0, none)
     #[argh(option, arg_name = "path")]
     aof: Vec<PathBuf>,
 
     /// record nothing: all items are lost when the server stops
     #[argh(switch)]
     no_aof: bool,
+
+    /// begin with an empty file, and keep the old one under another name
+    #[argh(switch)]
+    fresh: bool,
 
     /// when the file is synced to disk: always (before each answer), everysec or never (default: everysec)
     #[argh(option, arg_name = "when")]
@@ -224,6 +228,9 @@ const LETTERS_WITH_VALUE: &str = "plcmItuUBobRfnP";
 
 const MEGABYTE: usize = 1 << 20;
 
+/// The largest `-I`, as in memcached: an item's length fits into 32 bits.
+const LARGEST_ITEM_SIZE: usize = 1 << 30;
+
 /// Where the server listens by default. Other machines cannot reach it there.
 const LOCALHOST: &str = "127.0.0.1";
 
@@ -250,7 +257,8 @@ pub fn from_command_line(args: impl IntoIterator<Item = OsString>) -> Result<Inv
 
 /// Checks the flags, and makes the configuration. `aof` is the value of `--aof` if it is not UTF-8.
 fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
-    let notes = notes(&flags);
+    let mut notes = notes(&flags);
+    let port = last(flags.port, 11211);
     let conn_limit = last(flags.conn_limit, 1024);
     if conn_limit == 0 || conn_limit > 1_000_000 {
         return Err(format!(
@@ -273,17 +281,30 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
             "-I {max_item_size}: the item size limit must be at least 1024 bytes"
         ));
     }
+    if max_item_size > LARGEST_ITEM_SIZE {
+        return Err(format!(
+            "-I {max_item_size}: the item size limit is at most 1024m"
+        ));
+    }
     if max_item_size > memory_limit / 2 {
         return Err(format!(
             "-I {max_item_size}: the item size limit must be at most half of the memory limit (-m {megabytes})"
         ));
     }
+    let path = aof.or_else(|| flags.aof.into_iter().next_back());
+    let path = path.or_else(|| default_aof(port));
+    if path.is_none() && !flags.no_aof {
+        notes
+            .push("with port 0 there is no append-only file: give it a name with --aof".to_owned());
+    }
+    let defaults = aof::Options::new(path.clone().unwrap_or_default());
     let aof = aof::Options {
-        path: aof.unwrap_or_else(|| last(flags.aof, "rustmemc.aof".into())),
-        fsync: last(flags.fsync, Fsync::EverySecond),
-        rewrite_size: last(flags.aof_rewrite_size, 64 * MEGABYTE) as u64,
-        rewrite_growth: last(flags.aof_rewrite_growth, 2),
+        fsync: last(flags.fsync, defaults.fsync),
+        rewrite_size: last(flags.aof_rewrite_size, defaults.rewrite_size as usize) as u64,
+        rewrite_growth: last(flags.aof_rewrite_growth, defaults.rewrite_growth),
         repair: flags.aof_repair,
+        fresh: flags.fresh,
+        ..defaults
     };
     if aof.rewrite_growth < 2 {
         return Err(format!(
@@ -302,7 +323,7 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
     }
     let idle_timeout = Duration::from_secs(last(flags.idle_timeout, 0));
     Ok(Config {
-        port: last(flags.port, 11211),
+        port,
         listen,
         conn_limit,
         memory_limit,
@@ -313,9 +334,19 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
         idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
         verbosity: flags.verbose,
         debug: flags.debug,
-        aof: (!flags.no_aof).then_some(aof),
+        aof: (!flags.no_aof && path.is_some()).then_some(aof),
         notes,
     })
+}
+
+/// The append-only file of a server that is given no name for it: servers on different ports can run in one folder. A
+/// server on port 0 has none, because the next start could not find it.
+fn default_aof(port: u16) -> Option<PathBuf> {
+    match port {
+        0 => None,
+        11211 => Some("rustmemc.aof".into()),
+        _ => Some(format!("rustmemc-{port}.aof").into()),
+    }
 }
 
 /// If a flag is given several times, its last value counts, as with getopt.
@@ -515,7 +546,7 @@ mod tests {
             (config.memory_limit, config.max_item_size),
             (128 << 20, 2 << 20)
         );
-        assert_eq!(config.notes.len(), 5, "{:?}", config.notes);
+        assert_eq!(config.notes.len(), 6, "{:?}", config.notes);
         assert!(config.notes.contains(&"-t 4 has no effect here".into()));
     }
 

@@ -175,9 +175,9 @@ pub(crate) fn earlier(one: Option<UnixTime>, other: Option<UnixTime>) -> Option<
     [one, other].into_iter().flatten().min()
 }
 
-/// The last date that the protocol can say (19 January 2038): its exptime has 31 bits, and so has the time
-/// in a log.
-const LAST_DATE: UnixTime = i32::MAX as UnixTime;
+/// The last moment at which an item can expire (7 February 2106). A client can name dates until January 2038 only, but a
+/// number of seconds from now on can end later.
+const LAST_DATE: UnixTime = UnixTime::MAX - 1;
 
 /// The moment from which an item is no longer there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl Expiry {
     /// The item has expired as soon as it is stored.
     pub const AT_ONCE: Expiry = Expiry(NonZeroU32::MIN);
 
-    /// The item expires at this unix time, in seconds; 0 means never.
+    /// The item expires at this unix time, in seconds, or at [`LAST_DATE`] if that is earlier; 0 means never.
     pub fn at(date: u64) -> Self {
         let date = date.min(LAST_DATE.into()) as UnixTime;
         NonZeroU32::new(date).map_or(Expiry::NEVER, Expiry)

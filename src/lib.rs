@@ -198,7 +198,7 @@ mod stats;
 mod stopper;
 mod trace;
 
-pub use aof::replay::OpenError;
+pub use aof::open::OpenError;
 pub use aof::{Fsync, Options as AofOptions};
 pub use config::Config;
 pub use connection::{Running, Server, StartError};

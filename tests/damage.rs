@@ -197,12 +197,14 @@ fn every_flipped_bit_of_the_file_is_noticed() {
             ),
         };
         let record = borders.iter().rfind(|border| **border <= byte);
-        let place = format!(
-            "{}: damaged at byte {} (",
-            path.display(),
-            record.expect("one")
+        let record = *record.expect("one");
+        let place = format!("{}: damaged at byte {record} (", path.display());
+        // Without its heading it could be any file, and with another number in it, one of a later version.
+        let is_other = error.contains("not a log of rustmemc") || error.contains("has format");
+        assert!(
+            error.contains(&place) || (record == 0 && is_other),
+            "bit {bit} of byte {byte}: {error}"
         );
-        assert!(error.contains(&place), "bit {bit} of byte {byte}: {error}");
         assert!(content(&path) == flipped, "the file is left as it is");
     }
     assert_eq!(folder.names(), ["flipped", "whole"]);
@@ -288,7 +290,7 @@ fn a_file_that_is_no_log_is_refused_and_left_unchanged() {
         let folder = Folder::new();
         let path = folder.file("notes.txt");
         fs::write(&path, other).expect("a file can be written");
-        check_refused(&path, &["byte 0 "]);
+        check_refused(&path, &["not a log of rustmemc"]);
         assert_eq!(content(&path), other.as_bytes());
         assert_eq!(folder.names(), ["notes.txt"]);
     }
@@ -301,8 +303,9 @@ fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
     let first = start(&path, "");
     first.client().check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
     let before = content(&path);
-    check_refused(&path, &["another server"]);
-    assert!(content(&path) == before);
+    let process = format!("(process {})", first.pid());
+    check_refused(&path, &["another server", &process]);
+    assert!(content(&path).starts_with(&before));
     first
         .client()
         .check("set k 0 0 1\r\n2\r\n", "STORED\r\n")
@@ -321,7 +324,7 @@ fn a_file_that_cannot_be_opened_is_refused_with_its_name_and_the_reason() {
         &["No such file or directory", "--no-aof"],
     );
     fs::create_dir(folder.file("folder")).expect("a folder can be made");
-    check_refused(&folder.file("folder"), &["Is a directory"]);
+    check_refused(&folder.file("folder"), &["a folder", "--no-aof"]);
     let locked = folder.file("locked");
     fs::create_dir(&locked).expect("a folder can be made");
     fs::set_permissions(&locked, PermissionsExt::from_mode(0o555)).expect("it is ours");
@@ -336,6 +339,7 @@ fn a_file_that_cannot_be_opened_is_refused_with_its_name_and_the_reason() {
 fn a_rewritten_file_is_smaller_and_keeps_its_content_mode_and_link() {
     let folder = Folder::new();
     let (path, link) = (folder.file("real"), folder.file("aof"));
+    fs::write(&path, "").expect("a file can be written");
     symlink(&path, &link).expect("a link can be made");
     let memory = Memory::open(&link, NOW);
     fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).expect("it is ours");

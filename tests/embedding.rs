@@ -170,11 +170,9 @@ fn a_file_passes_from_one_server_to_the_next() {
     path.push(OsStr::from_bytes(b"\xff.aof"));
     let config = Config {
         aof: Some(AofOptions {
-            path: path.clone().into(),
             fsync: Fsync::Never,
-            rewrite_size: 1 << 20,
-            rewrite_growth: 2,
-            repair: false,
+            lock_wait: Duration::ZERO,
+            ..AofOptions::new(path.clone().into())
         }),
         ..Config::default()
     };
@@ -184,7 +182,7 @@ fn a_file_passes_from_one_server_to_the_next() {
     assert!(
         matches!(
             refused,
-            StartError::AppendOnlyFile(OpenError::InUse(ref file)) if file.as_os_str() == path
+            StartError::AppendOnlyFile(OpenError::InUse { path: ref file, .. }) if file.as_os_str() == path
         ),
         "{refused:?}"
     );

@@ -4,7 +4,7 @@
 //! [`SystemDisk`]. The tests use a disk that records the calls and fails some of them (`tests.rs`).
 
 use std::fmt;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -66,8 +66,14 @@ impl LogFile {
         self.disk.sync(&self.file)
     }
 
-    pub fn set_permissions(&self, permissions: Permissions) -> io::Result<()> {
-        self.file.set_permissions(permissions)
+    /// The file, for what cannot fail in an interesting way.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it has this name.
+    pub fn is_at(&self, path: &Path) -> bool {
+        super::open::is_at(&self.file, path)
     }
 
     /// Lets another server open the file.

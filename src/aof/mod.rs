@@ -47,16 +47,15 @@
 mod crc;
 mod disk;
 mod log;
+pub mod open;
 pub mod record;
 pub mod replay;
 mod rewrite;
 mod sync;
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
@@ -117,9 +116,31 @@ pub struct Options {
     pub rewrite_size: u64,
     /// The file is rewritten when it has grown by this factor since the last rewrite.
     pub rewrite_growth: u64,
+    /// Whether the log begins empty. A file that is there is kept under another name.
+    pub fresh: bool,
+    /// How long a start waits for the lock of another server.
+    pub lock_wait: Duration,
     /// Whether a damaged file is truncated to its good part, and the rest saved beside it.
     pub repair: bool,
 }
+
+impl Options {
+    /// The options of a file at this path, as they are without a flag.
+    pub fn new(path: PathBuf) -> Self {
+        Options {
+            path,
+            fsync: Fsync::EverySecond,
+            rewrite_size: 64 << 20,
+            rewrite_growth: 2,
+            repair: false,
+            fresh: false,
+            lock_wait: LOCK_WAIT,
+        }
+    }
+}
+
+/// How long a start waits until another server has let go of the file.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// The append-only file, open for appending.
 #[derive(Debug)]
@@ -148,6 +169,10 @@ pub struct Aof {
     records: AtomicU64,
     rewrites: AtomicU64,
     errors: AtomicU64,
+    /// How long the replay took.
+    replay_took: Duration,
+    /// Whether another file, or none, has the log's name.
+    is_misplaced: AtomicBool,
 }
 
 /// How often a thread that waits for another thread's write or sync yields before it sleeps. Meanwhile other threads
@@ -299,10 +324,36 @@ impl Aof {
             FileState::Good | FileState::Closed => false,
             FileState::WriteFailed | FileState::Torn | FileState::SyncFailed => true,
         };
+        self.look_for_file(&log);
         let is_requested = self.rewrite_requested.load(Relaxed);
         let is_time = cannot_be_written || is_requested;
         let may_begin = log.copy.is_none() && Instant::now() >= log.retry_at;
         self.has_grown(&log) || (is_time && may_begin)
+    }
+
+    /// Looks whether the log's name still leads to its file. If not, prints that, and asks for a rewrite: it makes a new
+    /// file of that name.
+    fn look_for_file(&self, log: &Log) {
+        let is_misplaced = !log.writer.get_ref().is_at(&self.path);
+        let was_misplaced = self.is_misplaced.swap(is_misplaced, Relaxed);
+        if is_misplaced {
+            self.request_rewrite();
+        }
+        if is_misplaced && !was_misplaced {
+            let folder = self.path.parent().filter(|folder| !folder.is_dir());
+            match folder {
+                Some(folder) => self.print(format_args!(
+                    "its folder {} is gone; the file is written anew when the folder is there again",
+                    folder.display()
+                )),
+                None => self.print("the file was removed or replaced; it is written anew"),
+            }
+        }
+    }
+
+    /// Whether the log's name leads to its file.
+    pub fn is_in_place(&self) -> bool {
+        self.lock().writer.get_ref().is_at(&self.path)
     }
 
     /// Whether the file has grown so much that it is time to rewrite it.
@@ -383,6 +434,10 @@ impl Aof {
                 "aof_rewrite_in_progress",
                 u8::from(log.copy.is_some()).to_string(),
             ),
+            (
+                "aof_replay_seconds",
+                format!("{:.3}", self.replay_took.as_secs_f64()),
+            ),
             ("aof_errors", self.errors.load(Relaxed).to_string()),
         ]
         .map(|(name, value)| (name.into(), value))
@@ -403,26 +458,6 @@ fn encoded<'a>(records: impl IntoIterator<Item = Record<'a>>) -> (Vec<u8>, u64) 
         count += 1;
     }
     (bytes, count)
-}
-
-/// Opens a file for appending, and locks it while it is open. Returns none if another server has locked it.
-fn open_and_lock(path: &Path) -> io::Result<Option<File>> {
-    loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)?;
-        if file.try_lock().is_err() {
-            return Ok(None);
-        }
-        // Another server may have replaced it by a rewritten file just before it was locked here.
-        if std::fs::metadata(path)
-            .is_ok_and(|there| there.ino() == file.metadata().map_or(0, |ours| ours.ino()))
-        {
-            return Ok(Some(file));
-        }
-    }
 }
 
 fn unix_time() -> u64 {

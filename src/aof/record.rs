@@ -12,6 +12,9 @@
 //!                                                                 (2592001, which is long past: never)
 //! ```
 //!
+//! A `<time>` after January 2038 is one that no client can say. Then `T` and `flush_all` have the last one that a client
+//! can, and the line has ` L<time>` behind it, which memcached ignores.
+//!
 //! Every line ends in `\r\n`, and so does the data. `<time>` is unix time in seconds, or 0 for never. With `b` the key
 //! is in base64: meta commands show the key so, or it contains a space or a line feed. The checksums are CRC-32 in
 //! eight hexadecimal digits. The line's checksum covers all bytes before ` O`. The checksums are in the opaque token,
@@ -31,14 +34,20 @@ use std::fmt;
 use std::io::Write;
 
 use super::crc::crc32;
-use crate::item::{Expiry, Item, Marks, UnixTime};
+use crate::item::{Expiry, Item, MAX_KEY, Marks, UnixTime};
 use crate::protocol::{self, Exptime, Flush, Request, base64};
 
 /// The earliest date that a command can name. A flush at this time flushes nothing, and replaces a pending flush.
 const LONG_PAST: u64 = 2_592_001;
 
+/// The last time that a client can say, 19 January 2038: its numbers have 31 bits.
+const LAST_PLAIN_TIME: UnixTime = i32::MAX as UnixTime;
+
 /// The beginning of a file, in this version of the format.
 pub const HEADING: &[u8] = b"mn rustmemc 1 E";
+
+/// The longest key in a record, in bytes.
+const MAX_KEY_IN_BASE64: usize = MAX_KEY.div_ceil(3) * 4;
 
 /// The beginning of a time mark.
 const MARK: &[u8] = b"mn rustmemc at ";
@@ -114,7 +123,7 @@ impl Record<'_> {
                     add(out, format_args!(" F{}", item.flags));
                 }
                 if let Some(time) = item.expiry.time() {
-                    add(out, format_args!(" T{time}"));
+                    add_time(out, time);
                 }
                 if item.marks.stale {
                     out.extend_from_slice(b" I");
@@ -134,17 +143,14 @@ impl Record<'_> {
             }
             Record::Touch { key, expiry } => {
                 let binary = write_verb_and_key(out, "mg ", key, false);
-                add(
-                    out,
-                    format_args!("{binary} T{}", expiry.time().unwrap_or(0)),
-                );
+                out.extend_from_slice(binary.as_bytes());
+                add_time(out, expiry.time().unwrap_or(0));
             }
             Record::Stale { key, expiry, cas } => {
                 let binary = write_verb_and_key(out, "md ", key, false);
-                add(
-                    out,
-                    format_args!("{binary} I T{} E{cas}", expiry.time().unwrap_or(0)),
-                );
+                add(out, format_args!("{binary} I"));
+                add_time(out, expiry.time().unwrap_or(0));
+                add(out, format_args!(" E{cas}"));
             }
             Record::Remove { key, cas } => {
                 let binary = write_verb_and_key(out, "md ", key, false);
@@ -155,7 +161,11 @@ impl Record<'_> {
             }
             Record::Flush => out.extend_from_slice(b"flush_all 0"),
             // A client would name the next second: see `Datastore::flush_later`.
-            Record::FlushAt(time) => add(out, format_args!("flush_all {}", time.saturating_add(1))),
+            Record::FlushAt(time) => {
+                let time = time.saturating_add(1);
+                add(out, format_args!("flush_all {}", time.min(LAST_PLAIN_TIME)));
+                add_late_time(out, time);
+            }
             Record::FlushNever => add(out, format_args!("flush_all {LONG_PAST}")),
         }
         let line = checksum(out, start);
@@ -187,20 +197,42 @@ fn add(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
+/// Adds the flag `T`, and if a client could not say this time, `L` too.
+fn add_time(out: &mut Vec<u8>, time: UnixTime) {
+    add(out, format_args!(" T{}", time.min(LAST_PLAIN_TIME)));
+    add_late_time(out, time);
+}
+
+fn add_late_time(out: &mut Vec<u8>, time: UnixTime) {
+    if time > LAST_PLAIN_TIME {
+        add(out, format_args!(" L{time}"));
+    }
+}
+
+/// The time that the flag `L` of a line has.
+fn late_time(content: &[u8]) -> Option<UnixTime> {
+    // Not the verb, and not the key, which may begin with any letter.
+    let words = content.split(|&byte| byte == b' ').skip(2);
+    let mut late = words.filter_map(|word| number(word.strip_prefix(b"L")?));
+    late.next()?.try_into().ok()
+}
+
 /// A record's line, parsed.
 #[derive(Debug)]
 pub enum Parsed<'a> {
     /// The line is the whole record.
     Whole(Record<'a>),
+    /// The line announces more data than the file has.
+    CutShort,
     /// The item's data follows: as many bytes as its value has, and `\r\n`. The data has this checksum.
     Announced(Item<'static>, u32),
 }
 
-/// Parses a record's line, including its end, with the parser of clients' lines.
+/// Parses a record's line, including its end, with the parser of clients' lines. The file has `rest` bytes behind it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
+pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
     let text = line
         .strip_suffix(b"\r\n")
         .ok_or("the line does not end in \\r\\n")?;
@@ -217,12 +249,19 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
     if checksum().ok_or("the line has no checksum")? != crc32(content) {
         return Err("the line's checksum is wrong");
     }
+    let late_time = late_time(content);
     // Times in a log are dates, so the value of `now` makes no difference.
-    let time = |exptime: Exptime| exptime.expiry(0);
+    let time = |exptime: Exptime| match late_time {
+        Some(time) => Expiry::at(time.into()),
+        None => exptime.expiry(0),
+    };
     let request = protocol::parse(line)
         .request
         .map_err(|_| "the line is no record")?;
     Ok(Parsed::Whole(match request {
+        Request::MetaSet(storage, _) if storage.bytes as u64 + 2 > rest => {
+            return Ok(Parsed::CutShort);
+        }
         Request::MetaSet(storage, _) => {
             let mut item = Item::blank(
                 &storage.key.bytes,
@@ -261,6 +300,7 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
         Request::FlushAll(Flush::Now) => Record::Flush,
         Request::FlushAll(Flush::Later(Exptime::At(LONG_PAST))) => Record::FlushNever,
         Request::FlushAll(Flush::Later(Exptime::At(date))) => {
+            let date = late_time.map_or(date, u64::from);
             Record::FlushAt((date - 1).try_into().map_err(|_| "the line has no time")?)
         }
         Request::MetaNoop => {
@@ -274,6 +314,28 @@ pub fn parse(line: &[u8]) -> Result<Parsed<'_>, &'static str> {
         }
         _ => return Err("the line is no record"),
     }))
+}
+
+/// Whether bytes without a line end can be the beginning of one record's line: what a write leaves that a crash
+/// interrupted. (Blocks of zeros or of another file cannot.)
+pub fn is_beginning(bytes: &[u8]) -> bool {
+    let is_text = |bytes: &[u8]| {
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let may_be = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'.');
+        bytes.iter().all(may_be)
+    };
+    let is_key_and_text = |rest: &[u8]| {
+        let end = rest.iter().position(|&byte| byte == b' ');
+        let (key, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        key.len() <= MAX_KEY_IN_BASE64 && is_text(rest)
+    };
+    [&b"ms "[..], b"mg ", b"md ", b"mn rustmemc ", b"flush_all "]
+        .iter()
+        .any(|verb| match bytes.strip_prefix(*verb) {
+            None => verb.starts_with(bytes),
+            Some(rest) if verb.starts_with(b"mn") || verb.starts_with(b"flush") => is_text(rest),
+            Some(rest) => is_key_and_text(rest),
+        })
 }
 
 /// Parses what follows `mn rustmemc at `.
@@ -340,7 +402,7 @@ mod tests {
             cas: None,
         });
         assert!(line.starts_with("md YSBi b O"), "{line}");
-        match parse(line.as_bytes()) {
+        match parse(line.as_bytes(), 0) {
             Ok(Parsed::Whole(Record::Remove { key, .. })) => assert_eq!(*key, b"a b"[..]),
             other => panic!("{other:?}"),
         }

@@ -2,14 +2,14 @@
 //!
 //! Two things can be wrong with a file:
 //! - **A torn tail**: the last record is cut short. A crash leaves that of a write that it interrupted. The change was
-//!   not acknowledged. The server truncates the tail, and prints a line about it.
+//!   not acknowledged. The server moves the tail to a file beside the log, and prints a line about it.
 //! - **Damage**: anything else that does not match its checksum. Then the server does not start, because it cannot
 //!   know what is wrong and what is missing. It prints the place and what the user can do.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,62 +17,22 @@ use std::time::{Duration, Instant};
 use super::crc::crc32;
 use super::disk::{Disk, LogFile, SystemDisk};
 use super::log::{Log, write_and_flush};
+use super::open::{OpenError, move_aside, move_end, open_and_lock};
 use super::record::{self, HEADING, Parsed, Record};
-use super::rewrite::{path_beside, rewrite_path, sync_folder_of};
-use super::{Aof, Options, encoded, open_and_lock, unix_time};
+use super::rewrite::{rewrite_path, sync_folder_of};
+use super::{Aof, Options, encoded, unix_time};
 
 /// No record's line is longer, in bytes: a key, a few numbers, two checksums.
 const MAX_LINE: u64 = 1024;
 
+/// How many bytes are replayed before the server looks again whether it was asked to stop: some milliseconds' worth.
+const CHECK_INTERVAL: u64 = 1 << 20;
+
+/// The version of the format that is read and written.
+const FORMAT: u64 = 1;
+
 /// How often the progress of a long replay is printed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Why the file could not be opened. `Display` is the message for the user, and says what to do.
-#[derive(Debug)]
-pub enum OpenError {
-    /// Another server has locked it.
-    InUse(PathBuf),
-    /// Its content is not what was written.
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// The offset of the first damaged record, in bytes.
-        offset: u64,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// The operating system returned an error.
-    Io(PathBuf, io::Error),
-    /// The server was asked to stop during the replay.
-    Stopped,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::InUse(path) => {
-                write!(
-                    f,
-                    "--aof {}: another server has this file; give each its own",
-                    path.display()
-                )
-            }
-            OpenError::Damaged { path, offset, what } => write!(
-                f,
-                "--aof {}: damaged at byte {offset} ({what}); --aof-repair keeps what is before it and saves the rest beside the file",
-                path.display()
-            ),
-            OpenError::Io(path, error) => {
-                write!(
-                    f,
-                    "--aof {}: {error}; --no-aof does without a file",
-                    path.display()
-                )
-            }
-            OpenError::Stopped => f.write_str("stopped while the append-only file was replayed"),
-        }
-    }
-}
 
 /// The result of a replay.
 #[derive(Debug)]
@@ -122,45 +82,73 @@ impl Aof {
         stopping: impl Fn() -> bool,
     ) -> Result<(Aof, Replayed), OpenError> {
         let failed = |error| OpenError::Io(options.path.clone(), error);
-        let file = open_and_lock(&options.path).map_err(failed)?;
-        let file = file.ok_or_else(|| OpenError::InUse(options.path.clone()))?;
+        let mut file = open_and_lock(&options, &stopping)?;
         let path = fs::canonicalize(&options.path).map_err(failed)?;
-        // A rewrite that a crash interrupted has left this file. The log itself is whole.
-        let _ = fs::remove_file(rewrite_path(&path));
+        if options.fresh && file.metadata().map_err(failed)?.len() > 0 {
+            let old = move_aside(&path, "old").map_err(failed)?;
+            crate::log::line(format_args!(
+                "rustmemc: {}: begins empty; the old file is {}",
+                path.display(),
+                old.display()
+            ));
+            file = open_and_lock(&options, &stopping)?;
+        }
+        // A rewrite that a crash interrupted may have left this file. The log itself is whole.
+        remove_stale(&rewrite_path(&path));
 
         let start = Instant::now();
         let mut reader = Reader::new(&file, &path).map_err(failed)?;
-        let mut records = 0;
+        let (mut records, mut next_check) = (0, 0);
         let ending = loop {
             match reader.record(&mut apply).map_err(failed)? {
                 Next::Record => records += 1,
                 ending => break ending,
             }
-            if records % 1024 == 0 {
-                reader.print_progress(start);
+            // By bytes, because a record may have many.
+            if reader.offset >= next_check {
+                next_check = reader.offset + CHECK_INTERVAL;
+                reader.print_progress(start, records);
                 if stopping() {
                     return Err(OpenError::Stopped);
                 }
             }
         };
-        let length = reader.offset;
+        let (length, size) = (reader.offset, reader.size);
         match ending {
+            Next::NotALog => return Err(OpenError::NotALog(options.path)),
+            Next::NewerFormat(version) => {
+                let path = options.path;
+                return Err(OpenError::NewerFormat { path, version });
+            }
             Next::Damage(what) if !options.repair => {
-                return Err(OpenError::Damaged {
-                    path: options.path,
-                    offset: length,
-                    what,
-                });
+                let (path, offset) = (options.path, length);
+                return Err(OpenError::Damaged { path, offset, what });
             }
             Next::Damage(what) => {
-                save_damaged(&file, &path, length, what, &*disk).map_err(failed)?
+                let saved = move_end(&file, &path, length, "damaged", &*disk)
+                    .map_err(|(saved, error)| OpenError::CannotSave(saved, error))?;
+                crate::log::line(format_args!(
+                    "rustmemc: {}: damaged at byte {length} ({what}); the {} bytes from there on are saved in {}",
+                    path.display(),
+                    size - length,
+                    saved.display()
+                ));
             }
             Next::TornTail => {
-                let (path, torn) = (path.display(), reader.size - length);
+                let kept = match move_end(&file, &path, length, "torn", &*disk) {
+                    Ok(saved) => format!("kept in {}", saved.display()),
+                    // A crash because of a full disk leaves a torn tail, and the server must start then. Nothing in the
+                    // tail was acknowledged.
+                    Err((_, error)) => {
+                        disk.truncate(&file, length).map_err(failed)?;
+                        format!("removed, because they cannot be kept ({error})")
+                    }
+                };
                 crate::log::line(format_args!(
-                    "rustmemc: {path}: the last record is cut short by a crash; {torn} bytes at {length} are cut off"
+                    "rustmemc: {}: the last record is cut short by a crash; {} bytes at {length} are cut off and {kept}",
+                    path.display(),
+                    size - length
                 ));
-                disk.truncate(&file, length).map_err(failed)?;
             }
             Next::Record | Next::End => {}
         }
@@ -206,6 +194,8 @@ impl Aof {
             records: AtomicU64::new(records),
             rewrites: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            replay_took: replayed.took,
+            is_misplaced: AtomicBool::new(false),
         };
         Ok((aof, replayed))
     }
@@ -222,6 +212,8 @@ enum Next {
     End,
     TornTail,
     Damage(&'static str),
+    NotALog,
+    NewerFormat(u64),
 }
 
 struct Reader<'f> {
@@ -260,6 +252,13 @@ impl<'f> Reader<'f> {
         if self.line.is_empty() {
             return Ok(Next::End);
         }
+        // A heading may be cut short.
+        if self.offset == 0
+            && !HEADING.starts_with(&self.line)
+            && let Some(other) = other_format(&self.line)
+        {
+            return Ok(other);
+        }
         if !self.line.ends_with(b"\n") {
             return Ok(if self.is_cut_short() {
                 Next::TornTail
@@ -267,8 +266,12 @@ impl<'f> Reader<'f> {
                 Next::Damage("no line ends here")
             });
         }
-        match record::parse(&self.line) {
+        // A line may announce more data than the file has: then no memory is taken for it.
+        let rest = self.size - self.offset - length;
+        match record::parse(&self.line, rest) {
             Err(what) => Ok(Next::Damage(what)),
+            // The line's checksum covers the length of the data. So the file was cut short.
+            Ok(Parsed::CutShort) => Ok(Next::TornTail),
             Ok(Parsed::Whole(Record::Mark { offset, .. })) if offset != self.offset => {
                 Ok(Next::Damage(
                     "this time mark was written elsewhere: bytes before it are lost or doubled",
@@ -282,10 +285,6 @@ impl<'f> Reader<'f> {
             Ok(Parsed::Announced(mut item, checksum)) => {
                 let room = item.value_mut();
                 let end = self.offset + length + room.len() as u64 + 2;
-                // The line's checksum covers the length. So if the file ends earlier, the data was cut short.
-                if end > self.size {
-                    return Ok(Next::TornTail);
-                }
                 let mut line_end = [0; 2];
                 self.input.read_exact(room)?;
                 self.input.read_exact(&mut line_end)?;
@@ -299,9 +298,9 @@ impl<'f> Reader<'f> {
         }
     }
 
-    /// Whether the rest of the file, in which no line ends, can be the beginning of a record.
-    fn is_cut_short(&mut self) -> bool {
-        let at_the_end = self.offset + self.line.len() as u64 == self.size;
+    /// Whether the rest of the file, in which no line ends, can be the beginning of exactly one record.
+    fn is_cut_short(&self) -> bool {
+        let is_at_the_end = self.offset + self.line.len() as u64 == self.size;
         // A log begins with its heading. A file that is no log must not be truncated.
         let begin = self.line.get(..HEADING.len()).unwrap_or(&self.line);
         let is_ours = self.offset > 0 || HEADING.starts_with(begin);
@@ -309,10 +308,11 @@ impl<'f> Reader<'f> {
         let mut completed = self.line.clone();
         completed.pop();
         completed.push(b'\n');
-        at_the_end && is_ours && record::parse(&completed).is_err()
+        let is_changed = record::parse(&completed, u64::MAX).is_ok();
+        is_at_the_end && is_ours && !is_changed && record::is_beginning(&self.line)
     }
 
-    fn print_progress(&mut self, start: Instant) {
+    fn print_progress(&mut self, start: Instant, records: u64) {
         if self.last_progress.elapsed() < PROGRESS_INTERVAL {
             return;
         }
@@ -324,7 +324,7 @@ impl<'f> Reader<'f> {
         );
         let (percent, speed) = (100.0 * done / size, done / seconds);
         crate::log::line(format_args!(
-            "rustmemc: replaying {}: {percent:.0} % ({:.0} MB/s, about {:.0} s left)",
+            "rustmemc: replaying {}: {percent:.0} %, {records} records ({:.0} MB/s, about {:.0} s left)",
             self.path.display(),
             speed / 1e6,
             (size - done) / speed
@@ -332,27 +332,19 @@ impl<'f> Reader<'f> {
     }
 }
 
-/// Moves what is behind `offset` to another file.
-fn save_damaged(
-    mut file: &File,
-    path: &Path,
-    offset: u64,
-    what: &str,
-    disk: &dyn Disk,
-) -> io::Result<()> {
-    let saved = path_beside(path, &format!(".damaged-{}", unix_time()));
-    let mut rest = File::create_new(&saved)?;
-    file.seek(SeekFrom::Start(offset))?;
-    let bytes = io::copy(&mut file, &mut rest)?;
-    // The copy is made durable before the file is truncated.
-    disk.sync(&rest)?;
-    sync_folder_of(&saved, disk)?;
-    disk.truncate(file, offset)?;
-    disk.sync(file)?;
-    crate::log::line(format_args!(
-        "rustmemc: {}: damaged at byte {offset} ({what}); the {bytes} bytes from there on are saved in {}",
-        path.display(),
-        saved.display()
-    ));
-    Ok(())
+/// What a file is whose first line is not the heading of this format, if it is not a damaged heading.
+fn other_format(line: &[u8]) -> Option<Next> {
+    let Some(rest) = line.strip_prefix(b"mn rustmemc ") else {
+        return Some(Next::NotALog);
+    };
+    let version = rest.split(|&byte| byte == b' ').next()?;
+    let version = str::from_utf8(version).ok()?.parse().ok()?;
+    (version > FORMAT).then_some(Next::NewerFormat(version))
+}
+
+/// Removes a file that an interrupted rewrite has left. What is not a regular file is not ours.
+fn remove_stale(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+        let _ = fs::remove_file(path);
+    }
 }

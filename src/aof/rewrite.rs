@@ -6,8 +6,8 @@
 //! the end the new file is synced and renamed over the old one. All syncs are made while no lock is held. A crash at any moment leaves one good file: the old
 //! one before the rename, the new one after it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use super::disk::{Disk, LogFile};
 use super::log::{FileState, Log, RewriteFile, lock};
+use super::open::{create_exclusively, kind_of, move_aside};
 use super::record::Record;
 use super::{Aof, RETRY_INTERVAL, encoded};
 
@@ -29,14 +30,24 @@ impl Aof {
         if lock(&self.pending).state == FileState::Closed {
             return Err(io::Error::other("the server has stopped"));
         }
+        if log.copy.is_some() {
+            return Err(io::Error::other("another rewrite has begun"));
+        }
         let path = rewrite_path(&self.path);
-        let file = OpenOptions::new().append(true).create(true).open(&path)?;
-        // It is emptied, and later removed, only under its lock: without one it could be another server's.
+        let file = create_exclusively(log.writer.get_ref().file(), &path).map_err(|error| {
+            let kind = fs::symlink_metadata(&path).map_or("it", |found| kind_of(found.file_type()));
+            match error.kind() {
+                ErrorKind::AlreadyExists => io::Error::other(format!(
+                    "{} is there already: {kind} that no rewrite of this server has made",
+                    path.display()
+                )),
+                _ => error,
+            }
+        })?;
+        // While it is locked, another server knows that it is not left from a crash.
         file.try_lock()?;
         let file = LogFile::new(file, &self.disk);
         let begin = || -> io::Result<RewriteFile> {
-            file.truncate(0)?;
-            file.set_permissions(fs::metadata(&self.path)?.permissions())?;
             let mut copy = RewriteFile {
                 writer: BufWriter::new(file.clone()),
                 length: 0,
@@ -91,6 +102,7 @@ impl Aof {
         };
         let renamed = copy
             .check()
+            .and_then(|()| self.make_way(&log))
             .and_then(|()| self.disk.rename(&rewrite_path(&self.path), &self.path));
         if let Err(error) = renamed {
             log.copy = Some(copy);
@@ -110,6 +122,29 @@ impl Aof {
         // The new directory entry must be durable before a record counts as synced that only the new file holds. If this
         // fails, the next rewrite tries again.
         self.sync_now()
+    }
+
+    /// Makes sure that a rename to the log's name overwrites nothing but the old log.
+    fn make_way(&self, log: &Log) -> io::Result<()> {
+        if log.writer.get_ref().is_at(&self.path) {
+            return Ok(());
+        }
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if found.is_file() => {
+                let aside = move_aside(&self.path, "replaced")?;
+                self.print(format_args!(
+                    "another file has this name; it is kept as {}",
+                    aside.display()
+                ));
+                Ok(())
+            }
+            Ok(found) => Err(io::Error::other(format!(
+                "{} is now {} and not a regular file",
+                self.path.display(),
+                kind_of(found.file_type())
+            ))),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Syncs the new file while other threads go on appending. `is_synced_too`: see [`RewriteFile`].

@@ -1,8 +1,10 @@
 //! The log by itself: what is pending, what is written, and a disk that fails.
 
 use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Barrier;
 
 use super::*;
@@ -111,6 +113,8 @@ fn options(folder: &Path, fsync: Fsync) -> Options {
         rewrite_size: 1000,
         rewrite_growth: 2,
         repair: false,
+        fresh: false,
+        lock_wait: Duration::ZERO,
     }
 }
 

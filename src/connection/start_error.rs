@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 
-use crate::aof::replay::OpenError;
+use crate::aof::open::OpenError;
 
 /// Why a server did not start. `Display` is one line for the user, which names the flag on the command line.
 #[derive(Debug)]

@@ -88,8 +88,12 @@ impl Clock {
     }
 }
 
+/// The earliest time: 31 January 1970. The protocol takes smaller numbers for seconds from now on, so the log could not
+/// name an earlier date.
+const EARLIEST: i64 = 60 * 60 * 24 * 30 + 2;
+
 fn clamp(time: i64) -> UnixTime {
-    UnixTime::try_from(time.max(1)).unwrap_or(UnixTime::MAX)
+    UnixTime::try_from(time.max(EARLIEST)).unwrap_or(UnixTime::MAX)
 }
 
 #[cfg(test)]

@@ -281,7 +281,7 @@ impl Datastore {
     fn flush_if_due(&self) {
         let due = self.flush_at.load(Relaxed);
         if due != 0 && due <= self.clock.now() {
-            // If the flush cannot be recorded now, the next call tries again.
+            // If its end cannot be recorded now, the next call tries again.
             let _ = self.remove_everything(Some(due));
         }
     }
@@ -293,8 +293,17 @@ impl Datastore {
         if due.is_some_and(|due| self.flush_at.load(Relaxed) != due) {
             return Ok(());
         }
-        self.record(|| Record::Flush)?;
-        self.flush_at.store(0, Relaxed);
+        let recorded = self.record(|| Record::Flush);
+        if due.is_none() {
+            recorded?;
+        }
+        // A delayed flush is in the log already, so it happens even if its end cannot be recorded. It stays pending until
+        // that is recorded, before the next change.
+        if recorded.is_ok() {
+            self.flush_at.store(0, Relaxed);
+        } else if shards.iter().all(|shard| shard.len() == 0) {
+            return Ok(());
+        }
         let emptied: Vec<Shard> = shards
             .iter_mut()
             .map(|shard| std::mem::replace(&mut **shard, Shard::new(Arc::clone(&self.shared))))

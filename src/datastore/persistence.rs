@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::StoreError;
 use super::segment::SEGMENT_SIZE;
 use super::{Datastore, WhenFull, read};
+use crate::aof::open::OpenError;
 use crate::aof::record::Record;
-use crate::aof::replay::{OpenError, Replayed};
+use crate::aof::replay::Replayed;
 use crate::aof::{Aof, Options};
 use crate::item::UnixTime;
 use crate::log;
@@ -42,7 +43,6 @@ impl Datastore {
         stopping: impl Fn() -> bool,
     ) -> Result<Replayed, OpenError> {
         let mut flush_at = None;
-        let path = options.path.clone();
         let (log, replayed) = Aof::open(
             options,
             |record| self.apply(record, &mut flush_at),
@@ -68,8 +68,13 @@ impl Datastore {
             log::line(format_args!(
                 "rustmemc: -m holds less than the file: {evicted} items were evicted"
             ));
-            self.rewrite_log(&stopping)
-                .map_err(|error| OpenError::Io(path, error))?;
+            if let Err(error) = self.rewrite_log(&stopping) {
+                // The server serves what it has, and tries again later.
+                log::line(format_args!(
+                    "rustmemc: cannot rewrite the append-only file ({error}): what was evicted is still in it"
+                ));
+                self.log.iter().for_each(Aof::request_rewrite);
+            }
         }
         // A flush that came due while nobody was there takes everything, and is recorded.
         self.flush_if_due();
@@ -231,9 +236,15 @@ impl Datastore {
 
     /// Syncs the file for the last time, and lets another server have it.
     pub fn close_log(&self) {
-        if let Some(log) = &self.log {
-            log.close();
+        let Some(log) = &self.log else { return };
+        if !log.is_in_place()
+            && let Err(error) = self.rewrite_log(|| false)
+        {
+            log::line(format_args!(
+                "rustmemc: cannot write the append-only file anew ({error}): its items are lost"
+            ));
         }
+        log.close();
     }
 
     /// What `stats` tells about the file.

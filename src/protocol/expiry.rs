@@ -56,15 +56,13 @@ mod tests {
     }
 
     #[test]
-    fn dates_beyond_what_the_protocol_can_say_are_the_last_one_that_it_can() {
-        assert_eq!(
-            Exptime::At(u64::MAX).expiry(1000).time(),
-            Some(i32::MAX as UnixTime)
-        );
-        assert_eq!(
-            Exptime::After(10).expiry(UnixTime::MAX).time(),
-            Some(i32::MAX as UnixTime)
-        );
+    fn an_item_can_expire_after_2038_and_at_the_latest_when_unix_time_has_no_more_bits() {
+        let in_2040 = 2_208_988_800;
+        let expiry = Exptime::After(60).expiry(in_2040);
+        assert!(!expiry.has_passed(in_2040 + 59) && expiry.has_passed(in_2040 + 60));
+        let last = Some(UnixTime::MAX - 1);
+        assert_eq!(Exptime::At(u64::MAX).expiry(1000).time(), last);
+        assert_eq!(Exptime::After(10).expiry(UnixTime::MAX).time(), last);
     }
 
     #[test]

@@ -5,8 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::Instant;
 
 use rustmemc::internals::{
     Answer, Clients, Counts, Datastore, Limits, Response, Service, Stats, UnixTime, WhenFull,
@@ -14,7 +12,7 @@ use rustmemc::internals::{
 };
 use rustmemc::{AofOptions, Fsync, OpenError, Stopper};
 
-use super::{PATIENCE, shortened};
+use super::shortened;
 
 /// The time at which a memory is opened first: some day in the future, for whoever reads what it wrote.
 pub const NOW: UnixTime = 1_900_000_000;
@@ -58,14 +56,8 @@ impl Memory {
     /// The same for a file that may be refused.
     pub fn try_open(path: &Path, time: UnixTime, limit: usize) -> Result<Self, OpenError> {
         // A test beside this one that starts a process has, for a moment, a copy of this process with all
-        // its files and their locks, also those that have been closed here in the meantime.
-        let start = Instant::now();
-        loop {
-            match Memory::open_once(path, time, limit) {
-                Err(OpenError::InUse(_)) if start.elapsed() < PATIENCE => thread::yield_now(),
-                outcome => return outcome,
-            }
-        }
+        // its files and their locks. So the start waits for the lock.
+        Memory::open_once(path, time, limit)
     }
 
     fn open_once(path: &Path, time: UnixTime, limit: usize) -> Result<Self, OpenError> {
@@ -80,11 +72,10 @@ impl Memory {
         move_clock(&store, time);
         // Synced and rewritten when the test says so.
         let options = AofOptions {
-            path: path.to_owned(),
             fsync: Fsync::Never,
             rewrite_size: 1,
             rewrite_growth: 0,
-            repair: false,
+            ..AofOptions::new(path.to_owned())
         };
         store.open_log(options, || false)?;
         let service = Service {
