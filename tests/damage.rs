@@ -692,6 +692,43 @@ fn a_rewrite_after_a_restart_makes_room_on_a_full_disk() {
 }
 
 #[test]
+fn a_delayed_flush_happens_on_a_full_disk_too() {
+    let folder = Folder::new();
+    let flags = format!("-c 8 --debug --aof {}", folder.file("aof").display());
+    let server = process::spawn_after(SMALL_DISK, &flags);
+    fs::create_dir(folder.file("aof.rewrite")).expect("a folder can be made");
+    let mut client = server.client();
+    client.check("flush_all 100\r\n", "OK\r\n");
+    let stored = fill(&server, |number| format!("k{number}"));
+    client.check("mg k0\r\n", "HD\r\n");
+    client.check("debugtime 100\r\n", "OK\r\n");
+    client.check("mg k0\r\nmg k5\r\n", "EN\r\nEN\r\n");
+    assert_eq!(client.stat("curr_items"), "0", "of {stored}");
+    assert_eq!(set(&mut client, "k", "b"), REFUSED);
+}
+
+#[test]
+fn a_server_on_a_full_disk_with_less_memory_than_its_file_serves_what_it_has() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let server = process::spawn(&format!("-m 64 --aof {}", path.display()));
+    let mut client = server.client();
+    for n in 0..100 {
+        let value = "v".repeat(200_000);
+        client.check(format!("set k{n} 0 0 200000\r\n{value}\r\n"), "STORED\r\n");
+    }
+    drop(server);
+    let flags = format!("-m 8 --aof {}", path.display());
+    let server = process::spawn_after("trap '' XFSZ; ulimit -f 0;", &flags);
+    let mut client = server.client();
+    client.check("mg k99 s\r\n", "HD s200000\r\n");
+    client.send("set k 0 0 1\r\n1\r\n");
+    assert!(has_ended(&client), "the change is not acknowledged");
+    let said = server.stderr();
+    assert!(said.contains("what was evicted is still in it"), "{said}");
+}
+
+#[test]
 fn a_server_does_not_start_on_a_full_disk_but_starts_when_there_is_room() {
     let folder = Folder::new();
     let path = folder.file("aof");

@@ -327,7 +327,8 @@ pub fn is_beginning(bytes: &[u8]) -> bool {
     let is_key_and_text = |rest: &[u8]| {
         let end = rest.iter().position(|&byte| byte == b' ');
         let (key, rest) = rest.split_at(end.unwrap_or(rest.len()));
-        key.len() <= MAX_KEY_IN_BASE64 && is_text(rest)
+        let is_zeros = key.windows(2).any(|two| two == [0, 0]);
+        key.len() <= MAX_KEY_IN_BASE64 && !is_zeros && is_text(rest)
     };
     [&b"ms "[..], b"mg ", b"md ", b"mn rustmemc ", b"flush_all "]
         .iter()

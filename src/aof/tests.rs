@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Barrier;
 
 use super::*;
+use crate::item::{Expiry, Item};
 
 /// A disk that records the calls, and fails those that it is told to fail.
 #[derive(Debug, Default)]
@@ -313,6 +314,21 @@ fn after_a_rename_that_may_not_be_durable_changes_are_refused_until_a_rewrite() 
     sample.rewrite(&[1]).expect("the disk works again");
     assert!(sample.change(3));
     assert_eq!(sample.numbers(), [1, 3]);
+}
+
+#[test]
+fn a_replay_of_large_values_can_be_stopped_between_any_two_of_them() {
+    let sample = Sample::new("stopped", Fsync::Never);
+    let item = |n: u8| Item::new(&[n], 0, Expiry::NEVER, &[&[b'v'; 2 << 20]]);
+    let items = (b'a'..b'h').map(|n| Record::Put(item(n)));
+    assert!(sample.aof.append(items).is_ok() && sample.flush());
+    let _ = sample.aof.lock().writer.get_ref().unlock();
+    let (mut applied, disk) = (0, Arc::clone(&sample.disk) as Arc<dyn Disk>);
+    let count = |_: Record<'_>| applied += 1;
+    let options = options(&sample.folder, Fsync::Never);
+    let outcome = Aof::open_on(disk, options, count, || true);
+    assert!(matches!(outcome, Err(open::OpenError::Stopped)));
+    assert!(applied <= 2, "{applied} records are replayed");
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn clamp(time: i64) -> UnixTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Exptime;
 
     #[test]
     fn a_clock_can_jump_be_paused_and_be_resumed() {
@@ -110,5 +111,19 @@ mod tests {
         clock.jump(i64::MAX);
         clock.resume();
         assert_ne!(clock.now(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_was_never_set_shows_a_date_that_the_log_can_name() {
+        let clock = Clock::default();
+        clock.pause();
+        clock.jump(-i64::from(clock.now()));
+        let now = clock.now();
+        assert!(
+            (EARLIEST..EARLIEST + 100).contains(&i64::from(now)),
+            "{now}"
+        );
+        // `Record::FlushAt` names the time itself, and no earlier one.
+        assert!(matches!(Exptime::from(i64::from(now)), Exptime::At(_)));
     }
 }
