@@ -1,31 +1,35 @@
-//! Plays `tests/conversations/*.txt`: a file is prose with literal exchanges, and every exchange must
-//! happen just so. The files are the tutorial of the protocol, and this is how we know that they are true:
+//! Plays `tests/conversations/*.txt`. Each file is prose with exchanges between clients and the server, and the server must
+//! answer exactly what the file shows. The files are the tutorial of the protocol, and this test keeps them true:
 //!
-//! - `make test` holds rustmemc to them;
-//! - `make conversations TARGET=host:port` holds any other server to them. The real memcached must pass
-//!   every section that is not marked `(ours alone)`.
+//! - `make test` plays them against rustmemc, and against memcached if it is installed;
+//! - `make conversations TARGET=host:port` plays them against the server at this address.
+//!
+//! memcached must pass every section that is not marked `(ours alone)`. The test prints what it passes over, and why.
 //!
 //! Every file in the folder is played, and every verb must be shown in one of them. `CONVERSATION=expiry` plays only the
 //! files that have this in their name.
 //!
-//! The form of a file (what is none of these is prose):
+//! The format of a file. A line of any other form is prose.
 //!
-//! | line            | meaning                                                                          |
-//! |-----------------|----------------------------------------------------------------------------------|
-//! | `server: -M`    | (before the first section) the server runs with these flags                      |
-//! | `## A sentence` | a section: new connections, and a `flush_all` before it                          |
-//! | `> text`        | the client sends the text and `\r\n`                                             |
-//! | `>- text`       | … the text alone                                                                 |
-//! | `< text`        | the server answers the text and `\r\n`                                           |
-//! | `<closed`       | the server closes the connection, without another byte                           |
-//! | `<...until END` | lines up to `END` are passed over                                                |
-//! | `<...has text`  | the lines up to `END` have this one among them (several such lines: one answer)  |
-//! | `anna> text`    | the same with a connection of that name; so for all of the above                 |
-//! | `@ +10`         | ten seconds pass (`debugtime`)                                                   |
+//! | line            | meaning                                                                            |
+//! |-----------------|------------------------------------------------------------------------------------|
+//! | `server: -M`    | (before the first section) the server runs with these flags                        |
+//! | `## A sentence` | a section begins: the player sends `flush_all` and opens new connections           |
+//! | `> text`        | the client sends the text and `\r\n`                                               |
+//! | `>- text`       | the client sends only the text                                                     |
+//! | `< text`        | the server answers the text and `\r\n`                                             |
+//! | `<closed`       | the server closes the connection, and sends nothing before that                    |
+//! | `<...until END` | the server sends lines up to `END`, with any content                               |
+//! | `<...has text`  | one of the lines up to `END` is this one (several such lines are about one answer) |
+//! | `anna> text`    | `anna` names a connection; every line above can have such a name                   |
+//! | `@ +10`         | ten seconds pass (`debugtime`)                                                     |
 //!
-//! In a text, `\r \n \t \0 \\ \xHH` are bytes and `\s` is a space; `{250*k}` is 250 times `k`; `{=a}` is a
-//! number that is remembered as `a` when it is seen first, and the same number later, also when sent;
-//! `{>a}` is a number above it, `{#}` any number, `{*}` anything up to the line's end.
+//! The sentence of a section can end in a mark. `(ours alone)`: only rustmemc does this. `(since 1.6.40)`: an older
+//! memcached answers something else.
+//!
+//! In a text, `\r \n \t \0 \\ \xHH` are bytes and `\s` is a space; `{250*k}` is 250 times `k`. `{=a}` is a number. The
+//! player remembers the first one as `a`, and from then on `{=a}` is this number, also in a text that is sent. `{>a}` is
+//! a greater number, `{#}` is any number, and `{*}` is anything up to the end of the line.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -35,48 +39,51 @@
 
 mod common;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
+use common::memcached::{Memcached, Release};
+use common::process::passed_over;
 use common::{Client, TestServer, shortened};
 use rustmemc::internals::VERBS;
 
 #[test]
-fn what_the_conversations_tell_is_what_happens() {
-    let chosen = std::env::var("CONVERSATION").unwrap_or_default();
-    let files: Vec<PathBuf> = (files().into_iter())
-        .filter(|path| name(path).contains(&chosen))
-        .collect();
-    assert!(!files.is_empty(), "no file is named like {chosen:?}");
-    // Each of our own servers is for one file; another server is one for all files.
-    let at_once = if target().is_empty() { files.len() } else { 1 };
-    let mut failed = Vec::new();
-    for files in files.chunks(at_once) {
-        std::thread::scope(|scope| {
-            let playing: Vec<_> = (files.iter())
-                .map(|path| {
-                    let player = std::thread::Builder::new().name(name(path));
-                    let player = player.spawn_scoped(scope, || play(path));
-                    (name(path), player.expect("a thread starts"))
-                })
-                .collect();
-            for (file, player) in playing {
-                // If it panics, the message of the panic has the name of the thread.
-                let outcome = player
-                    .join()
-                    .unwrap_or(Err("it panicked: see above".into()));
-                match outcome {
-                    Ok(()) => println!("{file}: ok"),
-                    Err(failures) => failed.push(format!("{file}: FAILED\n{failures}")),
-                }
-            }
+fn the_server_answers_what_the_conversations_show() {
+    let address = target();
+    if address.is_empty() {
+        play_all(AtOnce::AllFiles, |flags| {
+            let server = common::server(&format!("--debug {flags}"));
+            Ok(Target::Rustmemc(server))
         });
+    } else {
+        // All files share this server and its clock.
+        let moved = Arc::default();
+        play_all(AtOnce::OneFile, |flags| Target::at(&address, flags, &moved));
     }
-    assert!(failed.is_empty(), "\n\n{}\n", failed.join("\n\n"));
+}
+
+#[test]
+fn memcached_answers_what_the_conversations_show() {
+    if !target().is_empty() {
+        return;
+    }
+    let Some((program, release)) = Memcached::find_any() else {
+        return;
+    };
+    play_all(AtOnce::AllFiles, |flags| {
+        let process = Memcached::start(&program, flags);
+        Ok(Target::Other {
+            address: process.address,
+            release,
+            moved: Arc::default(),
+            _process: Some(process),
+        })
+    });
 }
 
 #[test]
@@ -96,7 +103,7 @@ fn every_verb_is_in_a_conversation() {
     assert!(verbs.is_empty(), "no conversation shows {verbs:?}");
 }
 
-/// Whether this is the first word that is sent.
+/// Whether the verb is the first word of the text.
 fn begins_with(text: &[Piece], verb: &str) -> bool {
     let bytes = text.iter().map_while(|piece| match piece {
         Piece::Bytes(bytes) => Some(&bytes[..]),
@@ -107,10 +114,10 @@ fn begins_with(text: &[Piece], verb: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(b" ") || rest.starts_with(b"\r\n"))
 }
 
-/// The files in the folder, in the order of their names.
+/// The files in the folder, sorted by name.
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations");
-    let entries = folder.read_dir().expect("the conversations are there");
+    let entries = folder.read_dir().expect("the folder exists");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a file").path()).collect();
     files.sort();
     files
@@ -127,124 +134,198 @@ fn conversation(path: &Path) -> Conversation {
     parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The other server that is held to the conversations; empty: it is one of our own.
+/// The address of the server to test. If it is empty, each test starts its own servers.
 fn target() -> String {
     std::env::var("TARGET").unwrap_or_default()
 }
 
-/// Plays one file against a server of our own, or against the one that `TARGET` names.
-///
-/// # Errors
-/// The sections that failed, one behind the other.
-fn play(path: &Path) -> Result<(), String> {
-    let file = name(path);
-    let conversation = conversation(path);
-    let target = Target::for_flags(&conversation.flags);
-    let Some(target) = target else {
-        println!(
-            "{file}: skipped, it needs a server that runs with {} (say so with OPTIONS)",
-            conversation.flags
-        );
-        return Ok(());
+/// How many files are played at the same time: one if they share a server, all if each has its own.
+enum AtOnce {
+    OneFile,
+    AllFiles,
+}
+
+/// Plays every file, or those that `CONVERSATION` chooses. `server` returns a server with the flags of a file, or the
+/// reason why there is none.
+fn play_all(at_once: AtOnce, server: impl Fn(&str) -> Result<Target, String> + Sync) {
+    let chosen = std::env::var("CONVERSATION").unwrap_or_default();
+    let files: Vec<PathBuf> = (files().into_iter())
+        .filter(|path| name(path).contains(&chosen))
+        .collect();
+    assert!(!files.is_empty(), "no file has {chosen:?} in its name");
+    let at_once = match at_once {
+        AtOnce::OneFile => 1,
+        AtOnce::AllFiles => files.len(),
     };
     let mut failures = Vec::new();
+    let mut not_played = NotPlayed::default();
+    for files in files.chunks(at_once) {
+        std::thread::scope(|scope| {
+            let players: Vec<_> = (files.iter())
+                .map(|path| {
+                    // The message of a panic has the name of the thread.
+                    let player = std::thread::Builder::new().name(name(path));
+                    let player = player.spawn_scoped(scope, || play(path, &server));
+                    (name(path), player.expect("a thread starts"))
+                })
+                .collect();
+            for (file, player) in players {
+                let Ok(outcome) = player.join() else {
+                    failures.push(format!("{file} panicked: see above"));
+                    continue;
+                };
+                println!("{file}: {} sections played", outcome.played);
+                failures.extend(outcome.failures);
+                for why in outcome.passed_over {
+                    not_played.add(why, &file);
+                }
+            }
+        });
+    }
+    not_played.print();
+    assert!(failures.is_empty(), "\n\n{}\n", failures.join("\n\n"));
+}
+
+/// What happened to the sections of one file.
+#[derive(Default)]
+struct Outcome {
+    played: usize,
+    failures: Vec<String>,
+    /// The reason for each section that was passed over.
+    passed_over: Vec<String>,
+}
+
+fn play(path: &Path, server: impl Fn(&str) -> Result<Target, String>) -> Outcome {
+    let file = name(path);
+    let conversation = conversation(path);
+    let mut outcome = Outcome::default();
+    let target = match server(&conversation.flags) {
+        Ok(target) => target,
+        Err(why) => {
+            outcome.passed_over = vec![why; conversation.sections.len()];
+            return outcome;
+        }
+    };
     for section in &conversation.sections {
         if let Some(why) = target.passes_over(section) {
-            println!("{file}: skipped ({why}): {}", section.title);
-        } else if let Err(failure) = section.play(&target) {
-            failures.push(format!(
-                "{file}, line {}: {}\n  {}",
-                failure.line, section.title, failure.what
-            ));
+            outcome.passed_over.push(why);
+            continue;
+        }
+        outcome.played += 1;
+        if let Err(Failure { line, what }) = section.play(&target) {
+            let title = &section.title;
+            let failure = format!("{file}, line {line}: {title}\n  {what}");
+            outcome.failures.push(failure);
         }
     }
-    match failures.is_empty() {
-        true => Ok(()),
-        false => Err(failures.join("\n")),
+    outcome
+}
+
+/// The sections that were passed over: for each reason their number, and the numbers of their files.
+#[derive(Default)]
+struct NotPlayed(BTreeMap<String, (usize, BTreeSet<String>)>);
+
+impl NotPlayed {
+    fn add(&mut self, why: String, file: &str) {
+        let number = file.split('-').next().unwrap_or(file);
+        let (sections, files) = self.0.entry(why).or_default();
+        *sections += 1;
+        files.insert(number.to_owned());
+    }
+
+    /// Prints one line for each reason.
+    fn print(self) {
+        for (why, (sections, files)) in self.0 {
+            let files: Vec<String> = files.into_iter().collect();
+            let files = files.join(", ");
+            passed_over(&format!("sections {why}: {sections}, in the files {files}"));
+        }
     }
 }
 
-/// The seconds by which another server's clock was moved, by all files together.
-static MOVED: AtomicI64 = AtomicI64::new(0);
-
-/// The server that is talked to.
+/// The server that plays its part in a file.
 enum Target {
-    Ours(TestServer),
+    /// A rustmemc in this process.
+    Rustmemc(TestServer),
+    /// memcached, or the server that `TARGET` names.
     Other {
         address: SocketAddr,
-        version: (u32, u32, u32),
+        release: Release,
+        /// The seconds by which its clock was moved.
+        moved: Arc<AtomicI64>,
+        /// The process ends when this is dropped. `None`: the test did not start it.
+        _process: Option<Memcached>,
     },
 }
 
 impl Target {
-    /// `None` when the other server does not run with these flags.
-    fn for_flags(flags: &str) -> Option<Self> {
-        let other = target();
-        if other.is_empty() {
-            return Some(Target::Ours(common::server(&format!("--debug {flags}"))));
-        }
+    /// The server at this address.
+    ///
+    /// # Errors
+    /// It runs with other flags than the file needs. `OPTIONS` names its flags, because it cannot be asked.
+    fn at(address: &str, flags: &str, moved: &Arc<AtomicI64>) -> Result<Self, String> {
         let options = std::env::var("OPTIONS").unwrap_or_default();
-        if options.split_whitespace().collect::<Vec<_>>()
-            != flags.split_whitespace().collect::<Vec<_>>()
-        {
-            return None;
+        if !options.split_whitespace().eq(flags.split_whitespace()) {
+            return Err(format!("for a server with OPTIONS={flags:?}"));
         }
-        let address = other
-            .to_socket_addrs()
-            .expect("TARGET is host:port")
-            .next()
-            .expect("TARGET has an address");
+        let addresses = address.to_socket_addrs();
+        let mut addresses = addresses.expect("TARGET is host:port");
+        let address = addresses.next().expect("TARGET has an address");
         let answer = Client::connect(address).send("version\r\n").line();
         let mut numbers = answer
             .trim_start_matches("VERSION ")
             .split('.')
             .map(|part| part.parse().unwrap_or(0));
         let mut next = || numbers.next().unwrap_or(0);
-        Some(Target::Other {
+        Ok(Target::Other {
             address,
-            version: (next(), next(), next()),
+            release: (next(), next(), next()),
+            moved: Arc::clone(moved),
+            _process: None,
         })
     }
 
     fn connect(&self) -> Client {
         match self {
-            Target::Ours(server) => server.client(),
+            Target::Rustmemc(server) => server.client(),
             Target::Other { address, .. } => Client::connect(*address),
         }
     }
 
-    /// Why a section is not for this server.
+    /// The reason why this server cannot play a section; `None` if it can.
     fn passes_over(&self, section: &Section) -> Option<String> {
-        let Target::Other { version, .. } = self else {
+        let Target::Other { release, .. } = self else {
             return None;
         };
-        let moves_time = section
+        let moves_clock = section
             .steps
             .iter()
             .any(|(_, step)| matches!(step, Step::TimePasses(_)));
-        if section.ours_alone {
-            Some("ours alone".into())
-        } else if section.since > *version {
-            Some(format!("since 1.6.{}", section.since.2))
-        } else if moves_time && self.connect().send("debugtime r\r\n").line() != "OK" {
-            Some("the server has no debugtime".into())
+        if section.is_ours_alone {
+            Some("marked (ours alone)".into())
+        } else if section.since > *release {
+            let (major, minor, patch) = release;
+            Some(format!("newer than memcached {major}.{minor}.{patch}"))
+        } else if moves_clock && self.connect().send("debugtime r\r\n").line() != "OK" {
+            Some("in need of debugtime, which memcached has only in its debug build".into())
         } else {
             None
         }
     }
 
     fn let_time_pass(&self, seconds: u32) {
-        let mut control = self.connect();
+        let mut client = self.connect();
         match self {
-            Target::Ours(_) => {
-                control.check(format!("debugtime {seconds}\r\n"), "OK\r\n");
+            Target::Rustmemc(_) => {
+                client.check(format!("debugtime {seconds}\r\n"), "OK\r\n");
             }
-            Target::Other { .. } => {
-                // memcached adds all it was ever moved to its clock, once too often, and comes right only
-                // with its next tick. Two moves in one write undo that, so that nothing expires too early.
-                let before = MOVED.fetch_add(seconds.into(), Relaxed);
+            Target::Other { moved, .. } => {
+                // At each move memcached adds the sum of all moves to its clock, which is too much after the first
+                // move. Its next tick, after at most a second, corrects that. Two moves in one write have the right
+                // result at once, so that nothing expires too early.
+                let before = moved.fetch_add(seconds.into(), Relaxed);
                 let (back, forth) = (-2 * before, 2 * before + i64::from(seconds));
-                control.check(
+                client.check(
                     format!("debugtime {back}\r\ndebugtime {forth}\r\n"),
                     "OK\r\nOK\r\n",
                 );
@@ -261,9 +342,9 @@ struct Conversation {
 
 struct Section {
     title: String,
-    ours_alone: bool,
-    since: (u32, u32, u32),
-    /// Each with the number of its line.
+    is_ours_alone: bool,
+    since: Release,
+    /// Each step with the number of its line.
     steps: Vec<(usize, Step)>,
 }
 
@@ -282,7 +363,7 @@ enum Step {
     UntilEnd {
         client: String,
     },
-    /// All of these are among the lines up to END.
+    /// Each of these is one of the lines up to END.
     Has {
         client: String,
         lines: Vec<Vec<Piece>>,
@@ -338,7 +419,7 @@ impl Section {
             .map_or("0", |(_, rest)| rest.trim_end_matches(')'));
         Section {
             title: title.to_owned(),
-            ours_alone: title.ends_with("(ours alone)"),
+            is_ours_alone: title.ends_with("(ours alone)"),
             since: if since == "0" {
                 (0, 0, 0)
             } else {
@@ -349,7 +430,7 @@ impl Section {
     }
 
     fn add(&mut self, number: usize, step: Step) {
-        // Several `<...has` in a row look at one answer.
+        // Several `<...has` in a row are about one answer.
         if let (Step::Has { lines: new, .. }, Some((_, Step::Has { lines, .. }))) =
             (&step, self.steps.last_mut())
         {
@@ -360,20 +441,20 @@ impl Section {
     }
 
     fn play(&self, target: &Target) -> Result<(), Failure> {
-        // A server that refuses to flush says so, and that is as well.
+        // The answer is an error if the server runs with -F. Those sections do not need the flush.
         target.connect().send("flush_all\r\n").line();
-        let mut scene = Scene {
+        let mut player = Player {
             target,
             clients: HashMap::new(),
             remembered: HashMap::new(),
         };
         for (line, step) in &self.steps {
-            scene
+            player
                 .play(step)
                 .map_err(|what| Failure { line: *line, what })?;
         }
         let last = self.steps.last().map_or(0, |(line, _)| *line);
-        for (name, client) in scene.clients {
+        for (name, client) in player.clients {
             let rest = client.finish();
             if !rest.is_empty() {
                 let what = format!("the server sent more to {name:?}: \"{}\"", shortened(&rest));
@@ -431,14 +512,14 @@ impl Step {
     }
 }
 
-/// A section while it is played.
-struct Scene<'t> {
+/// Plays the steps of one section.
+struct Player<'t> {
     target: &'t Target,
     clients: HashMap<String, Client>,
     remembered: HashMap<String, u64>,
 }
 
-impl Scene<'_> {
+impl Player<'_> {
     fn client(&mut self, name: &str) -> &mut Client {
         self.clients
             .entry(name.to_owned())
@@ -448,7 +529,10 @@ impl Scene<'_> {
     fn play(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Send { client, text } => {
-                let bytes: Vec<u8> = text.iter().flat_map(|piece| self.spelled(piece)).collect();
+                let bytes: Vec<u8> = text
+                    .iter()
+                    .flat_map(|piece| self.bytes_to_send(piece))
+                    .collect();
                 self.client(client).send(bytes);
                 Ok(())
             }
@@ -459,7 +543,10 @@ impl Scene<'_> {
                 if rest.is_empty() {
                     Ok(())
                 } else {
-                    Err(format!("before the end came \"{}\"", shortened(&rest)))
+                    Err(format!(
+                        "the server sent \"{}\" before it closed the connection",
+                        shortened(&rest)
+                    ))
                 }
             }
             Step::UntilEnd { client } => self.lines_until_end(client).map(drop),
@@ -482,7 +569,8 @@ impl Scene<'_> {
         }
     }
 
-    /// Reads as much as the expected text is long, or as many lines as it has where its length is open.
+    /// Reads an answer and compares it with the expected text. If the length of the text is known, this reads as many
+    /// bytes, otherwise one line.
     fn answer(&mut self, client: &str, text: &[Piece]) -> Result<(), String> {
         let literal: Option<Vec<u8>> = text
             .iter()
@@ -511,17 +599,17 @@ impl Scene<'_> {
         ))
     }
 
-    /// At most so many bytes: fewer if the server closes, or answers with an error instead.
+    /// Reads `length` bytes, or fewer if the server closes the connection or answers with an error.
     fn read(&mut self, client: &str, length: usize) -> Vec<u8> {
         let mut stream = &self.client(client).stream;
         let mut got = Vec::new();
         while got.len() < length {
-            let mut room = vec![0; (length - got.len()).min(1 << 16)];
-            match stream.read(&mut room) {
-                Ok(n) if n > 0 => got.extend_from_slice(&room[..n]),
+            let mut buffer = vec![0; (length - got.len()).min(1 << 16)];
+            match stream.read(&mut buffer) {
+                Ok(n) if n > 0 => got.extend_from_slice(&buffer[..n]),
                 _ => break,
             }
-            // What is shorter than expected would be waited for until the patience ends.
+            // An error line is often shorter than the expected text. To wait for more bytes would only end by a timeout.
             if got.ends_with(b"\r\n")
                 && [&b"ERROR"[..], b"CLIENT_", b"SERVER_"]
                     .iter()
@@ -549,8 +637,8 @@ impl Scene<'_> {
         }
     }
 
-    /// What a piece is when it is sent.
-    fn spelled(&self, piece: &Piece) -> Vec<u8> {
+    /// The bytes of a piece of a text that is sent.
+    fn bytes_to_send(&self, piece: &Piece) -> Vec<u8> {
         match piece {
             Piece::Bytes(bytes) => bytes.clone(),
             Piece::Remembered(name) => self.remembered[name].to_string().into_bytes(),
@@ -558,7 +646,7 @@ impl Scene<'_> {
         }
     }
 
-    /// Whether the bytes are what the pieces say, from the first byte to the last.
+    /// Whether the pieces match all the bytes.
     fn matches(&mut self, pieces: &[Piece], bytes: &[u8]) -> bool {
         let Some((piece, rest)) = pieces.split_first() else {
             return bytes.is_empty();
@@ -594,7 +682,7 @@ impl Scene<'_> {
     }
 }
 
-/// The pieces of a text and its end.
+/// Parses a text into pieces; `end` is the last one.
 fn pieces(text: &str, end: &str) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -602,22 +690,22 @@ fn pieces(text: &str, end: &str) -> Result<Vec<Piece>, String> {
         let special = match next {
             '{' => rest
                 .split_once('}')
-                .and_then(|(inside, behind)| Some((wildcard(&inside[1..])?, behind))),
+                .and_then(|(inside, after)| Some((wildcard(&inside[1..])?, after))),
             '\\' => Some(escape(rest)?),
             _ => None,
         };
-        let (piece, behind) = special.unwrap_or_else(|| {
-            let (first, behind) = rest.split_at(next.len_utf8());
-            (Piece::Bytes(first.into()), behind)
+        let (piece, after) = special.unwrap_or_else(|| {
+            let (first, after) = rest.split_at(next.len_utf8());
+            (Piece::Bytes(first.into()), after)
         });
         pieces.push(piece);
-        rest = behind;
+        rest = after;
     }
     pieces.push(Piece::Bytes(end.into()));
     Ok(pieces)
 }
 
-/// What stands between braces; `None` if that is no form of ours, and so stands for itself.
+/// Parses what is between braces. `None`: it has no meaning here, so the braces are ordinary bytes.
 fn wildcard(inside: &str) -> Option<Piece> {
     match inside {
         "#" => return Some(Piece::Number),
@@ -635,8 +723,8 @@ fn wildcard(inside: &str) -> Option<Piece> {
 }
 
 fn escape(text: &str) -> Result<(Piece, &str), String> {
-    let bad = || format!("no such escape: {text:?}");
-    let (escape, mut behind) = text.split_at_checked(2).ok_or_else(bad)?;
+    let unknown = || format!("no such escape: {text:?}");
+    let (escape, mut after) = text.split_at_checked(2).ok_or_else(unknown)?;
     let byte = match escape {
         r"\r" => b'\r',
         r"\n" => b'\n',
@@ -645,11 +733,11 @@ fn escape(text: &str) -> Result<(Piece, &str), String> {
         r"\s" => b' ',
         r"\\" => b'\\',
         r"\x" => {
-            let (digits, rest) = behind.split_at_checked(2).ok_or_else(bad)?;
-            behind = rest;
-            u8::from_str_radix(digits, 16).map_err(|_| bad())?
+            let (digits, rest) = after.split_at_checked(2).ok_or_else(unknown)?;
+            after = rest;
+            u8::from_str_radix(digits, 16).map_err(|_| unknown())?
         }
-        _ => return Err(bad()),
+        _ => return Err(unknown()),
     };
-    Ok((Piece::Bytes(vec![byte]), behind))
+    Ok((Piece::Bytes(vec![byte]), after))
 }
