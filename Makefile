@@ -1,4 +1,4 @@
-# `make` alone explains itself. Everything here is an ordinary cargo command that can be typed by hand.
+# `make` alone lists the targets. Each runs ordinary cargo commands, which you can also type yourself.
 
 TARGET ?=
 OPTIONS ?=
@@ -10,10 +10,10 @@ BENCH ?= throughput
 help: ## list the targets (this is the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## build for speed and serve on 127.0.0.1:11211; ARGS="-vv -m 256" passes flags
+run: ## build with optimisation and serve on 127.0.0.1:11211; ARGS="-vv -m 256" passes flags
 	cargo run --release --quiet -- $(ARGS)
 
-test: ## run every test, and name those that were passed over, and why
+test: ## run every test, and print what was passed over, and why
 	@export PASSED_OVER=$$(mktemp); \
 	cargo test --quiet; status=$$?; \
 	echo "passed over: $$(wc -l < "$$PASSED_OVER")"; \
@@ -21,13 +21,13 @@ test: ## run every test, and name those that were passed over, and why
 	rm -f "$$PASSED_OVER"; \
 	exit $$status
 
-conversations: ## play tests/conversations; TARGET=host:port holds another server to them, OPTIONS="-M" names its flags
+conversations: ## play tests/conversations; TARGET=host:port plays them against another server, OPTIONS="-M" names its flags
 	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' cargo test --quiet --test conversations -- --nocapture
 
-bench: ## BENCH=throughput (or memory, hits; log) beside memcached (or redis) if it is there; fails out of bounds; ARGS=--help
+bench: ## BENCH=throughput, memory, hits or log; measures memcached or redis too, if installed; ARGS=--help lists options
 	cargo bench --bench $(BENCH) -- $(ARGS)
 
-lint: ## formatting, clippy and documentation, with warnings as errors
+lint: ## check formatting, clippy and documentation; a warning is an error
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items
@@ -35,5 +35,5 @@ lint: ## formatting, clippy and documentation, with warnings as errors
 fmt: ## format the code
 	cargo fmt
 
-clean: ## remove what was built
+clean: ## remove everything that was built
 	cargo clean
