@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use super::Client;
 use super::process::{eventually, passed_over};
 
 /// A real memcached in a process of its own, as long as it is in scope.
@@ -74,7 +75,7 @@ impl Memcached {
             let mut ended = false;
             eventually("memcached listens, or ends", || {
                 ended = process.try_wait().expect("it is our child").is_some();
-                ended || TcpStream::connect(address).is_ok()
+                ended || is_server(address, process.id())
             });
             if !ended {
                 return Memcached { address, process };
@@ -89,6 +90,11 @@ impl Drop for Memcached {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Whether this process listens at this address. Another server may have taken the port first.
+fn is_server(address: SocketAddr, pid: u32) -> bool {
+    TcpStream::connect(address).is_ok() && Client::connect(address).stat("pid") == pid.to_string()
 }
 
 /// memcached does not run as root unless it is told to.
