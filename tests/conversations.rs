@@ -1,5 +1,5 @@
-//! Plays `tests/conversations/*.txt`. Each file is prose with exchanges between clients and the server, and the server must
-//! answer exactly what the file shows. The files are the tutorial of the protocol, and this test keeps them true:
+//! Plays `tests/conversations/*.txt`. Each file is prose with exchanges between clients and the server, and the server
+//! must answer exactly what the file shows. The files are the tutorial of the protocol, and this test keeps them true:
 //!
 //! - `make test` plays them against rustmemc, and against memcached if it is installed;
 //! - `make conversations TARGET=host:port` plays them against the server at this address.
