@@ -148,7 +148,7 @@ fn an_item_expires_at_the_same_time_with_or_without_a_restart() {
             .check("mg dated t\r\n", "HD t490\r\n")
             .check("mg forever t\r\n", "HD t-1\r\n")
             .check("mg counted t\r\n", "HD t490\r\n");
-        assert_eq!(memory.state()["vivified"].ends, Some(NOW + 20));
+        assert_eq!(memory.state()["vivified"].expiry, Some(NOW + 20));
     });
     check_later(20, set, |memory| {
         memory.check("mg soon t\r\n", "EN\r\n");

@@ -26,7 +26,9 @@ use std::time::Instant;
 mod algorithms;
 mod common;
 use algorithms::{Algorithm, Car, Clock, Lru, Probation, S3Fifo, Sieve};
-use common::{Bound, Cell, Client, Key, Program, Random, Report, mix, number, programs, run, say};
+use common::{
+    Bound, Cell, Client, Key, Program, Random, Report, mix, number, print, programs, run,
+};
 
 const KEYS: usize = 1_000_000;
 const REQUESTS: usize = 3_000_000;
@@ -225,13 +227,13 @@ fn simulate_all(traces: &[Trace], capacity: usize) -> io::Result<()> {
     for trace in traces {
         head += &format!(" {:>9}", trace.name);
     }
-    say(head)?;
+    print(head)?;
     for (name, simulation) in SIMULATIONS {
         let mut row = format!("{name:38}");
         for trace in traces {
             row += &format!(" {:>7.2} %", simulation(trace, capacity));
         }
-        say(row)?;
+        print(row)?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::common::{PATIENCE, Server, number, say};
+use super::common::{Server, TIMEOUT, number, print};
 
 // ---- What is asked: the workloads ----
 
@@ -173,8 +173,8 @@ impl Caller {
     pub fn connect(address: &str) -> io::Result<Caller> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Caller {
             stream,
             buffer: Vec::new(),
@@ -303,7 +303,7 @@ pub fn is_asked_for(arguments: &[String]) -> io::Result<bool> {
         seconds,
         keys == "one-key",
     )?;
-    say(rate).map(|()| true)
+    print(rate).map(|()| true)
 }
 
 /// One measurement, by a process of its own: requests a second.

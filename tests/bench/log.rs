@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 mod common;
 mod load;
-use common::{Program, Server, number, ratio, run, say, spread};
+use common::{Program, Server, number, print, ratio, run, spread};
 use load::{Batch, Caller, Exchange, REDIS_SET, Row, SET, list};
 
 /// A program, and how it is asked for what is measured.
@@ -83,7 +83,7 @@ fn rates(contenders: &[Contender], fsync: &str, options: &Options) -> io::Result
         if let [ours, others] = &rates[..] {
             text += &format!(" {:>19}", ratio(ours, others));
         }
-        say(text)?;
+        print(text)?;
     }
     Ok(())
 }
@@ -144,7 +144,7 @@ fn size(folder: &Path) -> io::Result<u64> {
 }
 
 fn files(contenders: &[Contender], rounds: usize) -> io::Result<()> {
-    say(format_args!(
+    print(format_args!(
         "\n{RECORDS} records  bytes a set  seconds to start   records/s    MB/s"
     ))?;
     let mut all = Vec::new();
@@ -152,7 +152,7 @@ fn files(contenders: &[Contender], rounds: usize) -> io::Result<()> {
         let replayed = replay(contender, rounds)?;
         let [_, seconds, _] = spread(replayed.seconds.clone());
         let (records, bytes) = (RECORDS as f64, replayed.bytes);
-        say(format_args!(
+        print(format_args!(
             "{:<15} {:>12.1} {seconds:>17.2} {:>11.0} {:>7.0}",
             contender.program.name,
             bytes / records,
@@ -163,7 +163,7 @@ fn files(contenders: &[Contender], rounds: usize) -> io::Result<()> {
     }
     if let [ours, others] = &all[..] {
         // The other way round: twice as fast is half the time.
-        say(format_args!("speed: {}", ratio(others, ours)))?;
+        print(format_args!("speed: {}", ratio(others, ours)))?;
     }
     Ok(())
 }
@@ -206,7 +206,7 @@ fn main() -> ExitCode {
         let options = parse_options(arguments)?;
         let contenders = contenders()?;
         let (rounds, seconds) = (options.rounds, options.seconds);
-        say(format_args!(
+        print(format_args!(
             "medians of {rounds} rounds of {seconds} s; ratios: median (min–max)\n"
         ))?;
         let mut head = format!("{:<8} {:>7} {:>8}", "fsync", "clients", "pipeline");
@@ -217,7 +217,7 @@ fn main() -> ExitCode {
             let names = format!("{}/{}", ours.program.name, other.program.name);
             head += &format!(" {names:>19}");
         }
-        say(head)?;
+        print(head)?;
         for fsync in ["everysec", "always"] {
             rates(&contenders, fsync, &options)?;
         }

@@ -23,7 +23,7 @@ use std::thread;
 
 mod common;
 mod load;
-use common::{Program, number, ourselves, ratio, run, say, spread};
+use common::{Program, number, ourselves, print, ratio, run, spread};
 use load::{Exchange, Row, SET, Workload, fill, list, workload};
 
 // ---- The fixed reply: `--fixed-reply-server WORKLOAD` ----
@@ -59,7 +59,7 @@ fn first_word(line: &[u8]) -> &[u8] {
 
 fn serve_fixed_replies(workload: &'static Workload) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    say(format_args!("listening on {}", listener.local_addr()?))?;
+    print(format_args!("listening on {}", listener.local_addr()?))?;
     for stream in listener.incoming().flatten() {
         // A client that goes away or sends nonsense ends its own connection only; the load will tell of it.
         let serve = move || _ = answer_lines(&stream, workload);
@@ -101,7 +101,7 @@ fn answer_lines(stream: &TcpStream, workload: &Workload) -> io::Result<()> {
 fn compare(options: &Options) -> io::Result<()> {
     let programs = [Some(common::rustmemc("")?), common::memcached()?];
     let (rounds, seconds) = (options.rounds, options.seconds);
-    say(format_args!(
+    print(format_args!(
         "medians of {rounds} rounds of {seconds} s; ratios: median (min–max)"
     ))?;
     let mut programs: Vec<_> = programs.into_iter().flatten().collect();
@@ -131,7 +131,7 @@ fn table(programs: &[Program], workload: &str, options: &Options) -> io::Result<
     for other in &servers[1..] {
         head += &format!(" {:>19}", format!("{}/{}", servers[0].name, other.name));
     }
-    say(head)?;
+    print(head)?;
     let servers: Vec<_> = servers.iter().map(|server| (server, workload)).collect();
     for &row in &options.rows {
         let rates = load::rounds(&servers, row, options.rounds, options.seconds)?;
@@ -144,7 +144,7 @@ fn table(programs: &[Program], workload: &str, options: &Options) -> io::Result<
         for other in &rates[1..] {
             text += &format!(" {:>19}", ratio(&rates[0], other));
         }
-        say(text)?;
+        print(text)?;
     }
     Ok(())
 }

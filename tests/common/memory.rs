@@ -26,19 +26,19 @@ pub struct Memory {
 
 /// All that is remembered of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct ItemState {
     pub value: String,
     pub flags: u32,
     pub cas: u64,
     /// When it ends, in unix time.
-    pub ends: Option<UnixTime>,
+    pub expiry: Option<UnixTime>,
     pub stale: bool,
     /// Meta commands show the key in base64.
     pub binary_key: bool,
 }
 
 /// What is held under each key.
-pub type State = BTreeMap<String, Held>;
+pub type State = BTreeMap<String, ItemState>;
 
 impl Memory {
     /// Opens a file as at boot, with room for everything.
@@ -123,7 +123,7 @@ impl Memory {
     pub fn pass(&self, seconds: u32) -> &Self {
         move_clock(&self.service.store, self.now() + seconds);
         self.service.store.sweep();
-        self.hand_over();
+        self.write_log();
         self
     }
 
@@ -131,12 +131,12 @@ impl Memory {
     pub fn turn_back(&self, seconds: u32) -> &Self {
         move_clock(&self.service.store, self.now() - seconds);
         self.service.store.sweep();
-        self.hand_over();
+        self.write_log();
         self
     }
 
     /// What a connection does before answers leave.
-    fn hand_over(&self) {
+    fn write_log(&self) {
         self.service
             .store
             .before_answers()
@@ -212,7 +212,7 @@ impl Memory {
             .expect("a Vec takes everything");
         }
         assert!(rest.is_empty(), "\"{}\" is cut short", shortened(rest));
-        self.hand_over();
+        self.write_log();
         answers
     }
 
@@ -231,11 +231,11 @@ impl Memory {
         let items = self.service.store.snapshot().flatten();
         items
             .map(|item| {
-                let held = Held {
+                let held = ItemState {
                     value: text(&item.value()),
                     flags: item.flags,
                     cas: item.cas,
-                    ends: item.expiry.time(),
+                    expiry: item.expiry.time(),
                     stale: item.marks.stale,
                     binary_key: item.marks.binary_key,
                 };

@@ -21,7 +21,7 @@ use rustmemc::{Config, Running, Server};
 
 /// So long a client waits for what should have come at once. A test that holds never waits so long; one
 /// that fails does so with a message and not by hanging.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server in this process, on a port of its own; it stops when it goes out of scope.
 pub struct TestServer {
@@ -73,7 +73,7 @@ impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TIMEOUT))
             .expect("a timeout can be set");
         stream.set_nodelay(true).expect("no delay can be set");
         Client { stream }

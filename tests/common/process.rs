@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Client, PATIENCE};
+use super::{Client, TIMEOUT};
 
 /// Looks until `condition` holds; fails when it does not become true in time.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "this did not happen: {what}");
+        assert!(start.elapsed() < TIMEOUT, "this did not happen: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -279,10 +279,10 @@ impl Collected {
 pub fn stream(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server accepts");
     stream
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(TIMEOUT))
         .expect("a timeout can be set");
     stream
-        .set_write_timeout(Some(PATIENCE))
+        .set_write_timeout(Some(TIMEOUT))
         .expect("a timeout can be set");
     stream
 }

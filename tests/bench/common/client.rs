@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-use super::{Key, PATIENCE};
+use super::{Key, TIMEOUT};
 
 /// The requests of a pipeline are written in pieces of about this size.
 pub const PIECE: usize = 64 * 1024;
@@ -23,8 +23,8 @@ impl Client {
     pub fn connect(address: &str) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Client {
             stream: BufReader::with_capacity(PIECE, stream),
             request: Vec::new(),

@@ -15,11 +15,11 @@ mod report;
 mod server;
 
 pub use client::{Client, PIECE, key_name};
-pub use report::{Bound, Cell, Report, run, say};
+pub use report::{Bound, Cell, Report, print, run};
 pub use server::{Folder, Program, Server, memcached, ourselves, programs, redis, rustmemc};
 
 /// No server needs this long for an answer. A server that hangs ends the benchmark with an error.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The number of a key: all benchmarks name their keys by numbers.
 pub type Key = u32;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::Program;
 
 /// `println!` panics when the output is closed (`... | head`); this returns an error.
-pub fn say(line: impl Display) -> io::Result<()> {
+pub fn print(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
@@ -79,7 +79,7 @@ impl Report {
         unit: &'static str,
     ) -> io::Result<()> {
         (self.table, self.unit) = (title.into(), unit);
-        say("")?;
+        print("")?;
         print_row(title, programs.iter().map(|program| program.name), "")?;
         print_row("", programs.iter().map(|_| columns), "bound")
     }
@@ -110,7 +110,7 @@ fn print_row<'a>(
 ) -> io::Result<()> {
     let cells: String = cells.map(|cell| format!("  {cell:>25}")).collect();
     let row = format!("{name:40}{cells}  {verdict}");
-    say(row.trim_end())
+    print(row.trim_end())
 }
 
 /// What `main` does: runs the benchmark with its arguments, or prints its usage. The exit code says whether all
@@ -129,10 +129,10 @@ pub fn run(
         .iter()
         .any(|word| word == "--help" || word == "-h")
     {
-        say(usage)
+        print(usage)
     } else if cfg!(debug_assertions) {
         // `cargo test --all-targets` comes here.
-        say("a debug build is not measured: use `cargo bench`")
+        print("a debug build is not measured: use `cargo bench`")
     } else {
         benchmark(&arguments, &mut report)
     };

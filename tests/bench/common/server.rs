@@ -19,7 +19,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, say};
+use super::{TIMEOUT, print};
 
 /// A program to be measured.
 pub struct Program {
@@ -77,7 +77,7 @@ fn installed(
     let folders = env::var_os("PATH").unwrap_or_default();
     let mut files = env::split_paths(&folders).map(|folder| folder.join(file));
     let Some(path) = named(variable).or_else(|| files.find(|file| file.is_file())) else {
-        say(format_args!(
+        print(format_args!(
             "{name}: left out, there is none (the variable {variable} can name one)"
         ))?;
         return Ok(None);
@@ -93,7 +93,7 @@ fn named(variable: &str) -> Option<PathBuf> {
 
 /// Prints which program it is.
 fn program(name: &'static str, path: PathBuf, arguments: &str, port: Port) -> io::Result<Program> {
-    say(format_args!("{name}: {} {arguments}", path.display()))?;
+    print(format_args!("{name}: {} {arguments}", path.display()))?;
     Ok(Program {
         name,
         // Absolute, because the servers do not run in our folder.
@@ -149,7 +149,7 @@ impl Program {
         let lines = server.lines();
         let mut said = String::new();
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < TIMEOUT {
             let line = match lines.recv_timeout(Duration::from_micros(200)) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Disconnected) => break,

@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use super::common::{Bound, Cell, Client, PATIENCE, Program, Report};
+use super::common::{Bound, Cell, Client, Program, Report, TIMEOUT};
 use super::{LIMIT, MB, RESIDENT, start};
 
 const READERS: usize = 800;
@@ -67,7 +67,7 @@ fn measure(program: &Program) -> io::Result<Outcome> {
             answer => return Err(io::Error::other(format!("unexpected: {answer}"))),
         }
         let mut reader = TcpStream::connect(&server.address)?;
-        reader.set_read_timeout(Some(PATIENCE))?;
+        reader.set_read_timeout(Some(TIMEOUT))?;
         reader.write_all("get k\r\n".repeat(GETS).as_bytes())?;
         // Waits until the server has begun to answer, and takes nothing away.
         reader.peek(&mut [0])?;
