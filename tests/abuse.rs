@@ -1,5 +1,5 @@
-//! Abuse costs the abuser only: whatever one client does, the server stays the same process, keeps its
-//! memory within bounds, loses no worker, and serves everybody else.
+//! Whatever one client does, the server does not end, keeps its memory within bounds, loses no worker, and serves all
+//! other clients.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,8 +8,6 @@
 )]
 
 mod common;
-#[path = "common/random.rs"]
-mod random;
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -17,26 +15,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
-use common::Client;
 use common::process::{self, Process, eventually};
-use random::Random;
+use common::random::Random;
+use common::{Client, VERSION};
 
-/// So many clients may be connected.
+/// How many clients may be connected.
 const PLACES: usize = 48;
 
-/// The most memory that an idle server, its workers and everything that these tests store may take, in
-/// kilobytes. What the abusers would like it to take is ten times as much and more.
-const ENOUGH_MEMORY: u64 = 16 << 10;
+/// The most memory that the server, its workers and everything that these tests store may take, in kilobytes. Most
+/// abusers try to make it take ten times as much.
+const MAX_MEMORY: u64 = 16 << 10;
 
 const MEGABYTE: usize = 1_000_000;
 
-const VERSION: &str = "VERSION 1.6.45\r\n";
-
 const BAD: &str = "CLIENT_ERROR bad command line format\r\n";
 
-/// Lets `abuse` happen to a server that other clients work with: one without a pause, and one that is
-/// lent to `abuse`. What `abuse` returns are the abusers' connections, kept until everything has been
-/// looked at.
+/// Runs `abuse` on a server that two other clients use: one works without a pause, and the other is lent to `abuse`.
+/// `abuse` returns the abusers' connections, and they stay open until everything is checked.
 #[track_caller]
 fn check<Abusers>(abuse: impl FnOnce(&Process, &mut Client) -> Abusers) {
     let server = process::spawn(&format!("-c {PLACES}"));
@@ -47,38 +42,38 @@ fn check<Abusers>(abuse: impl FnOnce(&Process, &mut Client) -> Abusers) {
     let abusers = abuse(&server, &mut other);
     bystander.is_served();
     let memory = server.memory("VmHWM");
-    assert!(memory < ENOUGH_MEMORY, "the server took {memory} kB");
+    assert!(memory < MAX_MEMORY, "the server took {memory} kB");
 
     drop(abusers);
-    everybody_else_is_gone(&mut other);
+    all_abusers_are_gone(&mut other);
     let mut newcomers: Vec<Client> = (2..PLACES).map(|_| server.client()).collect();
     for client in &mut newcomers {
         client.check("version\r\n", VERSION);
     }
     bystander.is_served();
-    // That nothing on standard error looks like a crash is checked when the server goes out of scope.
+    // When the server goes out of scope, it is checked that it has not panicked.
 }
 
 #[track_caller]
-fn everybody_else_is_gone(other: &mut Client) {
-    eventually("only the bystander and the asker have a place", || {
+fn all_abusers_are_gone(other: &mut Client) {
+    eventually("only the two other clients are connected", || {
         other.stat("curr_connections") == "2"
     });
 }
 
-/// A client that behaves, and works without a pause: with a key of its own, and as a writer of the key
-/// `big`, which abusers read.
+/// A client that behaves well and works without a pause. It uses a key of its own, and it writes the key `big`, which
+/// abusers read.
 struct Bystander {
     rounds: Arc<AtomicU64>,
-    done: Arc<AtomicBool>,
+    is_done: Arc<AtomicBool>,
     work: Option<JoinHandle<()>>,
 }
 
 impl Bystander {
     fn start(address: SocketAddr) -> Self {
         let rounds = Arc::new(AtomicU64::new(0));
-        let done = Arc::new(AtomicBool::new(false));
-        let (counter, end) = (Arc::clone(&rounds), Arc::clone(&done));
+        let is_done = Arc::new(AtomicBool::new(false));
+        let (counter, end) = (Arc::clone(&rounds), Arc::clone(&is_done));
         let work = std::thread::spawn(move || {
             let mut client = Client::connect(address);
             let big = [
@@ -101,7 +96,7 @@ impl Bystander {
         });
         Bystander {
             rounds,
-            done,
+            is_done,
             work: Some(work),
         }
     }
@@ -111,9 +106,9 @@ impl Bystander {
     fn is_served(&self) {
         let before = self.rounds.load(Relaxed);
         eventually("the bystander is served", || {
-            let failed = self.work.as_ref().is_none_or(JoinHandle::is_finished);
+            let has_failed = self.work.as_ref().is_none_or(JoinHandle::is_finished);
             assert!(
-                !failed,
+                !has_failed,
                 "the bystander got a wrong answer, or none (see above)"
             );
             self.rounds.load(Relaxed) > before + 20
@@ -123,7 +118,7 @@ impl Bystander {
 
 impl Drop for Bystander {
     fn drop(&mut self) {
-        self.done.store(true, Relaxed);
+        self.is_done.store(true, Relaxed);
         let ended = self.work.take().map(JoinHandle::join);
         if !std::thread::panicking() {
             assert!(
@@ -134,21 +129,21 @@ impl Drop for Bystander {
     }
 }
 
-/// Sends what the server may or may not want: it may hang up in the middle.
+/// Sends bytes. It is no error if the server closes the connection before it has read all of them.
 fn send(mut stream: &TcpStream, bytes: impl AsRef<[u8]>) {
     let _ = stream.write_all(bytes.as_ref());
 }
 
-/// Closes a connection with a reset: that is what the system sends when there is something unread.
+/// Closes a connection with a reset: the system sends one when there is input that was not read.
 fn reset(stream: TcpStream) {
     let unread = stream.peek(&mut [0]).expect("an answer comes");
-    assert_eq!(unread, 1, "the server has answered before");
+    assert_eq!(unread, 1, "the server has answered");
     drop(stream);
 }
 
 #[test]
 fn random_bytes_are_answered_with_errors_and_nothing_worse() {
-    // Pure noise seldom gets past the first word, so pieces of commands are mixed in.
+    // Random bytes alone seldom make a valid verb, so pieces of commands are mixed in.
     const PIECES: [&[u8]; 16] = [
         b"get ",
         b"gets ",
@@ -177,9 +172,7 @@ fn random_bytes_are_answered_with_errors_and_nothing_worse() {
                     _ => noise.extend(PIECES[random.below(PIECES.len())]),
                 }
             }
-            let mut client = Client {
-                stream: process::stream(server.address()),
-            };
+            let mut client = server.client();
             send(&client.stream, noise);
             let _ = client.stream.shutdown(Shutdown::Write);
             client.rest();
@@ -209,8 +202,8 @@ fn a_length_that_no_block_can_have_is_refused_at_once() {
 #[test]
 fn a_huge_refused_block_is_skipped_without_taking_memory() {
     check(|server, _| {
-        // The longest that may be announced, and as much of it as one cares to send.
-        let client = process::stream(server.address());
+        // The longest length that may be announced, and the first 50 MB of the block.
+        let client = server.client().stream;
         send(&client, "set k 0 0 2147483645\r\n");
         for _ in 0..50 {
             send(&client, [b'x'; MEGABYTE]);
@@ -223,9 +216,7 @@ fn a_huge_refused_block_is_skipped_without_taking_memory() {
 fn ten_megabytes_without_a_line_end_are_not_kept_in_memory() {
     check(|server, _| {
         for start in ["", "get ", "gets ", "set "] {
-            let mut client = Client {
-                stream: process::stream(server.address()),
-            };
+            let mut client = server.client();
             send(&client.stream, start);
             for _ in 0..10 {
                 send(&client.stream, [b'x'; MEGABYTE]);
@@ -238,14 +229,14 @@ fn ten_megabytes_without_a_line_end_are_not_kept_in_memory() {
 #[test]
 fn a_client_that_never_reads_200_megabytes_of_answers_waits_alone() {
     check(|server, _| {
-        // The bystander has stored a megabyte there, and replaces it all the time: its writes must not
-        // wait for the readers.
-        let abusers: Vec<_> = (0..6).map(|_| process::stream(server.address())).collect();
+        // The bystander has stored a megabyte in `big`, and replaces it again and again. Its writes must not wait for
+        // these readers.
+        let abusers: Vec<_> = (0..6).map(|_| server.client().stream).collect();
         for abuser in &abusers {
             send(abuser, "get big\r\n".repeat(200));
             abuser
                 .peek(&mut [0])
-                .expect("the answers have begun to come");
+                .expect("the first bytes of the answers arrive");
         }
         abusers
     });
@@ -270,27 +261,25 @@ fn a_connection_reset_at_any_point_frees_the_clients_place() {
             "set k 0 0 99999999\r\nabc",
             "get k\r\nget big\r\nget big\r\n",
         ] {
-            // Four times half the places: if a worker were lost with each, that would be more than there are.
+            // Half the places for each of the four commands: if each client cost a worker, there would soon be none.
             for _ in 0..PLACES / 2 {
-                let client = process::stream(server.address());
+                let client = server.client().stream;
                 send(&client, format!("version\r\n{half}"));
                 reset(client);
             }
-            everybody_else_is_gone(other);
+            all_abusers_are_gone(other);
         }
-        // A block of which only half has come is no value.
+        // A data block that has arrived only in part is not stored.
         other.check("get k\r\n", "END\r\n");
     });
 }
 
-/// A web page can make a browser send such requests to a local server, with commands in the body.
+/// A web page can make a browser send such requests to a local server, with memcached commands in the body.
 #[test]
 fn a_request_from_a_browser_is_not_executed() {
     check(|server, other| {
         for head in ["GET / HTTP/1.1", "POST /x HTTP/1.1"] {
-            let mut client = Client {
-                stream: process::stream(server.address()),
-            };
+            let mut client = server.client();
             send(
                 &client.stream,
                 format!("{head}\r\nHost: here\r\n\r\nset evil 0 0 1\r\nx\r\n"),
@@ -301,19 +290,19 @@ fn a_request_from_a_browser_is_not_executed() {
     });
 }
 
-/// Room for a block is reserved when it is announced, so `-m` holds for what was never sent, too.
+/// Memory for a data block is reserved when it is announced, so `-m` limits also what is never sent.
 #[test]
 fn blocks_that_are_announced_and_never_sent_stay_within_the_memory_limit() {
     let server = process::spawn(&format!("-c {PLACES} -m 8"));
     let announce = |client: &mut Client, n: usize| {
-        // The answer to `version` tells that what comes behind it has been read: it was one packet.
+        // When `version` is answered, the `set` behind it has been read too: both were in one packet.
         client.check(format!("version\r\nset k{n} 0 0 1000000\r\n"), VERSION);
     };
     let mut greedy: Vec<Client> = (0..PLACES - 1).map(|_| server.client()).collect();
     for (n, client) in greedy.iter_mut().enumerate() {
         announce(client, n);
     }
-    // Whoever comes now gets nothing of that size, but the small ones are served.
+    // The next client cannot store a value of that size, but it can store a small one.
     let mut late = server.client();
     late.send("set late 0 0 1000000\r\n").send([b'x'; MEGABYTE]);
     late.check("\r\n", "SERVER_ERROR out of memory storing object\r\n");
@@ -325,7 +314,7 @@ fn blocks_that_are_announced_and_never_sent_stay_within_the_memory_limit() {
     assert!(memory < 20 << 10, "the server took {memory} kB");
 
     drop(greedy);
-    eventually("what was reserved is free again", || {
+    eventually("the reserved memory is free again", || {
         late.send("set late 0 0 1000000\r\n")
             .send([b'x'; MEGABYTE])
             .send("\r\n")

@@ -1,4 +1,4 @@
-//! The program as it is started by hand and by scripts: what it says, where, and with which exit code.
+//! The program as people and scripts start it: what it prints, where, and its exit code.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,30 +8,29 @@
 
 mod common;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use common::Client;
 use common::process::{self, Process, eventually};
+use common::system::free_port;
+use common::{Client, VERSION};
 
-const VERSION: &str = "VERSION 1.6.45\r\n";
-
-/// A start that cannot be: one line on standard error with all of these parts, and exit code 1.
+/// The server must refuse these flags: with one line on standard error that has all of these parts, and exit code 1.
 #[track_caller]
 fn check_refused(flags: &str, parts: &[&str]) {
     let outcome = process::launch("", flags).outcome();
-    let said = &outcome.stderr;
-    assert_eq!(outcome.status.code(), Some(1), "{flags:?}: {said}");
+    let stderr = &outcome.stderr;
+    assert_eq!(outcome.status.code(), Some(1), "{flags:?}: {stderr}");
     assert_eq!(outcome.stdout, "", "{flags:?}");
-    assert_eq!(said.lines().count(), 1, "{flags:?}: {said}");
+    assert_eq!(stderr.lines().count(), 1, "{flags:?}: {stderr}");
     for part in parts {
         assert!(
-            said.contains(part),
-            "{flags:?}: {part:?} is not in {said:?}"
+            stderr.contains(part),
+            "{flags:?}: {part:?} is not in {stderr:?}"
         );
     }
 }
 
-/// A text that was asked for: it stands on standard output, and the exit code is 0.
+/// The flags ask for a text: it is printed on standard output, and the exit code is 0.
 #[track_caller]
 fn check_text(flags: &str, parts: &[&str]) {
     let outcome = process::launch("", flags).outcome();
@@ -58,16 +57,16 @@ fn a_wrong_value_gets_one_line_that_names_flag_and_value() {
         ("-m 64 -I 33m", ["-I", "-m 64"]),
         ("--idle-timeout soon", ["--idle-timeout", "soon"]),
         ("--nonsense", ["--nonsense", ""]),
-        // Two dots make it a name that nobody has to be asked about.
+        // A name with two dots in a row is invalid, so no name server is asked.
         ("-p 0 -l nonsense..here", ["-l", "nonsense..here"]),
-        // An address, but set aside for examples: it is no machine's.
+        // This address is reserved for examples: no machine has it.
         ("-p 0 -l 192.0.2.1", ["-l", "192.0.2.1"]),
     ] {
         check_refused(flags, &parts);
     }
 }
 
-/// What the system really gives is found out when it is needed.
+/// How many threads the system really gives is found out when they are needed.
 #[test]
 fn a_client_limit_above_the_systems_thread_limit_is_accepted() {
     let server = process::spawn("-c 900000");
@@ -78,14 +77,14 @@ fn a_client_limit_above_the_systems_thread_limit_is_accepted() {
 }
 
 #[test]
-fn a_port_in_use_is_said_to_be_in_use() {
+fn a_start_on_a_port_in_use_is_refused_with_that_reason() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     let port = taken.local_addr().expect("it has an address").port();
     check_refused(&format!("-p {port}"), &["-p", &port.to_string(), "in use"]);
 }
 
 #[test]
-fn help_names_every_flag_and_the_version_is_a_line() {
+fn help_names_every_flag_and_the_version_is_printed() {
     let flags = [
         "--port",
         "--listen",
@@ -108,15 +107,15 @@ fn help_names_every_flag_and_the_version_is_a_line() {
 }
 
 #[test]
-fn flags_made_for_memcached_are_accepted_and_those_without_effect_are_named() {
+fn flags_of_memcached_are_accepted_and_those_without_effect_are_named() {
     let server = process::spawn("-u nobody -t 4 -U 0 -B ascii -o modern -m64 -vv");
     server.client().check("version\r\n", VERSION);
     assert_eq!(
         server.client().stat("limit_maxbytes"),
         (64 << 20).to_string()
     );
-    let said = server.stderr();
-    let notes: Vec<&str> = said
+    let stderr = server.stderr();
+    let notes: Vec<&str> = stderr
         .lines()
         .take_while(|line| line.contains("note: "))
         .collect();
@@ -139,10 +138,10 @@ fn a_server_started_on_port_0_prints_the_port_that_it_got() {
     assert_ne!(one.address(), other.address());
 }
 
-/// What stands on standard error, once this line is there; each without the connection's number.
-fn told(server: &Process, last: &str) -> Vec<String> {
+/// The lines on standard error, without the connections' numbers. Waits until a line contains `last`.
+fn trace(server: &Process, last: &str) -> Vec<String> {
     let lines = || -> Vec<String> {
-        let said = server.stderr();
+        let stderr = server.stderr();
         let number = |c: char| c.is_ascii_digit();
         let short = |line: &str| match line.split_at_checked(1) {
             Some((arrow @ ("<" | ">"), rest)) => {
@@ -150,7 +149,7 @@ fn told(server: &Process, last: &str) -> Vec<String> {
             }
             _ => line.to_owned(),
         };
-        said.lines().map(short).collect()
+        stderr.lines().map(short).collect()
     };
     eventually(last, || lines().iter().any(|line| line.contains(last)));
     lines()
@@ -189,43 +188,41 @@ fn with_vv_commands_and_answers_are_printed_with_reasons() {
         "< quit",
         "< connection closed",
     ];
-    let told = told(&server, "connection closed");
-    assert_eq!(told.len(), expected.len(), "{told:#?}");
-    for (line, expected) in told.iter().zip(expected) {
+    let trace = trace(&server, "connection closed");
+    assert_eq!(trace.len(), expected.len(), "{trace:#?}");
+    for (line, expected) in trace.iter().zip(expected) {
         assert!(line.starts_with(expected), "{line:?} is not {expected:?}");
     }
 }
 
 #[test]
 fn with_v_connections_and_errors_are_printed_and_without_it_nothing() {
-    let (quiet, one) = (process::spawn(""), process::spawn("-v"));
-    for server in [&quiet, &one] {
+    let (quiet, verbose) = (process::spawn(""), process::spawn("-v"));
+    for server in [&quiet, &verbose] {
         let mut client = server.client();
         client
             .check("get a\r\nbogus\r\n", "END\r\nERROR\r\n")
             .send("quit\r\n")
             .expect_end();
     }
-    let told = told(&one, "connection closed");
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told[1].starts_with("> ERROR"), "{told:?}");
-    // The connection has closed, and there was nothing to say about it.
+    let trace = trace(&verbose, "connection closed");
+    assert_eq!(trace.len(), 3, "{trace:?}");
+    assert!(trace[1].starts_with("> ERROR"), "{trace:?}");
     assert_eq!(quiet.stderr(), "");
 }
 
 #[test]
 fn a_closed_or_full_standard_output_does_not_stop_the_server() {
-    // The port has to be known, for nobody is told which it is.
-    let free = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    let address = free.local_addr().expect("it has an address");
-    drop(free);
+    // The server cannot print which port it got, so the test chooses one.
+    let port = free_port().expect("there is a free port");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
     for closed in [
         "exec 2>&-;",
         "exec >&-;",
         "exec >&- 2>&-;",
         "exec >/dev/full 2>/dev/full;",
     ] {
-        let server = process::launch(closed, &format!("-p {} -t 4 -vv", address.port()));
+        let server = process::launch(closed, &format!("-p {port} -t 4 -vv"));
         eventually("it serves", || TcpStream::connect(address).is_ok());
         let mut client = Client::connect(address);
         client.check("bogus\r\nversion\r\n", format!("ERROR\r\n{VERSION}"));
@@ -234,8 +231,8 @@ fn a_closed_or_full_standard_output_does_not_stop_the_server() {
     }
 }
 
-/// When the system has no more file descriptors, clients have to wait until some are free again; the
-/// server must not use the time to ask a hundred thousand times.
+/// When the system has no more file descriptors, clients have to wait until some are free again. Meanwhile the server
+/// must not try again without a pause.
 #[test]
 fn a_server_out_of_file_descriptors_waits_without_using_the_processor() {
     const CLIENTS: usize = 40;
@@ -246,11 +243,11 @@ fn a_server_out_of_file_descriptors_waits_without_using_the_processor() {
         client.send("version\r\n");
     }
     clients[0].expect(VERSION);
-    eventually("it says that it cannot accept", || {
+    eventually("it prints that it cannot accept", || {
         server.stderr().contains("cannot accept clients")
     });
 
-    // An acceptor that spins never waits.
+    // An acceptor that tries without a pause never waits.
     let waits = || server.waits("acceptor");
     let (before, ticks) = (waits(), server.cpu_ticks());
     eventually("it waits between two tries", || waits() >= before + WAITS);
@@ -259,11 +256,11 @@ fn a_server_out_of_file_descriptors_waits_without_using_the_processor() {
     assert_eq!(
         server.stderr().lines().count(),
         1,
-        "it says so once: {}",
+        "it prints this once: {}",
         server.stderr()
     );
 
-    // They are accepted in the order in which they came: as one goes, another one's turn comes.
+    // They are accepted in the order in which they came, one whenever another one leaves.
     drop(clients.remove(0));
     for mut client in clients {
         client.expect(VERSION).check("get none\r\n", "END\r\n");

@@ -1,4 +1,4 @@
-//! Many clients use the same keys: each command happens completely at one moment, or not at all. The races that one
+//! Many clients use the same keys, and each command happens whole at one moment or not at all. The races that exactly one
 //! client must win are in `winners.rs`.
 #![allow(
     clippy::unwrap_used,
@@ -15,11 +15,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::process::eventually;
-use common::{Client, TestServer, server};
+use common::{Client, TestServer, VERSION, server};
 
 const CLIENTS: usize = 8;
 
-/// Lets several clients, who are numbered, work at the same time, and waits for all of them.
+/// Lets all clients work at the same time, and waits for them. `work` gets the number of its client.
 fn together(server: &TestServer, work: impl Fn(usize, Client) + Sync) {
     let work = &work;
     std::thread::scope(|scope| {
@@ -30,19 +30,19 @@ fn together(server: &TestServer, work: impl Fn(usize, Client) + Sync) {
     });
 }
 
-/// The answer to a `get`, whatever it is.
+/// Reads a whole answer to a `get`.
 fn until_end(client: &mut Client) -> String {
     let mut answer = Vec::new();
     while !answer.ends_with(b"END\r\n") {
         let mut room = [0; 1 << 14];
         let bytes = client.stream.read(&mut room).expect("the answer comes");
-        assert_ne!(bytes, 0, "the server does not hang up");
+        assert_ne!(bytes, 0, "the server does not close the connection");
         answer.extend_from_slice(&room[..bytes]);
     }
     String::from_utf8(answer).expect("it is text")
 }
 
-/// A value out of the answer to `gets` for one key that is there, and its cas unique.
+/// The value of a key that has an item, and its cas unique.
 fn gets(client: &mut Client, key: &str) -> (String, String) {
     let line = client.send(format!("gets {key}\r\n")).line();
     let cas = line
@@ -62,20 +62,20 @@ fn no_increment_is_lost() {
     let server = server("");
     server.client().check("set n 0 0 1\r\n0\r\n", "STORED\r\n");
     together(&server, |_, mut client| {
-        // One that is not answered counts as well.
+        // Half of the commands have noreply.
         for _ in 0..EACH / 2 {
             client.send("incr n 1\r\nincr n 1 noreply\r\n");
             client.line();
         }
-        client.check("version\r\n", "VERSION 1.6.45\r\n");
+        client.check("version\r\n", VERSION);
     });
     server
         .client()
         .check("incr n 0\r\n", format!("{}\r\n", CLIENTS * EACH));
 }
 
-/// A value is one letter many times, and how often depends on the letter: parts of two would show.
-/// Its cas unique belongs to it alone, whoever looks.
+/// A value is one letter, repeated, and its length depends on the letter. So a mixture of two values is noticed. No two
+/// values may have the same cas unique.
 #[test]
 fn a_reader_never_sees_a_mixture_of_two_writers_values() {
     const ROUNDS: usize = 150;
@@ -100,7 +100,7 @@ fn a_reader_never_sees_a_mixture_of_two_writers_values() {
                 seen.len(),
                 letter as char
             );
-            let mut letters = letter_of_cas.lock().expect("nobody has failed");
+            let mut letters = letter_of_cas.lock().expect("no client has panicked");
             assert_eq!(
                 *letters.entry(cas).or_insert(letter),
                 letter,
@@ -110,7 +110,7 @@ fn a_reader_never_sees_a_mixture_of_two_writers_values() {
     });
 }
 
-/// Appends do not overwrite each other: each client's marks are all there, in its order.
+/// Each client appends or prepends its own digit: the value must have all of them.
 #[test]
 fn no_append_is_lost() {
     const EACH: usize = 100;
@@ -118,33 +118,32 @@ fn no_append_is_lost() {
     server.client().check("set k 0 0 0\r\n\r\n", "STORED\r\n");
     together(&server, |number, mut client| {
         for _ in 0..EACH {
-            let (mode, mark) = if number % 2 == 0 {
-                ("append", number)
-            } else {
-                ("prepend", number)
+            let verb = match number % 2 {
+                0 => "append",
+                _ => "prepend",
             };
-            client.check(format!("{mode} k 0 0 1\r\n{mark}\r\n"), "STORED\r\n");
+            client.check(format!("{verb} k 0 0 1\r\n{number}\r\n"), "STORED\r\n");
         }
     });
     let (value, _) = gets(&mut server.client(), "k");
     for number in 0..CLIENTS {
-        let marks = value.matches(&number.to_string()).count();
-        assert_eq!(marks, EACH, "client {number} in {value}");
+        let digits = value.matches(&number.to_string()).count();
+        assert_eq!(digits, EACH, "client {number} in {value}");
     }
 }
 
-/// Each client stores its keys one after the other. If a flush is one moment, what it leaves of them are
-/// the last ones, without a gap: a flush that went from shard to shard would leave a hole here and there.
+/// Each client stores its keys in order. A flush that happens at one moment leaves the last keys of each client, without
+/// a gap. A flush that locked one shard after the other would leave gaps.
 #[test]
 fn a_flush_during_writes_happens_at_one_moment() {
     const ROUNDS: usize = 20;
     let server = server("");
     for _ in 0..ROUNDS {
-        flush_amid_writers(&server);
+        flush_during_writes(&server);
     }
 }
 
-fn flush_amid_writers(server: &TestServer) {
+fn flush_during_writes(server: &TestServer) {
     const KEYS: usize = 1000;
     const AT_A_TIME: usize = 20;
     const ENOUGH: usize = KEYS / 10;
@@ -165,7 +164,7 @@ fn flush_amid_writers(server: &TestServer) {
             });
         });
         let mut flusher = server.client();
-        eventually("all of them are at work", || {
+        eventually("all clients are storing", || {
             stored.iter().all(|n| n.load(Relaxed) > ENOUGH)
         });
         flusher.check("flush_all\r\n", "OK\r\n");
@@ -180,14 +179,14 @@ fn flush_amid_writers(server: &TestServer) {
             .lines()
             .filter_map(|line| line.split(' ').nth(1))
             .collect();
-        let there: Vec<bool> = keys(number).map(|key| found.contains(&*key)).collect();
-        let first = there.iter().position(|&there| there).unwrap_or(KEYS);
+        let is_found: Vec<bool> = keys(number).map(|key| found.contains(&*key)).collect();
+        let first = is_found.iter().position(|&found| found).unwrap_or(KEYS);
         assert!(
             first >= ENOUGH,
             "key {first} of client {number} was stored before the flush"
         );
         assert!(
-            there[first..].iter().all(|&there| there),
+            is_found[first..].iter().all(|&found| found),
             "client {number} has gaps"
         );
         left += KEYS - first;

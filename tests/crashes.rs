@@ -10,17 +10,15 @@
 )]
 
 mod common;
-#[path = "common/random.rs"]
-mod random;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::folder::Folder;
-use common::process::{self, Process, eventually, stream};
+use common::process::{self, Process, eventually};
+use common::random::Random;
 use common::{Client, shortened};
-use random::Random;
 
 const WRITERS: u64 = 4;
 const KEYS: usize = 12;
@@ -185,7 +183,7 @@ impl Crashes {
         let (address, acknowledged) = (server.address(), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for writer in &mut self.writers {
-                let stream = stream(address);
+                let stream = Client::connect(address).stream;
                 scope.spawn(|| writer.work(stream, &acknowledged));
             }
             eventually("the writers have worked long enough", || {

@@ -1,8 +1,8 @@
-//! The same random commands for rustmemc and for a real memcached: both must answer the same bytes.
+//! Sends the same random commands to rustmemc and to a real memcached: both must answer the same bytes.
 //!
-//! The conversations tell what we thought of; this looks for what nobody thought of. The real server is
-//! the program that MEMCACHED names, or else `memcached` on the PATH; it must be 1.6.45 or later (before
-//! that, memcached took `+1` for a number, and more of the kind). A longer hunt, or one run again:
+//! The conversations check the cases that we thought of, and this finds others. The real server is the program that
+//! MEMCACHED names, or `memcached` on the PATH. It must be 1.6.45 or later: older releases differ, for example they take
+//! `+1` for a number. More commands, or a seed that failed:
 //!
 //!     SEED=42 COMMANDS=100000 cargo test --test differential
 #![allow(
@@ -13,8 +13,6 @@
 )]
 
 mod common;
-#[path = "common/random.rs"]
-mod random;
 
 use std::collections::{HashMap, VecDeque};
 use std::env;
@@ -22,11 +20,12 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use common::{Client, memcached::Memcached, shortened};
-use random::Random;
+use common::memcached::Memcached;
+use common::random::Random;
+use common::{Client, shortened};
 
-/// Its modern defaults have a thread that now and then holds an item, and while it does, a number is not
-/// changed in place but replaced: without spaces behind it, and without its marks.
+/// With its modern defaults, memcached has a thread that holds an item now and then. Meanwhile `incr` does not change a
+/// number in place but replaces it: without the spaces behind it, and without its marks.
 const OPTIONS: &str = "-o no_modern -m 1024";
 
 #[test]
@@ -46,10 +45,10 @@ fn random_commands_get_the_same_answers_from_rustmemc_and_memcached() {
     }
 }
 
-/// The uniques below this are used up before the comparison.
+/// The cas uniques below this are used before the comparison begins.
 const WARM_UP: u64 = 200;
 
-/// Sends both servers so many commands, and fails at the first that they answer differently.
+/// Sends both servers this number of commands, and fails at the first one that they answer differently.
 fn compare(program: &PathBuf, seed: u64, commands: u64) {
     let (ours, theirs) = (
         common::server("-m 1024"),
@@ -57,8 +56,8 @@ fn compare(program: &PathBuf, seed: u64, commands: u64) {
     );
     let mut ours = Side::new(ours.address, ours);
     let mut theirs = Side::new(theirs.address, theirs);
-    // The cas uniques that the generator chooses by itself (flag E) are smaller or larger than all that
-    // the servers give out, so that both see them in the same order. These here use up the small ones.
+    // The cas uniques that the generator chooses itself (flag E) are smaller or larger than all that the servers choose.
+    // So both servers order them in the same way. These commands use the small ones.
     for _ in 0..WARM_UP {
         for side in [&mut ours.client, &mut theirs.client] {
             side.check("ms warm-up 0\r\n\r\n", "HD\r\n");
@@ -71,15 +70,15 @@ fn compare(program: &PathBuf, seed: u64, commands: u64) {
     let mut last = VecDeque::new();
     for count in 1..=commands {
         let command = generator.command(theirs.uniques.len());
-        let sent = theirs.spelled(&command);
+        let sent = theirs.bytes(&command);
         let (our_answer, their_answer) = (ours.ask(&command, count), theirs.ask(&command, count));
         last.push_back(shortened(&sent));
         if last.len() > 10 {
             last.pop_front();
         }
-        let (our_view, their_view) = (ours.seen(&our_answer), theirs.seen(&their_answer));
+        let (our_view, their_view) = (ours.view(&our_answer), theirs.view(&their_answer));
         assert!(
-            our_view.is_like(&their_view),
+            our_view.matches(&their_view),
             "SEED={seed}, command {count}: the last of these is answered differently\n  {}\n\
              memcached: \"{}\"\nrustmemc:  \"{}\"",
             Vec::from(last).join("\n  "),
@@ -89,11 +88,10 @@ fn compare(program: &PathBuf, seed: u64, commands: u64) {
     }
 }
 
-/// A server, one connection to it, and the cas uniques that were seen on it.
+/// A server, one connection to it, and the cas uniques that it has shown.
 ///
-/// A client learns a unique from the server, so each server is sent its own: a command has `{3}` where the
-/// fourth unique stands that this server has ever shown. In answers, too, a unique is compared by its
-/// place in that row.
+/// The two servers choose different cas uniques. So `{3}` in a command is a placeholder for the fourth cas unique that
+/// the server has shown, and a cas unique in an answer is compared by its place in that list.
 struct Side<S> {
     address: SocketAddr,
     client: Client,
@@ -113,8 +111,8 @@ impl<S> Side<S> {
         }
     }
 
-    /// The bytes that this server is sent for a command.
-    fn spelled(&self, command: &Line) -> Vec<u8> {
+    /// The bytes of a command, with this server's cas uniques.
+    fn bytes(&self, command: &Line) -> Vec<u8> {
         let line = match command.line.split_once('{') {
             None => command.line.clone(),
             Some((before, rest)) => {
@@ -126,21 +124,21 @@ impl<S> Side<S> {
         [line.as_bytes(), b"\r\n", &command.data].concat()
     }
 
-    /// Sends a command, and gives its whole answer.
+    /// Sends a command, and returns its whole answer.
     ///
-    /// An answer does not say where it ends, and may be no byte at all. So a second command follows, one
-    /// that touches no item and whose answer nothing else can be: where that begins, the first one's ends.
-    /// Only then comes the next command. More must not be in flight: memcached changes an item in place,
-    /// or does not, depending on whether an earlier answer with that item is still waiting to be sent.
+    /// An answer has no end mark, and it may be empty. So a second command follows, which touches no item and has an
+    /// answer of its own: the first answer ends where that one begins. The next command is sent only after both answers.
+    /// Otherwise it would depend on time whether memcached changes an item in place: it does not while an earlier answer
+    /// with that item waits to be sent.
     fn ask(&mut self, command: &Line, count: u64) -> Vec<u8> {
         let fence = format!("NF O{count}\r\n");
-        let mut bytes = self.spelled(command);
+        let mut bytes = self.bytes(command);
         bytes.extend_from_slice(format!("md nobody O{count}\r\n").as_bytes());
         self.client.send(bytes);
         let mut answer = Vec::new();
         let mut room = vec![0; 1 << 16];
         loop {
-            // No answer within the time that the client waits is as good as a closed connection.
+            // No answer within the client's timeout counts as a closed connection.
             let read = self.client.stream.read(&mut room).unwrap_or(0);
             answer.extend_from_slice(&room[..read]);
             if answer.ends_with(fence.as_bytes()) {
@@ -155,8 +153,8 @@ impl<S> Side<S> {
         }
     }
 
-    /// What of an answer has to be the same on both servers.
-    fn seen(&mut self, answer: &[u8]) -> View {
+    /// The parts of an answer that must be the same on both servers.
+    fn view(&mut self, answer: &[u8]) -> View {
         let mut view = View::default();
         let mut rest = answer;
         while !rest.is_empty() {
@@ -165,10 +163,10 @@ impl<S> Side<S> {
             let text = line.strip_suffix(b"\r\n").unwrap_or(line);
             let words: Vec<&[u8]> = text.split(|&byte| byte == b' ').collect();
             for (place, word) in words.iter().enumerate() {
-                self.see(words[0], place, word, &mut view);
+                self.view_word(words[0], place, word, &mut view);
             }
             view.text.extend_from_slice(&line[text.len()..]);
-            // Data is compared as it is, and never taken for lines.
+            // Data is compared as it is, and is not read as lines.
             let length = match words[0] {
                 b"VALUE" => words.get(3),
                 b"VA" => words.get(1),
@@ -182,8 +180,8 @@ impl<S> Side<S> {
         view
     }
 
-    /// One word of an answer's line.
-    fn see(&mut self, first: &[u8], place: usize, word: &[u8], view: &mut View) {
+    /// Adds one word of an answer's line to the view.
+    fn view_word(&mut self, first: &[u8], place: usize, word: &[u8], view: &mut View) {
         let (name, value) = match first {
             b"VALUE" if place == 4 => (&b"cas="[..], word),
             b"ME" => word.split_at(word.iter().position(|&b| b == b'=').map_or(0, |at| at + 1)),
@@ -204,8 +202,8 @@ impl<S> Side<S> {
                     .extend_from_slice(format!(" cas {place}").as_bytes());
             }
             (b"t" | b"exp=", Some(seconds)) => {
-                // What ended before this second has less than nothing left; memcached writes that as if
-                // there were no minus.
+                // An item that expired before this second has a negative time left. memcached writes it as a very large
+                // number.
                 let left = if seconds > u64::from(u32::MAX / 2) {
                     0
                 } else {
@@ -213,36 +211,37 @@ impl<S> Side<S> {
                 };
                 view.time(left, 2);
             }
-            // memcached notes an access at most once a minute.
+            // memcached records the time of an access at most once a minute.
             (b"l" | b"la=", Some(seconds)) => view.time(seconds, 62),
-            // Each server has its own memory.
+            // Sizes in memory differ.
             (b"cls=" | b"size=", Some(_)) => {}
             _ => view.text.extend_from_slice(&[b" ", name, value].concat()),
         }
     }
 }
 
-/// An answer without what may differ.
+/// An answer without the parts that may differ.
 #[derive(Default)]
 struct View {
     text: Vec<u8>,
-    /// Seconds, and by how many they may differ: the servers' clocks need not tick together.
+    /// Seconds, and by how many they may differ: the clocks of the servers do not tick at the same moment.
     times: Vec<(u64, u64)>,
 }
 
 impl View {
-    fn time(&mut self, seconds: u64, give_or_take: u64) {
+    fn time(&mut self, seconds: u64, tolerance: u64) {
         self.text.extend_from_slice(b" time");
-        self.times.push((seconds, give_or_take));
+        self.times.push((seconds, tolerance));
     }
 
-    fn is_like(&self, other: &View) -> bool {
+    fn matches(&self, other: &View) -> bool {
         let mut times = self.times.iter().zip(&other.times);
-        self.text == other.text && times.all(|((a, differ), (b, _))| a.abs_diff(*b) <= *differ)
+        self.text == other.text
+            && times.all(|((a, tolerance), (b, _))| a.abs_diff(*b) <= *tolerance)
     }
 }
 
-/// Whether a cas unique is one of the generator's own (or 0, which is none).
+/// Whether a cas unique was chosen by the generator (or is 0, which no item has).
 fn is_explicit(unique: u64) -> bool {
     !(WARM_UP..1 << 60).contains(&unique)
 }
@@ -251,30 +250,29 @@ fn number(word: &[u8]) -> Option<u64> {
     str::from_utf8(word).ok()?.parse().ok()
 }
 
-/// A command: its line without the end, and whatever follows.
+/// A command: its line without the line end, and what follows the line.
 struct Line {
     line: String,
     data: Vec<u8>,
 }
 
-/// Makes up commands. What it leaves out, and why:
+/// Generates commands. It leaves out:
 /// - the deliberate differences of `20-ours-alone.txt`: verbs in capitals, `del`, flags of 2^32 and
 ///   over, a `get` with a key that is too long, a space in front of an administrative command;
 /// - an exptime that does not fit into 31 bits, and `me` with `b`;
-/// - whatever time could change under way: all that ends, has ended or ends long after the test;
-/// - values of white space only: looking for a number in them, memcached reads on behind their end;
-/// - base64 with strange characters among it, which memcached passes over: what is wrong here is wrong
-///   without them, too;
-/// - lines over 2,048 bytes: whether they are refused depends on how the network cuts them up;
-/// - `stats`, and the commands that tune memcached's own insides.
+/// - items that could expire during the test: all have expired already, or expire long after it;
+/// - values of white space only: when memcached looks for a number in them, it reads beyond their end;
+/// - base64 with characters that do not belong to it: memcached skips them, and a key that is wrong here is wrong without
+///   them too;
+/// - lines over 2,048 bytes: whether memcached refuses them depends on the packets in which they arrive;
+/// - `stats`, and the commands that tune the internals of memcached.
 struct Generator {
     random: Random,
     key: String,
 }
 
-/// What is picked from is a text with bars between the choices. The last three of the keys are base64, of
-/// `foo`, `f`, and bytes that are no text (but no line end: after `incr` such a key is shown as it is, and
-/// would break the line that it stands on).
+/// Choices are a text with bars between them. The last three keys are base64, of `foo`, `f`, and bytes that are no text.
+/// (They contain no line end: after `incr` the answer contains such a key as it is, and a line end would break the line.)
 const KEYS: &str = "a|b|num|foo|key-é|with\ttab|LONG|Zm9v|Zg==|AAF/gP8=";
 const EXPTIMES: &str = "0|0|0|1000|01000|100000|2000000000|-1|2592001";
 const NUMBERS: &str = "0|1|5|10|99|007|18446744073709551615|1000000000000";
@@ -300,16 +298,16 @@ impl Generator {
     fn pick<'a>(&mut self, choices: &'a str) -> &'a str {
         let count = choices.split('|').count();
         let chosen = choices.split('|').nth(self.below(count));
-        chosen.expect("there are so many")
+        chosen.expect("the number is below the count")
     }
 
-    /// Mostly a good one, and sometimes a bad one.
+    /// Mostly one of the good choices, and sometimes one of the bad ones.
     fn mostly<'a>(&mut self, good: &'a str, bad: &'a str) -> &'a str {
         let choices = if self.one_in(15) { bad } else { good };
         self.pick(choices)
     }
 
-    /// A key: often that of the command before, so that something happens to it.
+    /// A key: often the key of the last command, so that it has an item.
     fn key(&mut self) -> String {
         if self.one_in(2) {
             self.key = self.pick(KEYS).replace("LONG", &"k".repeat(250));
@@ -317,7 +315,7 @@ impl Generator {
         self.key.clone()
     }
 
-    /// The same, and at times one that is too long.
+    /// The same, and sometimes a key that is too long.
     fn any_key(&mut self) -> String {
         match self.below(60) {
             0 => "k".repeat(251),
@@ -329,7 +327,7 @@ impl Generator {
         self.mostly(EXPTIMES, "x|1.5|1000x|-|99999999999999999999|+1000")
     }
 
-    /// Stands for a cas unique: mostly one that was seen of late, or what never was one.
+    /// The placeholder of a cas unique that was shown lately, or sometimes a number that never was one.
     fn unique(&mut self, seen: usize) -> String {
         let age = match self.below(8) {
             0..4 => 0,
@@ -342,7 +340,7 @@ impl Generator {
         format!("{{{}}}", seen - 1 - age)
     }
 
-    /// One more command, when so many cas uniques have been seen.
+    /// The next command. `seen` is the number of cas uniques that have been shown.
     fn command(&mut self, seen: usize) -> Line {
         let mut data = Vec::new();
         let mut line = match self.below(100) {
@@ -368,11 +366,11 @@ impl Generator {
                 let (length, block) = self.block();
                 data = block;
                 let line = self.meta("ms", &format!(" {length}"), seen);
-                // An `ms` that fails leaves its unique in memcached's hands, for whatever is stored next
-                // on the connection. Let that be an item that nobody looks at.
+                // When an `ms` fails, memcached gives its cas unique to the next item that is stored on the connection.
+                // So the next one is an item that no other command uses.
                 data.extend_from_slice(b"set nobody-looks 0 0 0 noreply\r\n\r\n");
-                // Where a flag's letter is no letter, the data is read as commands, and both servers hang
-                // up on so long a line; what they answered before that may not arrive any more.
+                // If a flag is not a letter, the data is read as commands. Both servers close the connection on such a long
+                // line, and then their earlier answers may not arrive.
                 match data.len() {
                     1500.. => line.replace(" !", "").replace(" é", ""),
                     _ => line,
@@ -381,12 +379,12 @@ impl Generator {
             84..90 => self.meta("md", "", seen),
             _ => self.meta("ma", "", seen),
         };
-        // The first few words only. Data whose length is then missing is read as commands.
+        // Sometimes only the first words are sent. If the length is missing then, the data is read as commands.
         if self.one_in(60) && data.len() < 1000 && !line.contains(" D0") {
             let count = 1 + self.below(line.split(' ').count());
             line = line.split(' ').take(count).collect::<Vec<_>>().join(" ");
         }
-        // More spaces than are needed mean nothing.
+        // Additional spaces mean nothing.
         if self.one_in(30) && !line.starts_with(' ') {
             line = line.replace(' ', "  ") + " ";
         }
@@ -429,7 +427,7 @@ impl Generator {
     /// A data block, and the length that is announced for it.
     fn block(&mut self) -> (String, Vec<u8>) {
         let mut value = match self.below(150) {
-            // Larger than what is read at a time, in several of memcached's chunks, and too large.
+            // A value that is larger than one read, one in several of memcached's chunks, and one that is too large.
             0 => "1 large ".repeat(3000),
             1 => "larger".repeat(100_000),
             2 => "largest".repeat(150_000),
@@ -439,14 +437,14 @@ impl Generator {
         };
         let size = value.len();
         value.push_str("\r\n");
-        // Whatever is announced, what is sent ends with a line's end where a command may begin.
+        // Whatever length is announced, the data ends with a line end, and a command may begin behind it.
         let length = match self.below(40) {
             _ if size > 1500 => size.to_string(),
-            // Nobody knows where it ends, so it is read as commands.
+            // With an invalid length its end is unknown, so it is read as commands.
             0 => self.pick("x|-1|1x|+1|2147483646|99999999999").to_owned(),
             // Too short: the rest is a line of its own.
             1 => self.below(size + 1).to_string(),
-            // Too long: the line behind it belongs to it, up to its last two bytes.
+            // Too long: the next line belongs to it too, except its last two bytes.
             2 => {
                 let more = 1 + self.below(30);
                 value = format!("{value}{}\r\n", "x".repeat(more));
@@ -457,7 +455,7 @@ impl Generator {
         (length, value.into_bytes())
     }
 
-    /// A meta command: verb, key, what follows it, and up to ten flags; seldom more than are allowed.
+    /// A meta command: verb, key, what follows the key, and up to ten flags. Sometimes it has too many flags.
     fn meta(&mut self, verb: &str, follows: &str, seen: usize) -> String {
         let key = self.any_key();
         let is_base64 = matches!(&*key, "Zm9v" | "Zg==" | "AAF/gP8=");
@@ -474,18 +472,18 @@ impl Generator {
             let letter = unused.swap_remove(self.below(unused.len()));
             flags.push(format!("{letter}{}", self.flag_value(letter, seen)));
         }
-        // An odd one, or one that is there already.
+        // Sometimes an odd flag, or one that the command has already.
         match self.below(36) {
             0 => flags.extend(flags.first().cloned()),
             1 | 2 => flags.push(self.pick(ODD_FLAGS).to_owned()),
-            // In `mg` and `ma`, memcached finds this error too late: when it has done what it refuses.
+            // Not in `mg` and `ma`: there memcached finds this error only after it has executed the command.
             3 if matches!(verb, "ms" | "md") => {
                 flags.retain(|flag| !flag.starts_with('O'));
                 flags.push(LONG_OPAQUE.to_owned());
             }
             _ => {}
         }
-        // When a number gets longer, memcached gives exptime and unique to the item that is just replaced.
+        // When a number gets longer, memcached sets exptime and cas unique on the old item, which it then replaces.
         if verb == "ma" && flags.iter().any(|flag| flag.starts_with(['T', 'E'])) {
             flags.retain(|flag| !flag.starts_with('D'));
             flags.push("D0".to_owned());
@@ -502,7 +500,7 @@ impl Generator {
         let value = match letter {
             'C' => return self.unique(seen),
             'T' | 'N' => self.mostly(EXPTIMES, "x|1000x|1.5"),
-            // Never near the time that an item may have left.
+            // Never near the time left of an item.
             'R' => self.mostly("30|3000|0|-1", "x|30x"),
             'E' => self.pick("1|2|3|4|2000000000000000001|2000000000000000002"),
             'F' => self.mostly("0|5|4294967295", "x|-1|5x"),

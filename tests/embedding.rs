@@ -1,4 +1,4 @@
-//! Servers inside another program, as its tests have them: `rustmemc::Server` and nothing else.
+//! Servers inside another program, as its tests would use them: only the public types of the library.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,40 +11,39 @@ mod common;
 use std::ffi::OsStr;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::folder::Folder;
 use common::process::eventually;
-use common::{Client, config};
+use common::{Client, STOP_TIMEOUT, VERSION, config};
 use rustmemc::{AofOptions, Config, Fsync, OpenError, Running, Server, StartError, Stopper};
-
-const VERSION: &str = "VERSION 1.6.45\r\n";
-
-/// A server stops within two seconds. A machine that has much else to do gets some more.
-const SOON: Duration = Duration::from_secs(5);
 
 fn start() -> Running {
     Server::start(Config::default()).expect("a server starts")
 }
 
-/// Does something that stops a server, which must be soon.
+/// Does something that stops a server, and checks how long that takes.
 #[track_caller]
-fn soon(stop: impl FnOnce()) {
+fn in_time(stop: impl FnOnce()) {
     let start = Instant::now();
     stop();
-    assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < STOP_TIMEOUT,
+        "it took {:?}",
+        start.elapsed()
+    );
 }
 
-/// How many threads of this process have names of our servers' threads. The names are cut at 15 bytes.
+/// How many threads of this process have the name of a server's thread.
 fn threads() -> usize {
     let ours = ["sweeper", "log keeper", "dispatcher", "acceptor", "worker"];
-    let tasks = std::fs::read_dir("/proc/self/task").expect("the system tells them");
+    let tasks = std::fs::read_dir("/proc/self/task").expect("the system lists them");
     let names =
         tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| ours.contains(&name.trim())).count()
 }
 
-/// One test, because it counts the threads of this process.
+/// This is one test, because it counts all threads of this process.
 #[test]
 fn servers_leave_nothing_behind_in_whatever_order_they_stop() {
     ten_servers_stop_in_any_order();
@@ -52,9 +51,9 @@ fn servers_leave_nothing_behind_in_whatever_order_they_stop() {
     a_client_that_does_not_read_its_answers_is_cut_off();
     a_second_stop_does_nothing();
     a_stopper_stops_from_another_thread();
-    the_command_shutdown_is_enough();
+    the_command_shutdown_stops_a_server();
     a_failed_start_leaves_nothing_behind();
-    a_file_passes_from_one_server_to_the_next();
+    a_stopped_server_frees_its_file_for_the_next();
     eventually("all threads have ended", || threads() == 0);
 }
 
@@ -67,10 +66,10 @@ fn ten_servers_stop_in_any_order() {
             (number, server, client)
         })
         .collect();
-    // From the middle, from the end, from the beginning.
+    // Servers in the middle, at the end and at the beginning stop.
     for place in [5, 8, 0, 3, 3, 0, 0, 2, 1, 0] {
         let (_, mut server, mut client) = servers.remove(place);
-        soon(|| server.stop());
+        in_time(|| server.stop());
         client.expect_end();
         assert!(TcpStream::connect(server.address()).is_err());
         for (number, _, client) in &mut servers {
@@ -86,14 +85,14 @@ fn dropping_a_server_with_clients_closes_their_connections() {
         client.check("version\r\n", VERSION);
     }
     clients[0].send("set k 0 0 100\r\nhalf");
-    soon(|| drop(server));
+    in_time(|| drop(server));
     for client in &mut clients {
         client.expect_end();
     }
 }
 
 fn a_client_that_does_not_read_its_answers_is_cut_off() {
-    // More than the system buffers: a worker that has begun to send this waits for the client.
+    // More than the system buffers: a worker that sends this has to wait for the client.
     let bytes = 32 << 20;
     let config = Config {
         memory_limit: 128 << 20,
@@ -106,30 +105,30 @@ fn a_client_that_does_not_read_its_answers_is_cut_off() {
     client.send(vec![b'x'; bytes]).check("\r\n", "STORED\r\n");
     client.send("get k\r\n");
     let begun = client.stream.peek(&mut [0]);
-    begun.expect("the answer has begun to come");
-    soon(|| server.stop());
+    begun.expect("the first bytes of the answer arrive");
+    in_time(|| server.stop());
     eventually("its worker has ended too", || threads() == 0);
 }
 
 fn a_second_stop_does_nothing() {
     let mut server = start();
     server.stop();
-    soon(|| server.stop());
-    soon(|| server.wait());
-    soon(|| drop(server));
+    in_time(|| server.stop());
+    in_time(|| server.wait());
+    in_time(|| drop(server));
 }
 
 fn a_stopper_stops_from_another_thread() {
     let mut server = start();
     let stopper = server.stopper();
     let stopping = std::thread::spawn(move || stopper.stop());
-    soon(|| server.wait());
+    in_time(|| server.wait());
     stopping.join().expect("it does not panic");
     assert!(server.stopper().is_stopping());
 }
 
-/// Nobody waits for the server, and it ends nevertheless.
-fn the_command_shutdown_is_enough() {
+/// The server stops although no thread waits for it.
+fn the_command_shutdown_stops_a_server() {
     let server = Server::start(config("-p 0 --no-aof -A")).expect("a server starts");
     let mut client = Client::connect(server.address());
     let mut other = Client::connect(server.address());
@@ -164,7 +163,7 @@ fn a_failed_start_leaves_nothing_behind() {
     assert!(matches!(refused, Err(StartError::NoAddress)), "{refused:?}");
 }
 
-fn a_file_passes_from_one_server_to_the_next() {
+fn a_stopped_server_frees_its_file_for_the_next() {
     let folder = Folder::new();
     let mut path = folder.file("a").into_os_string();
     path.push(OsStr::from_bytes(b"\xff.aof"));
@@ -191,7 +190,7 @@ fn a_file_passes_from_one_server_to_the_next() {
     let stopper = Stopper::default();
     stopper.stop();
     let mut stopped = Server::start_with(Config::default(), stopper).expect("nothing was replayed");
-    soon(|| stopped.wait());
+    in_time(|| stopped.wait());
 
     let server = Server::start(config).expect("a server starts");
     Client::connect(server.address()).check("get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");

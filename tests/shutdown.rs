@@ -1,4 +1,4 @@
-//! How the server ends: soon, whatever its clients do, with exit code 0, and in the middle of nothing.
+//! The server stops soon, whatever its clients do, with exit code 0, and it cuts no answer.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,26 +14,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use common::folder::Folder;
 use common::process::{self, Process, eventually};
-use common::{Client, shortened};
+use common::{Client, STOP_TIMEOUT, VERSION, shortened};
 
-/// The promise is two seconds. A machine that has much else to do gets some more.
-const SOON: Duration = Duration::from_secs(5);
-
-/// Asks the server to end; it must do so in time, with exit code 0. Gives what it has said about it.
+/// Asks the server to stop. It must end in time, with exit code 0. Returns what it has printed on standard error.
 #[track_caller]
 fn check(server: Process, ask: impl FnOnce(&Process)) -> String {
     ask(&server);
     let outcome = server.outcome();
     assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
-    assert!(outcome.took < SOON, "it took {:?}", outcome.took);
+    assert!(outcome.took < STOP_TIMEOUT, "it took {:?}", outcome.took);
     outcome.stderr
 }
 
-/// A client that sets and gets in a loop, many at a time, until the server hangs up.
+/// A client that sends many commands at a time, again and again, until the server closes the connection.
 struct Busy {
     received: Arc<AtomicU64>,
     work: JoinHandle<()>,
@@ -49,8 +45,8 @@ impl Busy {
 }
 
 fn work(mut client: Client, number: usize, received: &AtomicU64) {
-    // Megabytes are more than the system buffers: answers are always under way, and a careless end would
-    // cut one.
+    // The answers to one batch are megabytes, more than the system buffers. So there is always an answer under way that a
+    // careless stop would cut.
     const AT_A_TIME: usize = 60;
     let value = format!("{number:02}").repeat(50_000);
     let stored = "STORED\r\n";
@@ -59,7 +55,7 @@ fn work(mut client: Client, number: usize, received: &AtomicU64) {
     let commands = format!("set s{number} 0 0 1\r\nx\r\nget k{number}\r\n");
     let batch = commands.repeat(AT_A_TIME);
     loop {
-        // When the server has hung up, this or the next reading finds out.
+        // If the server has closed the connection, this fails or a read below does.
         let _ = client.stream.write_all(batch.as_bytes());
         for _ in 0..AT_A_TIME {
             let mut got = Vec::new();
@@ -90,14 +86,14 @@ fn a_signal_stops_the_server_at_once_and_cuts_no_answer() {
         let server = process::spawn("");
         let mut idle: Vec<Client> = (0..idle).map(|_| server.client()).collect();
         for client in &mut idle {
-            client.check("version\r\n", "VERSION 1.6.45\r\n");
+            client.check("version\r\n", VERSION);
         }
         let busy: Vec<Busy> = (0..20).map(|n| Busy::start(server.address(), n)).collect();
-        eventually("all of them are busy", || {
+        eventually("all clients are busy", || {
             busy.iter().all(|busy| busy.received.load(Relaxed) > 5)
         });
-        let complaints = check(server, |server| server.signal(signal));
-        assert_eq!(complaints, "", "nobody held it up");
+        let stderr = check(server, |server| server.signal(signal));
+        assert_eq!(stderr, "", "no client delayed it");
         for client in &mut idle {
             client.expect_end();
         }
@@ -109,7 +105,7 @@ fn a_signal_stops_the_server_at_once_and_cuts_no_answer() {
 
 #[test]
 fn a_client_that_reads_no_answers_does_not_delay_the_stop() {
-    // More than the system buffers: a worker that has begun to send this waits for the client.
+    // More than the system buffers: a worker that sends this has to wait for the client.
     let bytes = 32 << 20;
     let server = process::spawn("-m 128 -I 64m");
     let mut client = server.client();
@@ -117,9 +113,9 @@ fn a_client_that_reads_no_answers_does_not_delay_the_stop() {
     client.send(vec![b'x'; bytes]).check("\r\n", "STORED\r\n");
     client.send("get k\r\n");
     let begun = client.stream.peek(&mut [0]);
-    begun.expect("the answer has begun to come");
-    let said = check(server, |server| server.signal("TERM"));
-    assert!(said.contains("1 clients did not take"), "{said}");
+    begun.expect("the first bytes of the answer arrive");
+    let stderr = check(server, |server| server.signal("TERM"));
+    assert!(stderr.contains("1 clients did not take"), "{stderr}");
 }
 
 #[test]
@@ -133,17 +129,17 @@ fn a_client_in_the_middle_of_a_command_does_not_delay_the_stop() {
         "set k 0 0 99999999\r\n",
     ] {
         let mut client = server.client();
-        client.check(format!("version\r\n{half}"), "VERSION 1.6.45\r\n");
+        client.check(format!("version\r\n{half}"), VERSION);
         clients.push(client);
     }
-    let complaints = check(server, |server| server.signal("TERM"));
-    assert_eq!(complaints, "", "nobody held it up");
+    let stderr = check(server, |server| server.signal("TERM"));
+    assert_eq!(stderr, "", "no client delayed it");
     for mut client in clients {
         client.expect_end();
     }
 }
 
-/// Where every address is listened on, there is none that the server could wake its own acceptor with.
+/// The server wakes its acceptor with a connection to its own address. With 0.0.0.0 it has to choose another one.
 #[test]
 fn a_server_that_listens_on_all_addresses_stops_too() {
     check(process::spawn("-l 0.0.0.0"), |server| server.signal("TERM"));
@@ -155,12 +151,12 @@ fn the_next_server_gets_the_port_at_once() {
     let address = server.address();
     let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
     for client in &mut clients {
-        client.check("version\r\n", "VERSION 1.6.45\r\n");
+        client.check("version\r\n", VERSION);
     }
     check(server, |server| server.signal("TERM"));
     let next = process::launch("", &format!("-p {}", address.port()));
     assert_eq!(next.address(), address);
-    next.client().check("version\r\n", "VERSION 1.6.45\r\n");
+    next.client().check("version\r\n", VERSION);
 }
 
 #[test]
@@ -168,8 +164,8 @@ fn the_shutdown_command_stops_the_server_where_it_is_allowed() {
     for command in ["shutdown\r\n", "shutdown graceful\r\n"] {
         let server = process::spawn("-A");
         let (mut client, mut other) = (server.client(), server.client());
-        other.check("version\r\n", "VERSION 1.6.45\r\n");
-        // What was asked before is answered, what comes after is not.
+        other.check("version\r\n", VERSION);
+        // Commands before it are answered, and commands behind it are not.
         client.send(format!("set k 0 0 1\r\nx\r\n{command}get k\r\n"));
         client.expect("STORED\r\n").expect_end();
         other.expect_end();

@@ -1,5 +1,5 @@
-//! Of many clients that want the same thing at the same moment, exactly one gets it. That is what a client
-//! builds on who wants one process, and not a hundred, to compute a value again.
+//! Many clients send the same command at the same moment, and exactly one wins. Clients rely on this so that one process,
+//! and not a hundred, computes a missing value.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,11 +14,11 @@ use std::sync::{Barrier, Mutex};
 use common::Client;
 
 const CLIENTS: usize = 32;
-/// A race that is lost once in a while shows itself within so many.
+/// How often each race is run: a mistake may show only in some of the runs.
 const ROUNDS: usize = 25;
 
-/// In each round: prepares the key `k`, then lets all clients send the same command in the same moment.
-/// Of their answers exactly one must be `winning`, and all others `losing`.
+/// In each round it prepares the key `k`, and then all clients send the same command at the same moment. Exactly one of
+/// their answers must be `winning`, and all others must be `losing`.
 #[track_caller]
 fn one_wins(mut prepare: impl FnMut(&mut Client) -> String, winning: &str, losing: &str) {
     let server = common::server("");
@@ -32,7 +32,7 @@ fn one_wins(mut prepare: impl FnMut(&mut Client) -> String, winning: &str, losin
                 scope.spawn(|| {
                     start.wait();
                     let answer = client.send(&command).line();
-                    // A value comes as a second line.
+                    // The second line is the value.
                     let value = if answer.starts_with("VA ") {
                         client.line()
                     } else {
@@ -60,10 +60,13 @@ fn one_wins(mut prepare: impl FnMut(&mut Client) -> String, winning: &str, losin
     }
 }
 
-/// The cas unique that `k` has.
+/// The cas unique of `k`.
 fn unique(author: &mut Client) -> String {
     let answer = author.send("mg k c\r\n").line();
-    answer.strip_prefix("HD c").expect("k is there").to_owned()
+    answer
+        .strip_prefix("HD c")
+        .expect("k has an item")
+        .to_owned()
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn of_32_readers_of_a_missing_key_one_wins_the_right_to_store_it() {
 fn of_32_readers_of_a_stale_value_one_wins_after_each_invalidation() {
     let mut first = true;
     let prepare = |author: &mut Client| {
-        // Stored once; the rounds after the first only invalidate it again.
+        // The first round stores it, and later rounds only invalidate it again.
         if std::mem::take(&mut first) {
             author.check("ms k 3\r\nold\r\n", "HD\r\n");
         }

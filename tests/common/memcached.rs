@@ -1,13 +1,14 @@
-//! The real memcached: the program that MEMCACHED names, or else `memcached` on the PATH.
+//! The real memcached: the program that the variable MEMCACHED names, or `memcached` on the PATH.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::Client;
 use super::process::{eventually, passed_over};
+use super::system::{free_port, is_root};
 
-/// A real memcached in a process of its own, as long as it is in scope.
+/// A real memcached in a process of its own. It is killed when it goes out of scope.
 pub struct Memcached {
     pub address: SocketAddr,
     process: Child,
@@ -17,7 +18,7 @@ pub struct Memcached {
 pub type Release = (u32, u32, u32);
 
 impl Memcached {
-    /// The program, if it is of this release or a later one. Otherwise the test that asks is passed over.
+    /// The program, if it is this release or a later one. Otherwise the test that asks is passed over.
     pub fn find(release: Release) -> Option<PathBuf> {
         let (program, found) = Memcached::find_any()?;
         if found < release {
@@ -34,19 +35,19 @@ impl Memcached {
         Some(program)
     }
 
-    /// The program of any release, and the release. If there is none, the test that asks is passed over.
+    /// The program of any release, and the release. If there is no program, the test that asks is passed over.
     pub fn find_any() -> Option<(PathBuf, Release)> {
         let named = std::env::var_os("MEMCACHED").filter(|name| !name.is_empty());
         let program = PathBuf::from(named.unwrap_or_else(|| "memcached".into()));
-        let said = match Command::new(&program).arg("-V").output() {
-            Ok(said) => String::from_utf8_lossy(&said.stdout).trim().to_owned(),
+        let version = match Command::new(&program).arg("-V").output() {
+            Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
             Err(error) => {
                 let name = program.display();
                 passed_over(&format!("there is no memcached: {name} ({error})"));
                 return None;
             }
         };
-        let mut numbers = said
+        let mut numbers = version
             .trim_start_matches("memcached ")
             .split('.')
             .map(|part| part.parse().unwrap_or(0));
@@ -54,17 +55,15 @@ impl Memcached {
         Some((program, (next(), next(), next())))
     }
 
-    /// Starts it with these flags, beside those that it needs to be found and to harm nobody.
+    /// Starts it with these flags and those that every test needs: it listens on 127.0.0.1 only, without UDP.
     pub fn start(program: &PathBuf, flags: &str) -> Self {
-        // It does not tell which port it got, so it is given one that was free a moment ago. When somebody
-        // else was faster, it ends, and another port is tried.
+        // It does not print which port it got, so it gets one that was free a moment ago. If another process was
+        // faster and has the port now, memcached ends, and another port is tried.
         for _ in 0..5 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-            let address = free.local_addr().expect("it has an address");
-            drop(free);
+            let port = free_port().expect("a port is free");
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let mut command = Command::new(program);
-            command.args(["-l", "127.0.0.1", "-U", "0", "-p"]);
-            command.arg(address.port().to_string());
+            command.args(["-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()]);
             command.args(flags.split_whitespace());
             if is_root() {
                 command.args(["-u", "root"]);
@@ -72,12 +71,12 @@ impl Memcached {
             let command = command.stdin(Stdio::null()).stdout(Stdio::null());
             let process = command.stderr(Stdio::null()).spawn();
             let mut process = process.expect("memcached starts");
-            let mut ended = false;
+            let mut has_ended = false;
             eventually("memcached listens, or ends", || {
-                ended = process.try_wait().expect("it is our child").is_some();
-                ended || is_server(address, process.id())
+                has_ended = process.try_wait().expect("it is our child").is_some();
+                has_ended || is_server(address, process.id())
             });
-            if !ended {
+            if !has_ended {
                 return Memcached { address, process };
             }
         }
@@ -95,11 +94,4 @@ impl Drop for Memcached {
 /// Whether this process listens at this address. Another server may have taken the port first.
 fn is_server(address: SocketAddr, pid: u32) -> bool {
     TcpStream::connect(address).is_ok() && Client::connect(address).stat("pid") == pid.to_string()
-}
-
-/// memcached does not run as root unless it is told to.
-fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
 }

@@ -1,6 +1,5 @@
-//! A store with its append-only file, without the sockets: commands in, answers out, and a clock that
-//! stands still until it is moved. So a restart is a matter of microseconds, and takes as many years as
-//! the test likes.
+//! A store with its append-only file, without sockets. Commands go in, and answers come out. The clock stands still until
+//! the test moves it. So a restart takes microseconds, and as many years can pass as a test needs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,40 +13,40 @@ use rustmemc::{AofOptions, Fsync, OpenError, Stopper};
 
 use super::shortened;
 
-/// The time at which a memory is opened first: some day in the future, for whoever reads what it wrote.
+/// The time at which a store is first opened. It is in the future, also for a server that reads the file later.
 pub const NOW: UnixTime = 1_900_000_000;
 
-/// A store with its file.
+/// A store with its append-only file.
 pub struct Memory {
     service: Service,
     path: PathBuf,
     limit: usize,
 }
 
-/// All that is remembered of an item.
+/// Everything that must be the same after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemState {
     pub value: String,
     pub flags: u32,
     pub cas: u64,
-    /// When it ends, in unix time.
+    /// When it expires, in unix time.
     pub expiry: Option<UnixTime>,
     pub stale: bool,
-    /// Meta commands show the key in base64.
+    /// Whether meta commands show the key in base64.
     pub binary_key: bool,
 }
 
-/// What is held under each key.
+/// The item of each key.
 pub type State = BTreeMap<String, ItemState>;
 
 impl Memory {
-    /// Opens a file as at boot, with room for everything.
+    /// Opens a file as a starting server does, with enough memory for everything.
     #[track_caller]
     pub fn open(path: &Path, time: UnixTime) -> Self {
         Memory::open_within(path, time, 1 << 24)
     }
 
-    /// The same with this much room, in bytes.
+    /// The same with a memory limit, in bytes.
     #[track_caller]
     pub fn open_within(path: &Path, time: UnixTime, limit: usize) -> Self {
         Memory::try_open(path, time, limit).unwrap_or_else(|error| panic!("{error}"))
@@ -55,8 +54,8 @@ impl Memory {
 
     /// The same for a file that may be refused.
     pub fn try_open(path: &Path, time: UnixTime, limit: usize) -> Result<Self, OpenError> {
-        // A test beside this one that starts a process has, for a moment, a copy of this process with all
-        // its files and their locks. So the start waits for the lock.
+        // When another test starts a process, there is for a moment a copy of this process. It has the same files open
+        // and holds their locks. So the start waits for the lock.
         Memory::open_once(path, time, limit)
     }
 
@@ -70,7 +69,7 @@ impl Memory {
         let mut store = Datastore::new(limits, Arc::clone(&stats));
         store.clock().pause();
         move_clock(&store, time);
-        // Synced and rewritten when the test says so.
+        // Nothing is synced, and the file is rewritten only when the test asks for it.
         let options = AofOptions {
             fsync: Fsync::Never,
             rewrite_size: 1,
@@ -93,7 +92,7 @@ impl Memory {
         })
     }
 
-    /// Stops, and starts again after so many seconds.
+    /// Stops, and starts again this number of seconds later.
     #[track_caller]
     pub fn restart(self, seconds: u32) -> Self {
         let (time, path, limit) = (self.now() + seconds, self.path.clone(), self.limit);
@@ -101,7 +100,7 @@ impl Memory {
         Memory::open_within(&path, time, limit)
     }
 
-    /// Another store that replays a copy of this one's file, so many seconds later. This one goes on.
+    /// Another store that replays a copy of this one's file, this number of seconds later. This store stays open.
     #[track_caller]
     pub fn successor(&self, seconds: u32) -> Self {
         let mut copy = self.path.clone().into_os_string();
@@ -110,7 +109,7 @@ impl Memory {
         Memory::open_within(Path::new(&copy), self.now() + seconds, self.limit)
     }
 
-    /// The file, byte for byte.
+    /// The bytes of the file.
     pub fn file(&self) -> Vec<u8> {
         super::folder::content(&self.path)
     }
@@ -119,7 +118,7 @@ impl Memory {
         self.service.store.clock().now()
     }
 
-    /// Lets time pass. What expires is swept, as it is every second in a server.
+    /// Moves the clock forward. Expired items are swept, as they are every second in a server.
     pub fn pass(&self, seconds: u32) -> &Self {
         move_clock(&self.service.store, self.now() + seconds);
         self.service.store.sweep();
@@ -152,16 +151,16 @@ impl Memory {
         self
     }
 
-    /// One of the file's numbers in `stats`.
+    /// One of the numbers about the file in `stats`.
     #[track_caller]
     pub fn stat(&self, name: &str) -> u64 {
         let stats = self.service.store.describe_log();
         let found = stats.iter().find(|(found, _)| found == name);
         let value = found.and_then(|(_, value)| value.parse().ok());
-        value.unwrap_or_else(|| panic!("stats tell {name}"))
+        value.unwrap_or_else(|| panic!("stats has no {name}"))
     }
 
-    /// Says something and expects the answer.
+    /// Executes commands and checks their answers.
     #[track_caller]
     pub fn check(&self, commands: impl AsRef<[u8]>, answers: impl AsRef<[u8]>) -> &Self {
         let (commands, answers) = (commands.as_ref(), answers.as_ref());
@@ -176,7 +175,7 @@ impl Memory {
         self
     }
 
-    /// Says whole commands, and gives all their answers.
+    /// Executes whole commands, and returns all their answers.
     pub fn say(&self, commands: impl AsRef<[u8]>) -> Vec<u8> {
         let (mut rest, mut answers) = (commands.as_ref(), Vec::new());
         let (counts, mut room) = (Counts::default(), Vec::new());
@@ -192,7 +191,9 @@ impl Memory {
             let outcome = parsed.request.and_then(|request| {
                 let mut pending = reserve(&request, &self.service)?;
                 if let Some(pending) = &mut pending {
-                    let value = block.strip_suffix(b"\r\n").expect("a block ends so");
+                    let value = block
+                        .strip_suffix(b"\r\n")
+                        .expect("a data block ends with a line end");
                     pending.item.value_mut().copy_from_slice(value);
                 }
                 Ok((request, pending))
@@ -209,23 +210,27 @@ impl Memory {
                 .map(drop),
                 Err(error) => answer(Response::Error(error)),
             }
-            .expect("a Vec takes everything");
+            .expect("writing to a Vec does not fail");
         }
-        assert!(rest.is_empty(), "\"{}\" is cut short", shortened(rest));
+        assert!(
+            rest.is_empty(),
+            "\"{}\" is not a whole command",
+            shortened(rest)
+        );
         self.write_log();
         answers
     }
 
-    /// The cas unique under a key.
+    /// The cas unique of a key's item.
     #[track_caller]
     pub fn cas(&self, key: &str) -> u64 {
         self.state()
             .get(key)
-            .unwrap_or_else(|| panic!("{key} is there"))
+            .unwrap_or_else(|| panic!("{key} has no item"))
             .cas
     }
 
-    /// Everything that is held.
+    /// All items.
     pub fn state(&self) -> State {
         let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
         let items = self.service.store.snapshot().flatten();
@@ -245,7 +250,7 @@ impl Memory {
     }
 }
 
-/// Both must hold the same; if they do not, it tells what only one of them holds.
+/// Checks that both states are the same. If they are not, it prints the items that only one of them has.
 #[track_caller]
 pub fn assert_same(got: &State, expected: &State, when: &str) {
     let only_in = |one: &State, other: &State| {
@@ -258,16 +263,16 @@ pub fn assert_same(got: &State, expected: &State, when: &str) {
     };
     assert!(
         got == expected,
-        "{when}: expected, and not there:\n{}and in its place:\n{}",
+        "{when}: expected, but missing:\n{}not expected, but found:\n{}",
         only_in(expected, got),
         only_in(got, expected)
     );
 }
 
-/// Moves a clock that stands still to this very second.
+/// Moves a clock that stands still to this second.
 fn move_clock(store: &Datastore, time: UnixTime) {
     let clock = store.clock();
-    // A jump goes from where the clock would be if it had not stood still.
+    // A jump starts from the time that the clock would show if it had not stood still.
     while clock.now() != time {
         clock.jump(i64::from(time) - i64::from(clock.now()));
     }

@@ -1,4 +1,4 @@
-//! What the tests share: a server of one's own, and a client that says what it expects.
+//! What the tests share: a server for each test, and a client that checks the answers.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -11,6 +11,8 @@ pub mod folder;
 pub mod memcached;
 pub mod memory;
 pub mod process;
+pub mod random;
+pub mod system;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -19,22 +21,28 @@ use std::time::Duration;
 use rustmemc::config::{self, Invocation};
 use rustmemc::{Config, Running, Server};
 
-/// So long a client waits for what should have come at once. A test that holds never waits so long; one
-/// that fails does so with a message and not by hanging.
+/// How long a test waits for something that should happen at once. A test that passes never waits so long. A test
+/// that fails prints a message and does not hang.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A server in this process, on a port of its own; it stops when it goes out of scope.
+/// A server stops within two seconds. On a busy machine it may take longer.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The answer to `version`.
+pub const VERSION: &str = "VERSION 1.6.45\r\n";
+
+/// A server in this process, on a port of its own. It stops when it goes out of scope.
 pub struct TestServer {
     pub address: SocketAddr,
     pub running: Running,
 }
 
-/// Starts a server with these flags, as on the command line, and without an append-only file.
+/// Starts a server with these command-line flags, without an append-only file.
 pub fn server(flags: &str) -> TestServer {
     server_with_log(&format!("--no-aof {flags}"))
 }
 
-/// Starts a server that keeps an append-only file: the flags must say where.
+/// Starts a server with an append-only file: the flags must contain its path.
 pub fn server_with_log(flags: &str) -> TestServer {
     let running = Server::start(config(&format!("-p 0 -c 64 {flags}")));
     let running = running.unwrap_or_else(|error| panic!("{flags:?}: {error}"));
@@ -44,7 +52,7 @@ pub fn server_with_log(flags: &str) -> TestServer {
     }
 }
 
-/// What these flags mean.
+/// The configuration that these command-line flags describe.
 pub fn config(flags: &str) -> Config {
     match config::from_command_line(flags.split_whitespace().map(Into::into)) {
         Ok(Invocation::Serve(config)) => config,
@@ -58,13 +66,13 @@ impl TestServer {
         Client::connect(self.address)
     }
 
-    /// One value out of `stats`.
+    /// One value of `stats`.
     pub fn stat(&self, name: &str) -> String {
         self.client().stat(name)
     }
 }
 
-/// A client: bytes out, bytes in.
+/// A connection to a server.
 pub struct Client {
     pub stream: TcpStream,
 }
@@ -72,14 +80,16 @@ pub struct Client {
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server accepts");
+        let timeout = Some(TIMEOUT);
         stream
-            .set_read_timeout(Some(TIMEOUT))
+            .set_read_timeout(timeout)
+            .and_then(|()| stream.set_write_timeout(timeout))
             .expect("a timeout can be set");
         stream.set_nodelay(true).expect("no delay can be set");
         Client { stream }
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.stream
             .write_all(bytes.as_ref())
@@ -87,7 +97,7 @@ impl Client {
         self
     }
 
-    /// Reads as many bytes as `expected` has; they must be those.
+    /// Reads as many bytes as `expected` has, and fails if they differ.
     #[track_caller]
     pub fn expect(&mut self, expected: impl AsRef<[u8]>) -> &mut Self {
         let expected = expected.as_ref();
@@ -104,13 +114,13 @@ impl Client {
         self
     }
 
-    /// Sends a command and expects its answer.
+    /// Sends a command and checks its answer.
     #[track_caller]
     pub fn check(&mut self, command: impl AsRef<[u8]>, answer: impl AsRef<[u8]>) -> &mut Self {
         self.send(command).expect(answer)
     }
 
-    /// Reads until the server closes: nothing may come before that.
+    /// Checks that the server closes the connection and sends nothing before that.
     #[track_caller]
     pub fn expect_end(&mut self) {
         assert_eq!(
@@ -120,7 +130,7 @@ impl Client {
         );
     }
 
-    /// Says that nothing more will be sent, and reads until the server closes.
+    /// Closes the connection for sending, and reads until the server closes it.
     pub fn finish(mut self) -> Vec<u8> {
         self.stream
             .shutdown(Shutdown::Write)
@@ -128,10 +138,10 @@ impl Client {
         self.rest()
     }
 
-    /// Reads until the server closes.
+    /// Reads until the server closes the connection.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // A reset ends a connection too.
+        // A reset closes a connection too.
         if let Err(error) = self.stream.read_to_end(&mut rest) {
             assert_eq!(
                 error.kind(),
@@ -157,14 +167,14 @@ impl Client {
         String::from_utf8_lossy(&line).trim_end().to_owned()
     }
 
-    /// One value out of `stats`.
+    /// One value of `stats`.
     pub fn stat(&mut self, name: &str) -> String {
         self.send("stats\r\n");
         let mut value = None;
         loop {
             let line = self.line();
             if line == "END" {
-                return value.unwrap_or_else(|| panic!("stats tell {name}"));
+                return value.unwrap_or_else(|| panic!("stats has no {name}"));
             }
             if let Some(found) = line.strip_prefix(&format!("STAT {name} ")) {
                 value = Some(found.to_owned());
@@ -173,7 +183,7 @@ impl Client {
     }
 }
 
-/// Bytes for a message: escaped, and not too many.
+/// Bytes for an error message: escaped, and at most 300 of them.
 pub fn shortened(bytes: &[u8]) -> String {
     match bytes.split_at_checked(300) {
         Some((start, rest)) => format!("{}... ({} bytes more)", start.escape_ascii(), rest.len()),

@@ -1,16 +1,16 @@
-//! The server as its user has it: the binary, in a process of its own, with its output and its exit code.
+//! The server as a user runs it: the binary, in a process of its own, with its output and its exit code.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Client, TIMEOUT};
+use super::{Client, TIMEOUT, system};
 
-/// Looks until `condition` holds; fails when it does not become true in time.
+/// Waits until `condition` is true. Fails if that takes too long.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -20,12 +20,12 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Says that a test, or a part of it, cannot be done here. `make test` prints these lines at the end: it names a file for
-/// them in `PASSED_OVER`.
+/// Prints that a test, or a part of it, cannot be done here. `make test` prints these lines at the end: it collects them
+/// in the file that `PASSED_OVER` names.
 pub fn passed_over(why: &str) {
     let thread = std::thread::current();
     let line = format!("{}: {why}\n", thread.name().unwrap_or("a test"));
-    // Standard error itself, because the test harness hides what the macros print.
+    // This writes to standard error itself, because the test harness hides what `eprintln!` prints.
     let written = match std::env::var_os("PASSED_OVER").filter(|path| !path.is_empty()) {
         Some(path) => OpenOptions::new()
             .append(true)
@@ -37,8 +37,7 @@ pub fn passed_over(why: &str) {
     written.expect("the line can be written");
 }
 
-/// A running (or ended) rustmemc. Whatever happened to it, it must not have panicked: that is looked for
-/// when it goes out of scope, and then it is killed.
+/// A rustmemc that runs or has ended. When it goes out of scope it is killed, and the test fails if it ever panicked.
 pub struct Process {
     child: Child,
     stdout: Collected,
@@ -53,27 +52,27 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Starts the binary on a port that the system chooses, with these flags too, and waits until it listens.
+/// Starts the binary with these flags, on a port that the system chooses, and waits until it listens.
 pub fn spawn(flags: &str) -> Process {
     spawn_after("", flags)
 }
 
-/// The same, from a shell that does something first: `ulimit -n 20;`
+/// The same, but a shell runs `prepare` first, such as `ulimit -n 20;`
 pub fn spawn_after(prepare: &str, flags: &str) -> Process {
     let process = launch(prepare, &format!("-p 0 {flags}"));
     process.address();
     process
 }
 
-/// Starts the binary with just these flags, and waits for nothing. `prepare` is what the shell does first.
-/// There is an append-only file only if the flags say where: tests must not share one.
+/// Starts the binary with only these flags, after a shell has run `prepare`. Does not wait until it listens.
+/// It has an append-only file only if the flags contain a path: tests must not share a file.
 pub fn launch(prepare: &str, flags: &str) -> Process {
     let log = if flags.contains("--aof ") {
         ""
     } else {
         "--no-aof"
     };
-    // With `exec` the process that we know the id of is the server itself.
+    // With `exec` the shell becomes the server, so the process id that we know is the server's.
     let mut command = Command::new("sh");
     command
         .args(["-c", &format!("{prepare} exec \"$@\""), "sh"])
@@ -97,11 +96,11 @@ impl Process {
         self.child.id()
     }
 
-    /// Where it listens, as it says itself.
+    /// The address that it has printed. Waits until that is printed.
     #[track_caller]
     pub fn address(&self) -> SocketAddr {
         let mut address = None;
-        eventually("the server says where it listens", || {
+        eventually("the server prints where it listens", || {
             let said = self.stdout.text();
             assert!(
                 !said.is_empty() || !self.stdout.ended() || !self.stderr.ended(),
@@ -115,19 +114,19 @@ impl Process {
                 .map(|line| {
                     let (_, address) = line
                         .split_once(" listening on ")
-                        .expect("its first line says it");
+                        .expect("its first line is the address");
                     address.parse().expect("it is an address")
                 });
             address.is_some()
         });
-        address.expect("it was found")
+        address.expect("it was printed")
     }
 
     pub fn client(&self) -> Client {
         Client::connect(self.address())
     }
 
-    /// One value out of `stats`, a number.
+    /// One number of `stats`.
     pub fn count(&self, name: &str) -> u64 {
         let value = self.client().stat(name);
         value
@@ -135,71 +134,65 @@ impl Process {
             .unwrap_or_else(|_| panic!("{name} is a number: {value}"))
     }
 
-    /// What it has said on standard error so far.
+    /// What it has printed on standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
 
-    /// Its memory in kilobytes: `VmRSS` is what it has now, `VmHWM` the most that it ever had.
-    pub fn memory(&self, which: &str) -> u64 {
-        let status = self.proc("status");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
-            .unwrap_or_else(|| panic!("the system tells {which}"))
+    /// Its memory in kilobytes: see [`system::memory`].
+    pub fn memory(&self, name: &str) -> u64 {
+        system::memory(self.pid(), name).expect("it still runs")
     }
 
-    /// How much processor time it has used, in ticks: a hundred a second on any usual system.
+    /// How much processor time it has used, in ticks. On any usual system a second has a hundred of them.
     pub fn cpu_ticks(&self) -> u64 {
-        let stat = self.proc("stat");
-        let (_, fields) = stat
-            .rsplit_once(") ")
-            .expect("the name stands in parentheses");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let stat = stat.expect("it still runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("the name is in parentheses");
         let ticks = fields.split(' ').skip(11).take(2);
         ticks
             .map(|field| field.parse::<u64>().expect("ticks are a number"))
             .sum()
     }
 
-    /// How often the thread of this name has gone to sleep to wait for something.
+    /// How often the thread of this name has slept to wait for something.
     #[track_caller]
     pub fn waits(&self, name: &str) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
         let mut tasks = tasks.expect("it still runs").flatten();
-        let read = |task: &std::fs::DirEntry, file| {
-            // A thread may have ended meanwhile.
-            std::fs::read_to_string(task.path().join(file)).unwrap_or_default()
-        };
-        let task = tasks.find(|task| read(task, "comm").trim() == name);
-        let status = read(&task.expect("it has such a thread"), "status");
-        let waits = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        let waits = waits.and_then(|waits| waits.trim().parse().ok());
+        let status =
+            |task: &std::fs::DirEntry, line| system::status(task.path().join("status"), line);
+        let task = tasks.find(|task| status(task, "Name").is_some_and(|found| found == name));
+        let task = task.expect("it has such a thread");
+        let waits = status(&task, "voluntary_ctxt_switches");
+        let waits = waits.and_then(|waits| waits.parse().ok());
         waits.expect("the system counts them")
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        self.entries("task")
     }
 
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
-        let folder = format!("/proc/{}/fd", self.pid());
-        std::fs::read_dir(folder)
-            .expect("the system tells them")
-            .count()
+        self.entries("fd")
     }
 
-    fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).expect("it still runs")
+    /// How many entries a folder has that the system keeps for the process.
+    fn entries(&self, folder: &str) -> usize {
+        let folder = std::fs::read_dir(format!("/proc/{}/{folder}", self.pid()));
+        folder.expect("it still runs").count()
     }
 
-    /// Sends a signal: `TERM`, `INT`.
+    /// Sends a signal, such as `TERM` or `INT`.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
         let sent = Command::new("sh").args(["-c", &kill]).status();
         assert!(sent.expect("there is a shell").success(), "{kill}");
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     #[track_caller]
     pub fn outcome(mut self) -> Outcome {
         let start = Instant::now();
@@ -225,18 +218,18 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already, and that is as well.
+        // This fails if it has ended already, and that is no error.
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.stderr.finish();
         let said = self.stderr.text();
         if !std::thread::panicking() {
-            assert!(!said.contains("panicked"), "the server said:\n{said}");
+            assert!(!said.contains("panicked"), "the server printed:\n{said}");
         }
     }
 }
 
-/// What a pipe gives, read as it comes, so that the process at its other end never has to wait.
+/// The output of a pipe. A thread reads it at once, so that the process at the other end never has to wait.
 struct Collected {
     text: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
@@ -273,16 +266,4 @@ impl Collected {
             reader.join().expect("reading a pipe does not panic");
         }
     }
-}
-
-/// A bare connection: for clients that do not behave, and may find that the server has hung up.
-pub fn stream(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the server accepts");
-    stream
-        .set_read_timeout(Some(TIMEOUT))
-        .expect("a timeout can be set");
-    stream
-        .set_write_timeout(Some(TIMEOUT))
-        .expect("a timeout can be set");
-    stream
 }
