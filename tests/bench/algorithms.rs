@@ -1,88 +1,90 @@
-//! The algorithms that `hits.rs` simulates: each decides which key goes when room is needed. Written to be read
-//! and compared, not to be fast: sizes are all alike here, so the queues hold keys only.
+//! The algorithms that `hits.rs` simulates: each decides which key is evicted. They are written to be read and compared,
+//! and are not fast. All items have the same size here, so the queues hold only keys.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::common::Key;
 
-/// What decides who goes.
+/// An algorithm that decides which key is evicted.
 pub trait Algorithm: Default {
-    /// Notes a request; whether the key was there.
+    /// Records a request, and returns whether it is a hit.
     fn hit(&mut self, key: Key) -> bool;
-    /// Takes in a key that was not there.
+    /// Inserts a key after a miss.
     fn insert(&mut self, key: Key);
-    /// Removes one key. There is at least one.
+    /// Evicts one key. There is at least one.
     fn evict(&mut self);
     fn len(&self) -> usize;
 }
 
-/// The key that was asked for longest ago goes. A key stands in the queue once for every request; only its
-/// last place counts.
+/// Evicts the key that was requested longest ago. A key is in the queue once for every request, but only its last place
+/// counts.
 #[derive(Default)]
 pub struct Lru {
-    last: HashMap<Key, u64>,
+    last_request: HashMap<Key, u64>,
     queue: VecDeque<(Key, u64)>,
     time: u64,
 }
 
 impl Algorithm for Lru {
     fn hit(&mut self, key: Key) -> bool {
-        let known = self.last.contains_key(&key);
-        if known {
+        let is_hit = self.last_request.contains_key(&key);
+        if is_hit {
             self.insert(key);
         }
-        known
+        is_hit
     }
 
     fn insert(&mut self, key: Key) {
         self.time += 1;
-        self.last.insert(key, self.time);
+        self.last_request.insert(key, self.time);
         self.queue.push_back((key, self.time));
     }
 
     fn evict(&mut self) {
         while let Some((key, time)) = self.queue.pop_front() {
-            if self.last.get(&key) == Some(&time) {
-                self.last.remove(&key);
+            if self.last_request.get(&key) == Some(&time) {
+                self.last_request.remove(&key);
                 return;
             }
         }
     }
 
     fn len(&self) -> usize {
-        self.last.len()
+        self.last_request.len()
     }
 }
 
-/// A queue, and a count of requests up to `MOST` with each key: whoever comes to the front and has been asked
-/// for goes to the back with one less; the others go. With 1 it is the FIFO queue with a second chance, and
-/// with 0 the plain one.
+/// A queue, and for each key a count of its requests, up to `MOST`. If the key at the front has a count above 0, the count
+/// is reduced by one and the key is moved to the back. Otherwise the key is evicted. With `MOST` = 1 this is a FIFO queue
+/// with a second chance, and with 0 a plain FIFO queue.
 #[derive(Default)]
 pub struct Clock<const MOST: u8> {
-    asked: HashMap<Key, u8>,
+    requests: HashMap<Key, u8>,
     queue: VecDeque<Key>,
 }
 
 impl<const MOST: u8> Algorithm for Clock<MOST> {
     fn hit(&mut self, key: Key) -> bool {
-        let asked = self.asked.get_mut(&key);
-        asked.map(|asked| *asked = MOST.min(*asked + 1)).is_some()
+        let requests = self.requests.get_mut(&key);
+        requests
+            .map(|requests| *requests = MOST.min(*requests + 1))
+            .is_some()
     }
 
     fn insert(&mut self, key: Key) {
-        self.asked.insert(key, 0);
+        self.requests.insert(key, 0);
         self.queue.push_back(key);
     }
 
     fn evict(&mut self) {
         while let Some(key) = self.queue.pop_front() {
-            match self.asked.get_mut(&key) {
-                Some(asked) if *asked > 0 => {
-                    *asked -= 1;
+            match self.requests.get_mut(&key) {
+                Some(requests) if *requests > 0 => {
+                    *requests -= 1;
                     self.queue.push_back(key);
                 }
                 _ => {
-                    self.asked.remove(&key);
+                    self.requests.remove(&key);
                     return;
                 }
             }
@@ -94,11 +96,11 @@ impl<const MOST: u8> Algorithm for Clock<MOST> {
     }
 }
 
-/// As `Clock<1>`, but whoever is spared stays where it is, and the hand goes on from there to the newer ones
-/// (Zhang et al., NSDI 2024).
+/// As `Clock<1>`, but a key that is not evicted stays in its place, and the hand moves on to the newer keys (Zhang et al.,
+/// NSDI 2024).
 #[derive(Default)]
 pub struct Sieve {
-    /// With each key its place in the queue, and whether it was asked for.
+    /// For each key its place in the queue, and whether it was requested.
     places: HashMap<Key, (u64, bool)>,
     queue: BTreeMap<u64, Key>,
     hand: u64,
@@ -108,7 +110,7 @@ pub struct Sieve {
 impl Algorithm for Sieve {
     fn hit(&mut self, key: Key) -> bool {
         let place = self.places.get_mut(&key);
-        place.map(|(_, asked)| *asked = true).is_some()
+        place.map(|(_, requested)| *requested = true).is_some()
     }
 
     fn insert(&mut self, key: Key) {
@@ -120,13 +122,13 @@ impl Algorithm for Sieve {
     fn evict(&mut self) {
         loop {
             let next = self.queue.range(self.hand..).next();
-            // Past the newest it begins again with the oldest.
+            // After the newest key follows the oldest.
             let Some((&place, &key)) = next.or_else(|| self.queue.first_key_value()) else {
                 return;
             };
             self.hand = place + 1;
             match self.places.get_mut(&key) {
-                Some((_, asked)) if *asked => *asked = false,
+                Some((_, requested)) if *requested => *requested = false,
                 _ => {
                     self.queue.remove(&place);
                     self.places.remove(&key);
@@ -141,14 +143,13 @@ impl Algorithm for Sieve {
     }
 }
 
-/// A small queue, `SMALL` per cent, for those that have just come; a main one for those that were asked for
-/// more than `ENOUGH` times while they were in the first; and the ghosts, `GHOSTS` per cent of the number of
-/// items, of those that were not: if they come again they go straight to the main one. As published (Yang et
-/// al., SOSP 2023) it is 10 per cent, a count up to 3, more than 1, and 90 per
-/// cent.
+/// New keys are in a small queue, `SMALL` per cent of all. Requests are counted up to `MOST`. When a key reaches the front
+/// of the small queue, it is moved to the main queue if it was requested more than `ENOUGH` times there. Otherwise it is
+/// evicted and becomes a ghost: if it is inserted again, it is in the main queue at once. The number of ghosts is `GHOSTS`
+/// per cent of the number of items. As published (Yang et al., SOSP 2023) the four parameters are 10, 3, 1 and 90.
 #[derive(Default)]
 pub struct S3Fifo<const SMALL: usize, const MOST: u8, const ENOUGH: u8, const GHOSTS: usize> {
-    asked: HashMap<Key, u8>,
+    requests: HashMap<Key, u8>,
     small: VecDeque<Key>,
     main: VecDeque<Key>,
     /// When a key became a ghost, counted in ghosts.
@@ -160,12 +161,14 @@ impl<const SMALL: usize, const MOST: u8, const ENOUGH: u8, const GHOSTS: usize> 
     for S3Fifo<SMALL, MOST, ENOUGH, GHOSTS>
 {
     fn hit(&mut self, key: Key) -> bool {
-        let asked = self.asked.get_mut(&key);
-        asked.map(|asked| *asked = MOST.min(*asked + 1)).is_some()
+        let requests = self.requests.get_mut(&key);
+        requests
+            .map(|requests| *requests = MOST.min(*requests + 1))
+            .is_some()
     }
 
     fn insert(&mut self, key: Key) {
-        self.asked.insert(key, 0);
+        self.requests.insert(key, 0);
         let remembered = self
             .ghosts
             .remove(&key)
@@ -188,17 +191,17 @@ impl<const SMALL: usize, const MOST: u8, const ENOUGH: u8, const GHOSTS: usize> 
             let Some(key) = queue.pop_front() else {
                 return;
             };
-            match self.asked.get_mut(&key) {
-                Some(asked) if from_small && *asked > ENOUGH => {
-                    *asked = 0;
+            match self.requests.get_mut(&key) {
+                Some(requests) if from_small && *requests > ENOUGH => {
+                    *requests = 0;
                     self.main.push_back(key);
                 }
-                Some(asked) if !from_small && *asked > 0 => {
-                    *asked -= 1;
+                Some(requests) if !from_small && *requests > 0 => {
+                    *requests -= 1;
                     self.main.push_back(key);
                 }
                 _ => {
-                    self.asked.remove(&key);
+                    self.requests.remove(&key);
                     if from_small {
                         self.ghosts.insert(key, self.time);
                         self.time += 1;
@@ -214,13 +217,13 @@ impl<const SMALL: usize, const MOST: u8, const ENOUGH: u8, const GHOSTS: usize> 
     }
 }
 
-/// Two queues with a second chance as in S3-FIFO with one bit, but how long the small one should be follows the
-/// ghosts: one of the small queue that comes again makes it longer by `STEP`, one of the main queue makes it
-/// shorter. Each kind of ghost is remembered for as long as it takes `GHOSTS` per cent of the items to become
-/// such ghosts too. Close to CAR (Bansal and Modha, FAST 2004).
+/// Two queues with a second chance as in S3-FIFO with one bit, but the ghosts decide how long the small queue should be.
+/// When a ghost of the small queue is inserted again, the small queue becomes longer by `STEP`; when a ghost of the main
+/// queue is inserted again, it becomes shorter. A ghost is forgotten when there are newer ghosts of its kind, `GHOSTS` per
+/// cent of the number of items. Close to CAR (Bansal and Modha, FAST 2004).
 #[derive(Default)]
 pub struct Car<const STEP: usize, const GHOSTS: usize> {
-    asked: HashMap<Key, bool>,
+    requested: HashMap<Key, bool>,
     small: VecDeque<Key>,
     main: VecDeque<Key>,
     /// Whether a key became a ghost in the small queue, and when, counted in ghosts of its kind.
@@ -232,12 +235,12 @@ pub struct Car<const STEP: usize, const GHOSTS: usize> {
 
 impl<const STEP: usize, const GHOSTS: usize> Algorithm for Car<STEP, GHOSTS> {
     fn hit(&mut self, key: Key) -> bool {
-        let asked = self.asked.get_mut(&key);
-        asked.map(|asked| *asked = true).is_some()
+        let requested = self.requested.get_mut(&key);
+        requested.map(|requested| *requested = true).is_some()
     }
 
     fn insert(&mut self, key: Key) {
-        self.asked.insert(key, false);
+        self.requested.insert(key, false);
         let remembered = self.len() * GHOSTS / 100;
         let queue = match self.ghosts.remove(&key) {
             Some((true, time)) if self.from_small - time < remembered => {
@@ -258,22 +261,22 @@ impl<const STEP: usize, const GHOSTS: usize> Algorithm for Car<STEP, GHOSTS> {
 
     fn evict(&mut self) {
         loop {
-            let small = self.main.is_empty() || self.small.len() >= self.small_goal.max(1);
-            let (queue, time) = match small {
+            let from_small = self.main.is_empty() || self.small.len() >= self.small_goal.max(1);
+            let (queue, time) = match from_small {
                 true => (&mut self.small, &mut self.from_small),
                 false => (&mut self.main, &mut self.from_main),
             };
             let Some(key) = queue.pop_front() else {
                 return;
             };
-            match self.asked.get_mut(&key) {
-                Some(asked) if *asked => {
-                    *asked = false;
+            match self.requested.get_mut(&key) {
+                Some(requested) if *requested => {
+                    *requested = false;
                     self.main.push_back(key);
                 }
                 _ => {
-                    self.asked.remove(&key);
-                    self.ghosts.insert(key, (small, *time));
+                    self.requested.remove(&key);
+                    self.ghosts.insert(key, (from_small, *time));
                     *time += 1;
                     return;
                 }
@@ -286,12 +289,12 @@ impl<const STEP: usize, const GHOSTS: usize> Algorithm for Car<STEP, GHOSTS> {
     }
 }
 
-/// What the server does: a probation queue for those that have come and a main one for those that were asked for
-/// meanwhile, both with a second chance. In `TURNS` of five evictions the hand of the main queue looks at one key
-/// first, as long as more than `LEAST` per cent of all are there.
+/// What the server does. New keys are in a probation queue. When a key reaches its front, it is moved to the main queue if
+/// it was requested there, and evicted otherwise. A requested key at the front of the main queue is moved to its end. In
+/// `TURNS` of five evictions the main queue comes first, if it has more than `LEAST` per cent of all keys.
 #[derive(Default)]
 pub struct Probation<const TURNS: usize, const LEAST: usize> {
-    asked: HashMap<Key, bool>,
+    requested: HashMap<Key, bool>,
     probation: VecDeque<Key>,
     main: VecDeque<Key>,
     evictions: usize,
@@ -299,12 +302,12 @@ pub struct Probation<const TURNS: usize, const LEAST: usize> {
 
 impl<const TURNS: usize, const LEAST: usize> Algorithm for Probation<TURNS, LEAST> {
     fn hit(&mut self, key: Key) -> bool {
-        let asked = self.asked.get_mut(&key);
-        asked.map(|asked| *asked = true).is_some()
+        let requested = self.requested.get_mut(&key);
+        requested.map(|requested| *requested = true).is_some()
     }
 
     fn insert(&mut self, key: Key) {
-        self.asked.insert(key, false);
+        self.requested.insert(key, false);
         self.probation.push_back(key);
     }
 
@@ -321,13 +324,13 @@ impl<const TURNS: usize, const LEAST: usize> Algorithm for Probation<TURNS, LEAS
             let Some(key) = queue.pop_front() else {
                 return;
             };
-            match self.asked.get_mut(&key) {
-                Some(asked) if *asked => {
-                    *asked = false;
+            match self.requested.get_mut(&key) {
+                Some(requested) if *requested => {
+                    *requested = false;
                     self.main.push_back(key);
                 }
                 _ => {
-                    self.asked.remove(&key);
+                    self.requested.remove(&key);
                     return;
                 }
             }

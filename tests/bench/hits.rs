@@ -1,22 +1,22 @@
-//! How good a cache it is: the share of requests that are hits, beside memcached, under the same `-m`.
+//! The share of requests that are hits: rustmemc and memcached, under the same `-m`.
 //!
 //!     cargo bench --bench hits                          the two servers
-//!     cargo bench --bench hits -- --simulate [items]    algorithms, in this program, with room for so many
+//!     cargo bench --bench hits -- --simulate [items]    algorithms, in this program, with this capacity
 //!
-//! In the simulation S3-FIFO stands with the share of its small queue, how far it counts, when it promotes, and
-//! its ghosts; CAR with its step and its ghosts; what the server does as "probation" (see `algorithms.rs`). "own room" and "in turn" are 256 shards
-//! with a queue each, which have each their share of the room, or share all of it and evict in turn.
+//! In the simulation, the numbers after a name are the parameters of the algorithm, in the order of `algorithms.rs`.
+//! "probation" is what the server does. With "own capacity" and "in turn" there are 256 shards, each with a queue of its
+//! own. Each shard has its share of the capacity, or the shards share all of it and evict in turn.
 //!
-//! A read-through cache: every request is a `get`, and every miss is followed by a `set`. Cold misses count.
-//! Three kinds of traces, each of 3 million requests over 1 million keys, 100-byte values, always the same
-//! ones because the generator is seeded:
-//! - `stable`: popularity is Zipf's with exponent 0.99 and stays as it is;
-//! - `scans`: the same, but each 40,000 requests are followed by 10,000 to keys that never return, so that at
+//! Every request is a `get`, and every miss is followed by a `set`. The first request for a key is a miss, and counts.
+//! There are three traces, each of 3 million requests for 1 million keys, with values of 100 bytes. The random numbers
+//! are seeded, so the traces are always the same:
+//! - `stable`: popularity follows Zipf's law with exponent 0.99, and does not change;
+//! - `scans`: the same, but each 40,000 requests are followed by 10,000 requests for keys that never return, so that at
 //!   most 80 % can be hits;
-//! - `shifts`: as `stable`, but every 500,000 requests the ranks are rotated by a sixth of the keys, so that
-//!   all that was popular no longer is.
+//! - `shifts`: as `stable`, but every 500,000 requests the ranks are rotated by a sixth of the keys, so that no key that
+//!   was popular stays popular.
 
-// What is indexed here are tables that this file has sized itself.
+// Only tables whose size this file has chosen are indexed here.
 #![allow(clippy::indexing_slicing)]
 
 use std::io;
@@ -38,7 +38,7 @@ const SCAN_EVERY: usize = 50_000;
 const SHIFT_EVERY: usize = 500_000;
 const VALUE: [u8; 100] = [b'v'; 100];
 
-/// The `-m` of the servers, and about how many items of this kind it holds.
+/// The `-m` of the servers, and about how many items of this size fit.
 const MEGABYTES: usize = 24;
 const ITEMS: usize = 131_000;
 
@@ -46,13 +46,13 @@ const ITEMS: usize = 131_000;
 
 struct Trace {
     name: &'static str,
-    /// How many of the requests must be hits, in per cent.
+    /// How many of the requests must be hits at least, in per cent.
     least: f64,
     requests: Vec<Key>,
 }
 
 fn traces() -> Vec<Trace> {
-    // Rank r is asked for with a weight of 1 / (r + 1)^0.99; a place in the sum of all weights tells a rank.
+    // Rank r has a weight of 1 / (r + 1)^0.99. A random place in the sum of all weights chooses a rank.
     let mut sum = 0.0;
     let sums: Vec<f64> = (1..=KEYS)
         .map(|rank| {
@@ -76,7 +76,7 @@ fn traces() -> Vec<Trace> {
     vec![
         generate("stable", 79.5, 1, &|_, rank| rank),
         generate("scans", 61.0, 2, &|number, rank| {
-            // Numbers above those of the keys, and none twice.
+            // A number above those of the other keys, which is not used twice.
             if number % SCAN_EVERY >= SCAN_EVERY - SCAN {
                 KEYS + number
             } else {
@@ -91,18 +91,18 @@ fn traces() -> Vec<Trace> {
 
 // ---- The servers ----
 
-/// So many keys are asked for at once; the `set`s for those that are missing go with the next batch.
+/// How many keys one `get` requests. The `set`s of those that are missing are sent with the next batch.
 const BATCH: usize = 50;
 
-/// The hits in per cent of all requests, the items that are there at the end, and the seconds it took.
+/// The hits in per cent of all requests, the number of items at the end, and the seconds it took.
 fn measure(program: &Program, trace: &Trace) -> io::Result<Cell> {
     let server = program.start(&["-m", &MEGABYTES.to_string()])?;
     let mut client = Client::connect(&server.address)?;
     let (start, mut hits) = (Instant::now(), 0);
     let (mut keys, mut again) = (Vec::new(), Vec::new());
     for batch in trace.requests.chunks(BATCH) {
-        // A key that comes again within the batch is read again, but behind the `set`s: by then it is there,
-        // as it would be if each request had waited for the one before.
+        // A key that occurs again in the batch is read again after the `set`s. Then it has an item, as it would have if
+        // each request had waited for the one before.
         keys.clear();
         for &key in batch {
             if keys.contains(&key) {
@@ -127,9 +127,9 @@ fn measure(program: &Program, trace: &Trace) -> io::Result<Cell> {
     Ok(Cell::new(text, hits))
 }
 
-/// The keys that are missing.
+/// The requested keys that were not found.
 fn missing(asked: &[Key], found: &[Key]) -> Vec<Key> {
-    // Answers come in the order of the keys.
+    // Answers have the order of the keys.
     let mut next = found.iter().peekable();
     let missing = asked.iter().filter(|&key| next.next_if_eq(&key).is_none());
     missing.copied().collect()
@@ -152,17 +152,17 @@ fn compare(traces: &[Trace], report: &mut Report) -> io::Result<()> {
 
 // ---- The simulation ----
 
-/// Where room is made when the store is split over shards, each with its own queue.
+/// Which shard evicts when the store has several shards, each with its own queue.
 #[derive(Clone, Copy)]
-enum Room {
-    /// Each shard has its share of the room, and makes it itself.
+enum Capacity {
+    /// Each shard has its share of the capacity, and evicts its own items.
     Own,
-    /// The room is everybody's, and the shards make it in turn.
-    Turn,
+    /// The shards share the capacity, and evict in turn.
+    Shared,
 }
 
 /// The hits in per cent.
-fn simulate<A: Algorithm>(trace: &Trace, capacity: usize, shards: usize, room: Room) -> f64 {
+fn simulate<A: Algorithm>(trace: &Trace, capacity: usize, shards: usize, split: Capacity) -> f64 {
     let mut caches: Vec<A> = (0..shards).map(|_| A::default()).collect();
     let (mut hits, mut used, mut hand) = (0, 0, 0);
     for &key in &trace.requests {
@@ -171,9 +171,9 @@ fn simulate<A: Algorithm>(trace: &Trace, capacity: usize, shards: usize, room: R
             hits += 1;
             continue;
         }
-        match room {
-            Room::Own if caches[shard].len() >= capacity / shards => caches[shard].evict(),
-            Room::Turn if used >= capacity => {
+        match split {
+            Capacity::Own if caches[shard].len() >= capacity / shards => caches[shard].evict(),
+            Capacity::Shared if used >= capacity => {
                 while caches[hand % shards].len() == 0 {
                     hand += 1;
                 }
@@ -189,18 +189,18 @@ fn simulate<A: Algorithm>(trace: &Trace, capacity: usize, shards: usize, room: R
 
 /// One queue for the whole store.
 fn whole<A: Algorithm>(trace: &Trace, capacity: usize) -> f64 {
-    simulate::<A>(trace, capacity, 1, Room::Own)
+    simulate::<A>(trace, capacity, 1, Capacity::Own)
 }
 
-fn own_room<A: Algorithm>(trace: &Trace, capacity: usize) -> f64 {
-    simulate::<A>(trace, capacity, 256, Room::Own)
+fn own_capacity<A: Algorithm>(trace: &Trace, capacity: usize) -> f64 {
+    simulate::<A>(trace, capacity, 256, Capacity::Own)
 }
 
 fn in_turn<A: Algorithm>(trace: &Trace, capacity: usize) -> f64 {
-    simulate::<A>(trace, capacity, 256, Room::Turn)
+    simulate::<A>(trace, capacity, 256, Capacity::Shared)
 }
 
-/// How one algorithm does on one trace with so much room.
+/// The hits of one algorithm on one trace with this capacity, in per cent.
 type Simulation = fn(&Trace, usize) -> f64;
 
 const SIMULATIONS: &[(&str, Simulation)] = &[
@@ -218,12 +218,15 @@ const SIMULATIONS: &[(&str, Simulation)] = &[
     ("probation, 2 of 5, 10 %", whole::<Probation<2, 10>>),
     ("probation, 2 of 5, 30 %", whole::<Probation<2, 30>>),
     ("probation, 3 of 5, 30 %", whole::<Probation<3, 30>>),
-    ("the same, 2 of 5; own room", own_room::<Probation<2, 30>>),
+    (
+        "the same, 2 of 5; own capacity",
+        own_capacity::<Probation<2, 30>>,
+    ),
     ("the same, 2 of 5; in turn", in_turn::<Probation<2, 30>>),
 ];
 
 fn simulate_all(traces: &[Trace], capacity: usize) -> io::Result<()> {
-    let mut head = format!("{:38}", format!("room for {capacity} items"));
+    let mut head = format!("{:38}", format!("capacity: {capacity} items"));
     for trace in traces {
         head += &format!(" {:>9}", trace.name);
     }
@@ -240,7 +243,7 @@ fn simulate_all(traces: &[Trace], capacity: usize) -> io::Result<()> {
 
 const USAGE: &str = "\
 options: [--simulate [ITEMS]]
-Measures the share of hits of the servers, or of algorithms with room for this number of items.";
+Measures the share of hits of the servers, or of algorithms with this capacity.";
 
 fn main() -> ExitCode {
     run(USAGE, |arguments, report| {

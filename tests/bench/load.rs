@@ -1,11 +1,11 @@
-//! The load that the benchmarks of speed share: clients that send prepared requests and compare every byte of
-//! the answers, for a given time.
+//! The load that the benchmarks of speed share: for a given time, clients send prepared requests and compare every byte
+//! of the answers.
 //!
-//! It runs as a process of its own (a benchmark starts itself again with `--load`), so that its cost is the
-//! same whoever is being measured. Servers are measured in turn, round after round, and it is the ratios of
-//! each round that count: on a noisy machine nothing else means anything.
+//! It runs in a process of its own (a benchmark starts itself again with `--load`), so that its cost is the same for
+//! every server. Servers are measured in turn, round after round, and only the ratios of each round count: on a busy
+//! machine the rates alone mean nothing.
 
-// What is indexed here are tables and buffers that this file has sized itself.
+// Only tables and buffers whose size this file has chosen are indexed here.
 #![allow(clippy::indexing_slicing)]
 
 use std::env;
@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::common::{Server, TIMEOUT, number, print};
+use super::common::{self, Server, number, print};
 
-// ---- What is asked: the workloads ----
+// ---- What is sent: the workloads ----
 
-/// A request and the only answer that is right. `{key}` and `{data}` are filled in.
+/// A request and its only right answer. `{key}` and `{data}` are placeholders.
 #[derive(Clone, Copy)]
 pub struct Exchange {
     pub request: &'static str,
@@ -41,17 +41,18 @@ const MG: Exchange = Exchange {
     request: "mg {key} v\r\n",
     answer: "VA 32\r\n{data}\r\n",
 };
-/// The same as `SET`, in redis's words.
+/// The same as `SET`, in the protocol of redis.
 pub const REDIS_SET: Exchange = Exchange {
     request: "*3\r\n$3\r\nSET\r\n$8\r\n{key}\r\n$32\r\n{data}\r\n",
     answer: "+OK\r\n",
 };
 
-/// What the clients ask, over and over. All keys are stored before it begins, so every `get` is a hit. The
-/// fixed reply goes by a request's first word: within one workload, a word has one answer.
+/// The requests that the clients repeat. All keys are stored before, so every `get` is a hit. Within one workload,
+/// requests with the same first word have the same answer, because the server with the fixed reply looks only at that
+/// word.
 pub struct Workload {
     pub name: &'static str,
-    /// How the keys are stored.
+    /// The request that stores a key.
     store: Exchange,
     pub exchanges: &'static [Exchange],
 }
@@ -86,7 +87,7 @@ const WORKLOADS: &[Workload] = &[
     },
 ];
 
-/// Few enough to stay in the processor's cache: this measures the serving, not the memory.
+/// So few keys stay in the processor's cache: this measures how requests are served, not the memory.
 const KEYS: usize = 1000;
 const DATA: &str = "0123456789abcdef0123456789abcdef";
 
@@ -95,7 +96,7 @@ pub fn workload(name: &str) -> io::Result<&'static Workload> {
     known.ok_or_else(|| io::Error::other(format!("no workload is called {name:?}")))
 }
 
-/// Fills in a template. All keys are of equal length, and so are all answers to one kind of request.
+/// Replaces the placeholders. All keys have the same length, and so have all answers to one kind of request.
 pub fn fill(template: &str, key: usize) -> Vec<u8> {
     template
         .replace("{key}", &format!("k{key:07}"))
@@ -103,17 +104,17 @@ pub fn fill(template: &str, key: usize) -> Vec<u8> {
         .into_bytes()
 }
 
-// ---- How much at a time: the rows ----
+// ---- How many at a time: the rows ----
 
-/// So many clients, each of which sends so many requests at a time.
+/// The number of clients, and the number of requests that each of them sends at a time.
 #[derive(Clone, Copy)]
 pub struct Row {
     pub clients: usize,
     pub pipeline: usize,
 }
 
-/// The pipeline ends where a batch and its answers might no longer fit into the sockets' buffers: beyond it,
-/// client and server could each wait for the other to read.
+/// A row, as in `50x16`. A pipeline of more than 1000 requests might not fit into the sockets' buffers: then client and
+/// server could each wait for the other to read.
 pub fn row(text: &str) -> io::Result<Row> {
     let (clients, pipeline) = text
         .split_once('x')
@@ -124,7 +125,7 @@ pub fn row(text: &str) -> io::Result<Row> {
     })
 }
 
-/// What is parsed one by one, with commas between.
+/// Parses a list with commas.
 pub fn list<T>(text: &str, parse_one: fn(&str) -> io::Result<T>) -> io::Result<Vec<T>> {
     text.split(',').map(parse_one).collect()
 }
@@ -133,15 +134,15 @@ pub fn list<T>(text: &str, parse_one: fn(&str) -> io::Result<T>) -> io::Result<V
 
 const SMALL_STACK: usize = 128 * 1024;
 
-/// A pipeline's worth of requests, sent in one write, and all the bytes that must come back.
+/// The requests of one pipeline, which are sent in one write, and all the bytes of their answers.
 pub struct Batch {
     request: Vec<u8>,
     answer: Vec<u8>,
 }
 
 impl Batch {
-    /// `turns`: which of the exchanges, and with which keys, each taken round and round. `one_key`: every answer
-    /// names the first key, whatever was asked for, as the fixed reply does.
+    /// `turns` chooses the exchanges and the keys: after the last one the first follows again. With `one_key` every
+    /// answer contains the first key, as the fixed reply does.
     pub fn new(exchanges: &[Exchange], turns: Range<usize>, keys: usize, one_key: bool) -> Batch {
         let (mut request, mut answer) = (Vec::new(), Vec::new());
         for turn in turns {
@@ -153,8 +154,7 @@ impl Batch {
     }
 }
 
-/// Everything a client will say, prepared beforehand, so that the load costs little more than its system
-/// calls.
+/// All requests that a client will send. They are prepared, so that the load costs little more than its system calls.
 fn batches(exchanges: &[Exchange], pipeline: usize, one_key: bool) -> Vec<Batch> {
     let prepare = |number: usize| {
         let turns = number * pipeline..(number + 1) * pipeline;
@@ -163,7 +163,7 @@ fn batches(exchanges: &[Exchange], pipeline: usize, one_key: bool) -> Vec<Batch>
     (0..KEYS.div_ceil(pipeline)).map(prepare).collect()
 }
 
-/// A client that knows its answers beforehand.
+/// A client that knows which answers it must get.
 pub struct Caller {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -171,18 +171,14 @@ pub struct Caller {
 
 impl Caller {
     pub fn connect(address: &str) -> io::Result<Caller> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Caller {
-            stream,
+            stream: common::connect(address)?,
             buffer: Vec::new(),
         })
     }
 
-    /// Sends a batch and reads until all of it is answered. Every byte is compared as it comes: that costs
-    /// next to nothing, and an error line, shorter than the answer, would otherwise be waited upon in vain.
+    /// Sends a batch and reads until all of it is answered. Bytes are compared as soon as they arrive. That costs little,
+    /// and otherwise it would wait in vain after an error line, which is shorter than the answer.
     pub fn exchange(&mut self, batch: &Batch) -> io::Result<()> {
         self.stream.write_all(&batch.request)?;
         self.buffer.resize(batch.answer.len(), 0);
@@ -212,7 +208,7 @@ fn excerpt(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned()
 }
 
-/// Returns the requests a second that the clients got answered.
+/// Returns how many requests a second are answered.
 fn load(
     address: &str,
     workload: &Workload,
@@ -226,8 +222,8 @@ fn load(
     }
     drop(first);
 
-    // Connected one after another, and each served once, before any thread is started: accepting costs no
-    // part of the measured time, and a server that cannot hold so many clients is found out here.
+    // Before any thread starts, all clients connect, and each is served once. So accepting is not measured, and a server
+    // that cannot serve this number of clients fails here.
     let batches = &batches(workload.exchanges, row.pipeline, one_key);
     let warm_up = |number: usize| {
         let mut client = Caller::connect(address)?;
@@ -237,12 +233,12 @@ fn load(
     };
     let clients: Vec<Caller> = (0..row.clients).map(warm_up).collect::<Result<_, _>>()?;
 
-    let (barrier, over) = (&Barrier::new(row.clients + 1), &AtomicBool::new(false));
+    let (barrier, is_over) = (&Barrier::new(row.clients + 1), &AtomicBool::new(false));
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (number, mut client) in clients.into_iter().enumerate() {
             let run = move || {
-                // Clients begin at different keys, or all would walk from lock to lock in step.
+                // Clients begin at different keys. Otherwise all would wait for the same locks.
                 let own_order = batches
                     .iter()
                     .cycle()
@@ -251,8 +247,8 @@ fn load(
                 barrier.wait();
                 for batch in own_order {
                     client.exchange(batch)?;
-                    // What was still under way when time was up does not count.
-                    if over.load(Relaxed) {
+                    // A batch that was not answered in time does not count.
+                    if is_over.load(Relaxed) {
                         break;
                     }
                     answered += row.pipeline;
@@ -262,7 +258,7 @@ fn load(
             let thread = thread::Builder::new().stack_size(SMALL_STACK);
             match thread.spawn_scoped(scope, run) {
                 Ok(thread) => threads.push(thread),
-                // Not a `return`: the scope would wait for those that already wait at the barrier.
+                // This does not return: the scope would wait for the threads that already wait at the barrier.
                 Err(error) => {
                     _ = writeln!(io::stderr(), "could not start thread {number}: {error}");
                     std::process::exit(1);
@@ -272,7 +268,7 @@ fn load(
         barrier.wait();
         let start = Instant::now();
         thread::sleep(Duration::from_secs_f64(seconds));
-        over.store(true, Relaxed);
+        is_over.store(true, Relaxed);
         let elapsed = start.elapsed();
 
         let mut answered = 0;
@@ -289,7 +285,7 @@ fn load(
 
 // ---- The process ----
 
-/// Does what `--load` asks for, if it is what these arguments say.
+/// Runs the load if these arguments begin with `--load`. Returns whether they do.
 pub fn is_asked_for(arguments: &[String]) -> io::Result<bool> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ["--load", address, name, size, seconds, keys] = arguments[..] else {
@@ -306,7 +302,7 @@ pub fn is_asked_for(arguments: &[String]) -> io::Result<bool> {
     print(rate).map(|()| true)
 }
 
-/// One measurement, by a process of its own: requests a second.
+/// One measurement, in a process of its own: requests a second.
 fn measure(server: &Server, workload: &str, row: Row, seconds: f64) -> io::Result<f64> {
     let row = format!("{}x{}", row.clients, row.pipeline);
     let keys = if server.name == "fixed" {
@@ -319,10 +315,10 @@ fn measure(server: &Server, workload: &str, row: Row, seconds: f64) -> io::Resul
         .args([&seconds.to_string(), keys])
         .output()?;
     let rate = String::from_utf8_lossy(&output.stdout).trim().parse();
-    let complaint = String::from_utf8_lossy(&output.stderr);
+    let error = String::from_utf8_lossy(&output.stderr);
     rate.map_err(|_| {
-        let (name, complaint) = (server.name, complaint.trim());
-        io::Error::other(format!("{name}, {workload} {row}: {complaint}"))
+        let (name, error) = (server.name, error.trim());
+        io::Error::other(format!("{name}, {workload} {row}: {error}"))
     })
 }
 
@@ -336,7 +332,7 @@ pub fn rounds(
     let mut rates = vec![Vec::new(); servers.len()];
     for round in 0..rounds {
         for turn in 0..servers.len() {
-            // Every other round goes backwards, so that nobody is always measured first.
+            // Every second round is in reverse order, so that no server is always measured first.
             let place = if round % 2 == 0 {
                 turn
             } else {

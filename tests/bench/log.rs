@@ -1,12 +1,12 @@
-//! What the append-only file costs: rustmemc beside redis, both with a file that is synced in the same way.
+//! What the append-only file costs: rustmemc and redis, both with a file that is synced in the same way.
 //!
 //!     cargo bench --bench log
 //!     cargo bench --bench log -- --rows 50x16 --rounds 9 --seconds 0.3
 //!
-//! - How many sets a second are acknowledged, synced every second and always, by clients that send one or
-//!   several at a time. The servers take turns, and it is the ratios that count, as in `throughput.rs`.
-//! - How many bytes of file a set takes (a key of 8 bytes, 32 bytes of data).
-//! - How long a start takes that replays a million of them, up to the first answer.
+//! - How many sets a second are acknowledged. The file is synced every second or always, and clients send one or several
+//!   sets at a time. The servers take turns, and only the ratios count, as in `throughput.rs`.
+//! - How many bytes of the file a set takes (a key of 8 bytes, 32 bytes of data).
+//! - How long a start takes that replays a million sets, up to the first answer.
 
 use std::fs;
 use std::io;
@@ -21,21 +21,21 @@ mod load;
 use common::{Program, Server, number, print, ratio, run, spread};
 use load::{Batch, Caller, Exchange, REDIS_SET, Row, SET, list};
 
-/// A program, and how it is asked for what is measured.
+/// A program, and how to use it here.
 struct Contender {
     program: Program,
-    /// The workload, and the one exchange that it consists of.
+    /// The workload, and its only exchange.
     workload: &'static str,
     set: Exchange,
-    /// What it is started with, …
+    /// Its arguments.
     arguments: &'static [&'static str],
-    /// … what stands before how the file is synced, …
+    /// The flag whose value is `everysec` or `always`.
     fsync: &'static str,
-    /// … and what keeps the file as it grows.
+    /// The flag and value with which it does not rewrite the file.
     no_rewrite: [&'static str; 2],
 }
 
-/// The first is compared with the other, if there is one.
+/// rustmemc, and redis if it exists.
 fn contenders() -> io::Result<Vec<Contender>> {
     let ours = Contender {
         program: common::rustmemc("")?,
@@ -93,7 +93,7 @@ fn rates(contenders: &[Contender], fsync: &str, options: &Options) -> io::Result
 const RECORDS: usize = 1_000_000;
 const AT_A_TIME: usize = 1000;
 
-/// What a file of so many records is, and how long it takes to start with it.
+/// The size of a file of this number of records, and how long each start with it takes.
 struct Replayed {
     bytes: f64,
     seconds: Vec<f64>,
@@ -114,13 +114,13 @@ fn replay(contender: &Contender, rounds: usize) -> io::Result<Replayed> {
     }
     let folder = Arc::clone(&server.folder);
     drop(server);
-    let bytes = size(&folder.0)? as f64;
+    let bytes = size(folder.path())? as f64;
     let one = Batch::new(&[*set], 0..1, RECORDS, false);
     let mut seconds = Vec::new();
     for _ in 0..rounds {
         let start = Instant::now();
         let server = program.start_in(Arc::clone(&folder), &arguments)?;
-        // Some take clients before they have replayed their file, and put them off.
+        // Some servers accept clients before they have replayed their file, and answer with an error.
         while Caller::connect(&server.address)?.exchange(&one).is_err() {
             thread::sleep(Duration::from_millis(1));
         }
@@ -129,7 +129,7 @@ fn replay(contender: &Contender, rounds: usize) -> io::Result<Replayed> {
     Ok(Replayed { bytes, seconds })
 }
 
-/// What all files in a folder are together.
+/// The size of all files in a folder.
 fn size(folder: &Path) -> io::Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir(folder)? {
@@ -162,7 +162,7 @@ fn files(contenders: &[Contender], rounds: usize) -> io::Result<()> {
         all.push(replayed.seconds);
     }
     if let [ours, others] = &all[..] {
-        // The other way round: twice as fast is half the time.
+        // Half the time is twice the speed, so the ratio is turned round.
         print(format_args!("speed: {}", ratio(others, ours)))?;
     }
     Ok(())

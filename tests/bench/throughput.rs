@@ -1,19 +1,19 @@
-//! How many requests a second: rustmemc beside two others, on the same machine, under the same load.
+//! How many requests a second: rustmemc and two other servers, on the same machine, under the same load.
 //!
 //!     cargo bench --bench throughput
 //!     cargo bench --bench throughput -- --only get,mix --rows 1x1,50x16 --rounds 9 --seconds 0.5
 //!
-//! Requests a second say more about the machine (and its neighbours) than about the server, so what counts
-//! are *ratios*: the servers are measured in turn, round after round, each round gives one ratio, and the
-//! table shows the median of them with the smallest and the largest. The servers:
+//! Requests a second depend more on the machine than on the server, so only *ratios* count. The servers are measured in
+//! turn, round after round. Each round has one ratio, and the table shows the median, the smallest and the largest. The
+//! servers:
 //!
-//! - `rustmemc`, as it is without flags: with its append-only file.
-//! - `fixed`: a server in this file that answers every line with a fixed reply from a blocking thread a
-//!   connection: what our way of serving costs before anything of memcached is done. It runs as a process of
-//!   its own (this program starts itself again with `--fixed-reply-server`).
-//! - `memcached`: the real one, if it is there.
+//! - `rustmemc`, without flags: with its append-only file.
+//! - `fixed`: a server in this file. It has a blocking thread for each connection, and answers every line with a fixed
+//!   reply. So it shows what our way of serving costs without a store. It runs in a process of its own (this program
+//!   starts itself again with `--fixed-reply-server`).
+//! - `memcached`: the real one, if it exists.
 
-// What is indexed here are tables and buffers that this file has sized itself.
+// Only tables and buffers whose size this file has chosen are indexed here.
 #![allow(clippy::indexing_slicing)]
 
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -28,7 +28,7 @@ use load::{Exchange, Row, SET, Workload, fill, list, workload};
 
 // ---- The fixed reply: `--fixed-reply-server WORKLOAD` ----
 
-/// What the fixed server knows of a request: how it begins, how much follows its line, what is answered.
+/// What the fixed server knows about a request: its first word, the length of its data block, and its answer.
 struct Rule {
     word: Vec<u8>,
     block: usize,
@@ -61,14 +61,14 @@ fn serve_fixed_replies(workload: &'static Workload) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     print(format_args!("listening on {}", listener.local_addr()?))?;
     for stream in listener.incoming().flatten() {
-        // A client that goes away or sends nonsense ends its own connection only; the load will tell of it.
+        // An error ends only this client's connection, and the load prints it.
         let serve = move || _ = answer_lines(&stream, workload);
         thread::Builder::new().stack_size(128 * 1024).spawn(serve)?;
     }
     Ok(())
 }
 
-/// The shape of a conversation in rustmemc, and its system calls, with nothing done in between.
+/// The loop of a connection in rustmemc, with the same system calls, but without a store.
 fn answer_lines(stream: &TcpStream, workload: &Workload) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let rules: Vec<Rule> = workload
@@ -108,7 +108,7 @@ fn compare(options: &Options) -> io::Result<()> {
     for workload in &options.workloads {
         let name = workload.name;
         let fixed = ourselves("fixed", &["--fixed-reply-server", name])?;
-        // The first of them is compared with all others.
+        // rustmemc stays the first, which is compared with all others.
         programs.insert(programs.len().min(1), fixed);
         table(&programs, name, options)?;
         programs.retain(|program| program.name != "fixed");

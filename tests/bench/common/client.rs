@@ -8,12 +8,21 @@ use super::{Key, TIMEOUT};
 /// The requests of a pipeline are written in pieces of about this size.
 pub const PIECE: usize = 64 * 1024;
 
-/// The text of a key: 13 bytes for every number.
+/// The text of a key: always 13 bytes.
 pub fn key_name(key: Key) -> String {
     format!("key:{key:09}")
 }
 
-/// One connection, and what is to be sent next on it.
+/// Connects to a server.
+pub fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+/// One connection, and the commands that will be sent next.
 pub struct Client {
     stream: BufReader<TcpStream>,
     pub request: Vec<u8>,
@@ -21,17 +30,13 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: &str) -> io::Result<Client> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Client {
-            stream: BufReader::with_capacity(PIECE, stream),
+            stream: BufReader::with_capacity(PIECE, connect(address)?),
             request: Vec::new(),
         })
     }
 
-    /// Adds a `set` that is not answered to the request, and sends this when it has become long.
+    /// Adds a `set` with noreply to the request, and sends the request if it is long.
     pub fn set(&mut self, key: Key, exptime: u32, value: &[u8]) -> io::Result<()> {
         let (key, bytes) = (key_name(key), value.len());
         write!(self.request, "set {key} 0 {exptime} {bytes} noreply\r\n")?;
@@ -43,14 +48,14 @@ impl Client {
         Ok(())
     }
 
-    /// Sends what has been gathered.
+    /// Sends the request.
     pub fn send(&mut self) -> io::Result<()> {
         self.stream.get_mut().write_all(&self.request)?;
         self.request.clear();
         Ok(())
     }
 
-    /// The next line of the answer, without its end.
+    /// Reads the next line of the answer, without its line end.
     pub fn line(&mut self, line: &mut String) -> io::Result<()> {
         line.clear();
         if self.stream.read_line(line)? == 0 {
@@ -60,7 +65,7 @@ impl Client {
         Ok(())
     }
 
-    /// Asks for all of these keys at once, and returns those that are there, in the same order.
+    /// Sends one `get` for all of these keys, and returns those that have an item, in the same order.
     pub fn get(&mut self, keys: &[Key]) -> io::Result<Vec<Key>> {
         self.request.extend_from_slice(b"get");
         for &key in keys {
@@ -85,8 +90,8 @@ impl Client {
         Ok(found)
     }
 
-    /// Sends a command behind all that has been gathered, and returns the one line that answers it. So it
-    /// is a barrier as well.
+    /// Adds a command to the request, sends it, and returns the command's answer, which must be one line. Then everything
+    /// before it has been executed too.
     pub fn ask(&mut self, command: &str) -> io::Result<String> {
         write!(self.request, "{command}\r\n")?;
         self.send()?;
@@ -95,7 +100,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// One number out of `stats`.
+    /// One number of `stats`.
     pub fn stat(&mut self, name: &str) -> io::Result<u64> {
         let mut line = self.ask("stats")?;
         let mut number = None;

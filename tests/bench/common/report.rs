@@ -1,4 +1,4 @@
-//! Tables of figures with their bounds, and what `main` does.
+//! Tables of figures with their bounds, and the `main` of all benchmarks.
 
 use std::env;
 use std::fmt::{self, Display};
@@ -37,16 +37,16 @@ impl Display for Bound {
     }
 }
 
-/// As many digits as a reader wants to see.
+/// Rounds to two digits after the point.
 fn rounded(figure: f64) -> f64 {
     (figure * 100.0).round() / 100.0
 }
 
-/// What one server showed in one row.
+/// The result of one server in one row.
 pub struct Cell {
-    /// What is printed.
+    /// The text that is printed.
     pub text: String,
-    /// The figure in it that a bound applies to.
+    /// The figure that the bound applies to.
     pub figure: f64,
 }
 
@@ -55,13 +55,13 @@ impl Cell {
         Cell { text, figure }
     }
 
-    /// A cell that shows its figure alone.
+    /// A cell that shows only its figure.
     pub fn number(figure: f64, digits: usize) -> Cell {
         Cell::new(format!("{figure:.digits$}"), figure)
     }
 }
 
-/// Prints tables row by row, and remembers each figure that is out of its bound.
+/// Prints tables row by row, and collects each figure that is out of its bound.
 #[derive(Default)]
 pub struct Report {
     table: String,
@@ -70,7 +70,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Begins a table. `columns` are above the cells of every server, and `unit` is that of the bounds.
+    /// Begins a table. `columns` is printed above the cells of every server, and `unit` is the unit of the bounds.
     pub fn table(
         &mut self,
         title: &str,
@@ -84,7 +84,7 @@ impl Report {
         print_row("", programs.iter().map(|_| columns), "bound")
     }
 
-    /// Prints a row: a cell for every server. The bound is for the first of them, which is rustmemc.
+    /// Prints a row: a cell for every server. The bound is for the first server, which is rustmemc.
     pub fn row(&mut self, name: &str, cells: &[Cell], bound: Option<Bound>) -> io::Result<()> {
         let figure = cells.first().map_or(f64::NAN, |cell| cell.figure);
         let verdict = match bound {
@@ -113,8 +113,8 @@ fn print_row<'a>(
     print(row.trim_end())
 }
 
-/// What `main` does: runs the benchmark with its arguments, or prints its usage. The exit code says whether all
-/// went well and every figure kept its bound.
+/// Runs the benchmark with its arguments, or prints its usage. The exit code is 0 if there was no error and no figure was
+/// out of its bound.
 pub fn run(
     usage: &str,
     benchmark: impl FnOnce(&[String], &mut Report) -> io::Result<()>,
@@ -122,7 +122,7 @@ pub fn run(
     let arguments: Vec<String> = env::args_os()
         .skip(1)
         .map(|argument| argument.to_string_lossy().into_owned())
-        .filter(|argument| argument != "--bench") // cargo's own
+        .filter(|argument| argument != "--bench") // cargo adds this
         .collect();
     let mut report = Report::default();
     let outcome = if arguments
@@ -131,18 +131,18 @@ pub fn run(
     {
         print(usage)
     } else if cfg!(debug_assertions) {
-        // `cargo test --all-targets` comes here.
+        // `cargo test --all-targets` runs this.
         print("a debug build is not measured: use `cargo bench`")
     } else {
         benchmark(&arguments, &mut report)
     };
-    // Figures that were out of bounds before an error are worth a line too.
-    let mut complaints = report.failures;
-    complaints.extend(outcome.err().map(|error| error.to_string()));
-    for complaint in &complaints {
-        let _ = writeln!(io::stderr(), "{complaint}");
+    // After an error, the figures before it that were out of bounds are printed too.
+    let mut errors = report.failures;
+    errors.extend(outcome.err().map(|error| error.to_string()));
+    for error in &errors {
+        let _ = writeln!(io::stderr(), "{error}");
     }
-    match complaints.is_empty() {
+    match errors.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }

@@ -2,71 +2,70 @@
 //!
 //! - `rustmemc`: the binary that cargo built, or the one that the variable RUSTMEMC names, with the options in
 //!   RUSTMEMC_OPTIONS.
-//! - `memcached` (with four threads) and `redis-server`: from the variables MEMCACHED and REDIS or from PATH; left
-//!   out where there is none.
+//! - `memcached` (with four threads) and `redis-server`: the programs that the variables MEMCACHED and REDIS name, or
+//!   those on the PATH. A program that does not exist is left out.
 //!
-//! Each server listens on 127.0.0.1 and runs in a folder of its own under TMPDIR that is removed afterwards.
+//! Each server listens on 127.0.0.1 and runs in a folder of its own under TMPDIR, which is removed at the end.
 
 use std::env;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{TIMEOUT, print};
+use super::system::{free_port, is_root, memory};
+use super::{Folder, TIMEOUT, print};
 
-/// A program to be measured.
+/// A program that is measured.
 pub struct Program {
     pub name: &'static str,
     path: PathBuf,
-    /// What it is always started with.
+    /// The arguments that it always gets.
     arguments: Vec<String>,
     port: Port,
 }
 
-/// How it is known where a program listens.
+/// How we know where a program listens.
 enum Port {
-    /// It takes any port, and says which.
-    Said,
-    /// It is given one that was free a moment ago, behind this flag.
-    Given(&'static str),
+    /// It chooses a port, and prints it.
+    Printed,
+    /// It gets a free port, behind this flag.
+    Flag(&'static str),
 }
 
-/// Ours, with these options unless RUSTMEMC_OPTIONS says otherwise.
+/// Our server, with the options in RUSTMEMC_OPTIONS, or with these if that variable is not set.
 pub fn rustmemc(options: &str) -> io::Result<Program> {
     let options = env::var("RUSTMEMC_OPTIONS").unwrap_or(options.into());
     let arguments = format!("-l 127.0.0.1 -p 0 {options}");
     let path = named("RUSTMEMC").unwrap_or(env!("CARGO_BIN_EXE_rustmemc").into());
-    program("rustmemc", path, &arguments, Port::Said)
+    program("rustmemc", path, &arguments, Port::Printed)
 }
 
 pub fn memcached() -> io::Result<Option<Program>> {
-    // It refuses to run as root unless told so.
-    let user = if we_are_root()? { "-u root" } else { "" };
+    // It runs as root only with this flag.
+    let user = if is_root() { "-u root" } else { "" };
     let arguments = format!("-l 127.0.0.1 -t 4 -U 0 {user}");
-    let port = Port::Given("-p");
+    let port = Port::Flag("-p");
     installed("memcached", "memcached", "MEMCACHED", &arguments, port)
 }
 
 pub fn redis() -> io::Result<Option<Program>> {
-    let (arguments, port) = ("--bind 127.0.0.1", Port::Given("--port"));
+    let (arguments, port) = ("--bind 127.0.0.1", Port::Flag("--port"));
     installed("redis", "redis-server", "REDIS", arguments, port)
 }
 
-/// rustmemc first, and memcached if it is there.
+/// rustmemc, and memcached if it exists.
 pub fn programs() -> io::Result<Vec<Program>> {
     let mut programs = vec![rustmemc("--no-aof")?];
     programs.extend(memcached()?);
     Ok(programs)
 }
 
-/// A program of somebody else: from the variable, or else from PATH.
+/// Another program: the one that the variable names, or the one on the PATH.
 fn installed(
     name: &'static str,
     file: &str,
@@ -78,7 +77,7 @@ fn installed(
     let mut files = env::split_paths(&folders).map(|folder| folder.join(file));
     let Some(path) = named(variable).or_else(|| files.find(|file| file.is_file())) else {
         print(format_args!(
-            "{name}: left out, there is none (the variable {variable} can name one)"
+            "{name}: left out, because it was not found (the variable {variable} can name it)"
         ))?;
         return Ok(None);
     };
@@ -91,47 +90,47 @@ fn named(variable: &str) -> Option<PathBuf> {
     value.map(PathBuf::from)
 }
 
-/// Prints which program it is.
+/// Describes a program, and prints its path and arguments.
 fn program(name: &'static str, path: PathBuf, arguments: &str, port: Port) -> io::Result<Program> {
     print(format_args!("{name}: {} {arguments}", path.display()))?;
     Ok(Program {
         name,
-        // Absolute, because the servers do not run in our folder.
+        // It must be absolute, because the servers run in other folders.
         path: std::path::absolute(path)?,
         arguments: arguments.split_whitespace().map(str::to_owned).collect(),
         port,
     })
 }
 
-/// This very program, started with such arguments, under this name.
+/// This benchmark itself, as a program with these arguments.
 pub fn ourselves(name: &'static str, arguments: &[&str]) -> io::Result<Program> {
     Ok(Program {
         name,
         path: env::current_exe()?,
         arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
-        port: Port::Said,
+        port: Port::Printed,
     })
 }
 
 impl Program {
-    /// Starts it with these arguments too, in a new folder, and waits until it takes clients.
+    /// Starts it with these additional arguments, in a new folder, and waits until it accepts clients.
     pub fn start(&self, arguments: &[&str]) -> io::Result<Server> {
-        self.start_in(Arc::new(Folder::new()?), arguments)
+        self.start_in(Arc::new(Folder::new()), arguments)
     }
 
-    /// The same in a folder that has been used before.
+    /// The same in a given folder.
     pub fn start_in(&self, folder: Arc<Folder>, arguments: &[&str]) -> io::Result<Server> {
         let mut command = Command::new(&self.path);
         command
-            .current_dir(&folder.0)
+            .current_dir(folder.path())
             .args(&self.arguments)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let port = match self.port {
-            Port::Said => None,
-            Port::Given(flag) => {
+            Port::Printed => None,
+            Port::Flag(flag) => {
                 let port = free_port()?;
                 command.args([flag, &port.to_string()]);
                 Some(port)
@@ -147,7 +146,7 @@ impl Program {
             folder,
         };
         let lines = server.lines();
-        let mut said = String::new();
+        let mut output = String::new();
         let start = Instant::now();
         while start.elapsed() < TIMEOUT {
             let line = match lines.recv_timeout(Duration::from_micros(200)) {
@@ -167,38 +166,17 @@ impl Program {
                 server.address = address.into();
                 return Ok(server);
             }
-            said = said + &line + "\n";
+            output = output + &line + "\n";
         }
         Err(io::Error::other(format!(
-            "{} did not come to listen; it said: {:?}",
+            "{} does not listen; it printed: {:?}",
             self.name,
-            said.trim()
+            output.trim()
         )))
     }
 }
 
-/// A folder for servers, removed when nobody uses it any more: no file is left in the project or found there
-/// from the last time.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let name = format!("rustmemc-bench-{}-{number}", std::process::id());
-        let path = env::temp_dir().join(name);
-        fs::create_dir_all(&path)?;
-        Ok(Folder(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A server of our own, killed when it goes out of scope.
+/// A server in a process of its own. It is killed when it goes out of scope.
 pub struct Server {
     pub name: &'static str,
     pub address: String,
@@ -207,7 +185,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// What it says on both streams.
+    /// The lines that it prints on standard output and standard error.
     fn lines(&mut self) -> Receiver<String> {
         let (sender, lines) = mpsc::channel();
         let stdout = self.child.stdout.take().map(|stream| Box::new(stream) as _);
@@ -216,18 +194,18 @@ impl Server {
         for stream in streams.into_iter().flatten() {
             let sender = sender.clone();
             let lines = BufReader::new(stream).lines().map_while(Result::ok);
-            // Goes on to the end even when nobody listens any more: a full pipe would stall the server.
+            // It reads to the end even if the receiver is gone: a server that prints into a full pipe would wait.
             thread::spawn(move || lines.for_each(|line| _ = sender.send(line)));
         }
         lines
     }
 
-    /// How much memory is resident, in bytes, once it has settled: memcached moves items behind the scenes.
+    /// How much memory is resident, in bytes. Waits until that hardly changes, because memcached moves items in a thread.
     pub fn resident(&self) -> io::Result<u64> {
-        let mut before = self.status("VmRSS:")?;
+        let mut before = self.memory("VmRSS")?;
         for _ in 0..20 {
             thread::sleep(Duration::from_millis(150));
-            let now = self.status("VmRSS:")?;
+            let now = self.memory("VmRSS")?;
             if now.abs_diff(before) < 64 * 1024 {
                 return Ok(now);
             }
@@ -236,22 +214,16 @@ impl Server {
         Ok(before)
     }
 
-    /// The most memory that ever was resident, in bytes.
+    /// The most memory that was ever resident, in bytes.
     pub fn peak(&self) -> io::Result<u64> {
-        self.status("VmHWM:")
+        self.memory("VmHWM")
     }
 
-    fn status(&self, name: &str) -> io::Result<u64> {
-        let id = self.child.id().to_string();
-        let status = Path::new("/proc").join(id).join("status");
-        let text = fs::read_to_string(status)?;
-        let kilobytes = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
-            .and_then(|number| number.parse::<u64>().ok());
+    fn memory(&self, name: &str) -> io::Result<u64> {
+        let kilobytes = memory(self.child.id(), name);
         kilobytes
             .map(|kilobytes| kilobytes * 1024)
-            .ok_or_else(|| io::Error::other(format!("/proc tells no {name}")))
+            .ok_or_else(|| io::Error::other(format!("{} has ended", self.name)))
     }
 }
 
@@ -260,17 +232,4 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
-}
-
-/// std does not know the user; Linux tells in a file: "Uid:", the real and then the effective one.
-fn we_are_root() -> io::Result<bool> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    Ok(uid.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0"))
 }

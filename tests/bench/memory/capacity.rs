@@ -1,6 +1,6 @@
-//! `capacity`: how many items of about 50 bytes are held under `-m 64` after far more were stored. About 50 bytes
-//! means: values of 45 to 55 bytes under keys of 13, by 100 clients, every third `set` of a key that was used
-//! before, 192 MB in all. That is done to a new server, and again when it was flushed.
+//! `capacity`: how many items of about 50 bytes fit into `-m 64`. 100 clients store 192 MB: values of 45 to 55 bytes, with
+//! keys of 13 bytes. Every third `set` is for a key that was used before. This is measured with a new server, and again
+//! after `flush_all`.
 
 use std::io;
 

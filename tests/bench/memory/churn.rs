@@ -1,6 +1,6 @@
-//! `churn`: how much memory stays resident when several times `-m` has gone through the store in all sizes, was
-//! flushed and has expired, and all that a second time. If a store that was flushed or has expired is filled to
-//! a half again without evictions, all its memory can be used again.
+//! `churn`: how much memory is resident after several times `-m` of items in all sizes were stored, were flushed and have
+//! expired. All of it is done twice. If half of `-m` can be stored without evictions after a flush or an expiry, the
+//! memory of the old items is used again.
 
 use std::io;
 use std::thread;
@@ -10,21 +10,21 @@ use super::common::{Bound, Cell, Client, Key, Program, Random, Report, Server};
 use super::{LIMIT, MB, RESIDENT, connect, peak, start, together};
 
 pub const CHURNERS: usize = 100;
-/// Between the keys of one client and those of the next.
+/// How far the first keys of two clients are apart.
 const KEYS_APART: Key = 1_000_000;
 const LONGEST: usize = 100_000;
 
-/// Draws the size of a value.
+/// Chooses the size of a value at random.
 pub type Size = fn(&mut Random) -> usize;
 
 /// About 50 bytes: 45 to 55.
 pub const SMALL: Size = |random| 45 + random.below(11);
 const LARGE: Size = |random| 19_000 + random.below(2_000);
-/// 10 bytes to 100 KB, as many of one order of magnitude as of another.
+/// 10 bytes to 100 KB: each order of magnitude has the same share.
 const MIXED: Size = |random| (10.0 * 10f64.powf(4.0 * random.fraction())) as usize;
 
 enum Step {
-    /// Stores this number of megabytes of keys and values, for this number of seconds (0: for ever).
+    /// Stores this number of megabytes of keys and values, with this exptime.
     Fill(usize, u32, Size),
     Flush,
     Wait(Duration),
@@ -47,7 +47,7 @@ const STEPS: [(&str, Step); 11] = [
     ("flush_all", Step::Flush),
 ];
 
-/// A server, and clients that each have keys of their own.
+/// A server and its clients. Each client has keys of its own.
 pub struct Churn {
     pub server: Server,
     churners: Vec<Churner>,
@@ -88,7 +88,7 @@ impl Churn {
 
     pub fn flush(&self) -> io::Result<()> {
         Client::connect(&self.server.address)?.ask("flush_all")?;
-        // The server may go on freeing after it has answered.
+        // The server may free memory after it has answered.
         thread::sleep(Duration::from_secs(2));
         Ok(())
     }
@@ -110,7 +110,7 @@ impl Churn {
 }
 
 impl Churner {
-    /// Every third `set` is of a key that it has used before, whatever its size was then.
+    /// Every third `set` is for a key that it has used before, with a new size.
     fn fill(&mut self, bytes: usize, exptime: u32, size: Size) -> io::Result<()> {
         let value = [b'v'; LONGEST];
         let mut sent = 0;
@@ -151,7 +151,7 @@ pub fn churn(programs: &[Program], _rounds: usize, report: &mut Report) -> io::R
     }
     let peaks: io::Result<Vec<_>> = churns.iter().map(|churn| peak(&churn.server)).collect();
     report.row(
-        "the most that ever was (VmHWM)",
+        "the maximum (VmHWM)",
         &peaks?,
         Some(Bound::AtMost(RESIDENT)),
     )

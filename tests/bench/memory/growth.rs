@@ -1,10 +1,10 @@
-//! `growth`: how much memory stays resident under `-m 64` while values grow from 50 bytes to 20 KB, in steps of
-//! 64 MB, and one item in 16 of each step is kept alive by reads until the round is over. A store that cannot
-//! reuse the room around those that stay alive grows with every step. Three rounds.
+//! `growth`: how much memory is resident with `-m 64` while values grow from 50 bytes to 20 KB. Each size is a step of
+//! 64 MB. One item in 16 of each step is kept alive by reads until the end of the round. A store that cannot reuse the
+//! memory between the items that stay alive grows with every step. There are three rounds.
 //!
-//! Each step is stored by 100 new connections. An allocator may give each thread an arena of its own, so memory
-//! that was freed for one client need not be reused for the next: with one connection for all of it the store
-//! that is built from separate allocations stays within the bound.
+//! Each step is stored by 100 new connections. An allocator may give each thread an arena of its own, and then the memory
+//! that was freed for one client is not reused for the next. With one connection for everything, even a store that
+//! allocates each item separately stays within the bound.
 
 use std::io;
 
@@ -22,13 +22,13 @@ const READ_EVERY: usize = 16;
 /// The keys of one `get`.
 const AT_ONCE: usize = 50;
 
-/// A server whose values grow.
+/// A server, and the clients whose values grow.
 struct Growth {
     server: Server,
     writers: Vec<Writer>,
 }
 
-/// What one client stores, and its successors.
+/// The keys of one client. The client that takes its place in the next step continues with them.
 struct Writer {
     next: Key,
     kept: Vec<Key>,
@@ -100,5 +100,5 @@ pub fn growth(programs: &[Program], _rounds: usize, report: &mut Report) -> io::
         writers.for_each(|writer| writer.kept.clear());
     }
     let peaks: io::Result<Vec<_>> = all.iter().map(|growth| peak(&growth.server)).collect();
-    report.row("the most that ever was (VmHWM)", &peaks?, bound)
+    report.row("the maximum (VmHWM)", &peaks?, bound)
 }

@@ -1,12 +1,12 @@
-//! `items`: how much resident memory an item takes: its key of 13 bytes, its value, and all that is kept beside
-//! them. Every item is there at the end: nothing is evicted.
+//! `items`: how much resident memory an item takes: its key of 13 bytes, its value, and the overhead. Nothing is evicted,
+//! and this is checked at the end.
 
 use std::io;
 
 use super::common::{Bound, Cell, Client, Program, Report};
 use super::{connect, start, store};
 
-/// How many items, of how many bytes each, and the bound.
+/// The number of items, the bytes of each value, and the bound.
 const SIZES: [(usize, usize, f64); 3] = [
     (1_000_000, 32, 105.0),
     (1_000_000, 100, 172.0),
@@ -36,7 +36,7 @@ fn measure(program: &Program, count: usize, bytes: usize, connections: usize) ->
     let grown = server.resident()?.saturating_sub(before);
     if Client::connect(&server.address)?.stat("curr_items")? != count as u64 {
         let name = program.name;
-        return Err(io::Error::other(format!("{name} does not hold all items")));
+        return Err(io::Error::other(format!("{name} has lost items")));
     }
     Ok(Cell::number(grown as f64 / count as f64, 1))
 }

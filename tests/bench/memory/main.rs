@@ -1,10 +1,10 @@
-//! What rustmemc does with memory and what that costs its clients, beside memcached, each started afresh.
+//! How much memory rustmemc and memcached use, and how long their clients wait. Each part starts new servers.
 //!
 //!     cargo bench --bench memory
 //!     cargo bench --bench memory -- items stalls --rounds 9
 //!
-//! Each part is a file that says what it measures. A figure of rustmemc that is out of its bound fails the
-//! benchmark; those of memcached are there to compare with.
+//! Each part is a file, and its first lines describe what it measures. The benchmark fails if a figure of rustmemc is out
+//! of its bound. The figures of memcached are for comparison.
 
 use std::io;
 use std::process::ExitCode;
@@ -31,15 +31,15 @@ const MB: f64 = 1024.0 * 1024.0;
 /// The `-m` of most parts, in megabytes.
 const LIMIT: usize = 64;
 
-/// How many megabytes may be resident under this `-m`.
+/// How many megabytes of memory may be resident with this `-m`.
 const RESIDENT: f64 = 1.3 * LIMIT as f64 + 20.0;
 
 fn start(program: &Program, megabytes: usize) -> io::Result<Server> {
     program.start(&["-m", &megabytes.to_string()])
 }
 
-/// Connects this number of clients, and has each of them served once: what a connection costs is no part of
-/// what items take.
+/// Connects this number of clients, and each is served once. So the memory of a connection is not counted as memory of
+/// items.
 fn connect(server: &Server, clients: usize) -> io::Result<Vec<Client>> {
     let connect_one = |_| {
         let mut client = Client::connect(&server.address)?;
@@ -49,7 +49,7 @@ fn connect(server: &Server, clients: usize) -> io::Result<Vec<Client>> {
     (0..clients).map(connect_one).collect()
 }
 
-/// Lets all of them work at the same time, each in a thread of its own.
+/// Lets all clients work at the same time, each in a thread of its own.
 fn together<C: Send>(
     clients: &mut [C],
     work: impl Fn(usize, &mut C) -> io::Result<()> + Sync,
@@ -75,7 +75,7 @@ fn join<T>(thread: ScopedJoinHandle<io::Result<T>>) -> io::Result<T> {
     thread.join().unwrap_or_else(panicked)
 }
 
-/// Stores this number of keys, each client its share of them. When it returns they are there.
+/// Stores this number of keys: each client stores its share. When this returns, all are stored.
 fn store(clients: &mut [Client], count: usize, exptime: u32, bytes: usize) -> io::Result<()> {
     let (share, value) = (count / clients.len(), vec![b'v'; bytes]);
     together(clients, |number, client| {
@@ -91,14 +91,14 @@ fn resident(server: &Server) -> io::Result<Cell> {
     Ok(Cell::number(server.resident()? as f64 / MB, 1))
 }
 
-/// The most that ever was.
+/// The most memory of a server that was ever resident.
 fn peak(server: &Server) -> io::Result<Cell> {
     Ok(Cell::number(server.peak()? as f64 / MB, 1))
 }
 
 // ---- The command line ----
 
-/// Measures one side of all programs, in this number of rounds where several make sense, and prints a table.
+/// Measures all programs and prints a table. A part for which one round is enough ignores the number of rounds.
 type Part = fn(&[Program], usize, &mut Report) -> io::Result<()>;
 
 const PARTS: [(&str, Part); 8] = [
@@ -116,12 +116,12 @@ const USAGE: &str = "\
 options: [PART...] [--rounds N]
   start        from the start of an idle server to its first answer, and its memory
   items        memory of an item
-  capacity     how many small items are held under -m 64
-  churn        memory under -m 64 while values of all sizes come, are flushed and expire
-  growth       memory under -m 64 while values grow and some of each size stay alive
+  capacity     how many small items fit into -m 64
+  churn        memory with -m 64 while values of all sizes are stored, are flushed and expire
+  growth       memory with -m 64 while values grow and some of each size stay alive
   overwriting  memory while 24 MB of items are overwritten
-  readers      memory while 800 clients do not read what they asked for
-  stalls       how long a get waits while 3 million keys come and go; --rounds: 3 unless given
+  readers      memory while 800 clients do not read their answers
+  stalls       how long a get waits while 3 million keys are stored and removed; --rounds: 3 by default
 Without a part it measures all of them, which takes some minutes.";
 
 fn main() -> ExitCode {

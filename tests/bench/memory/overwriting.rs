@@ -1,6 +1,6 @@
-//! `overwriting`: how much memory is resident under `-m 64` while 24 MB of items are overwritten, again and again.
-//! Which item is next, and the new size of its value, are drawn each time, so few values have room in the place
-//! of the old ones, and most of what is replaced must be reused.
+//! `overwriting`: how much memory is resident with `-m 64` while 24 MB of items are overwritten, again and again. The next
+//! key and the new size of its value are random. So few values fit into the place of the old ones, and the memory of most
+//! old values must be used again.
 
 use std::io;
 
@@ -54,5 +54,5 @@ pub fn overwriting(programs: &[Program], _rounds: usize, report: &mut Report) ->
         }
     }
     let peaks: io::Result<Vec<_>> = servers.iter().map(peak).collect();
-    report.row("the most that ever was (VmHWM)", &peaks?, Some(MOST))
+    report.row("the maximum (VmHWM)", &peaks?, Some(MOST))
 }

@@ -1,17 +1,16 @@
-//! `readers`: how much memory is resident under `-m 64` when clients do not read what they asked for. 800 times: one
-//! client sets the same key to a new value of 1 MB, and a new client asks for it 12 times and never reads. The
-//! `set` may be refused with a SERVER_ERROR, but it must be answered.
+//! `readers`: how much memory is resident with `-m 64` when clients do not read their answers. 800 times, one client sets
+//! the same key to a new value of 1 MB, and a new client sends 12 `get`s for it and never reads. The `set` may be refused
+//! with a SERVER_ERROR, but it must be answered.
 //!
-//! What lies in the buffers of the sockets is the kernel's and is not in the resident memory of the server. What
-//! the server needs for a connection is: a buffer for each direction and the used part of a stack. It may take
-//! 40 KB for each of them, beside what is allowed under `-m`.
+//! The buffers of the sockets belong to the kernel, and are not in the resident memory of the server. The server's own
+//! memory for a connection is there: a buffer for each direction, and the used part of a stack. 40 KB are allowed for each
+//! connection, in addition to what is allowed for `-m`.
 
 use std::io::{self, Write};
-use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use super::common::{Bound, Cell, Client, Program, Report, TIMEOUT};
+use super::common::{Bound, Cell, Client, Program, Report, connect};
 use super::{LIMIT, MB, RESIDENT, start};
 
 const READERS: usize = 800;
@@ -19,10 +18,10 @@ const GETS: usize = 12;
 const VALUE: usize = 1_000_000;
 const KB_A_CONNECTION: f64 = 40.0;
 
-/// What one server showed.
+/// The result of one server.
 struct Outcome {
     refused: usize,
-    /// Resident memory in megabytes: with all readers, the most that ever was, and when they are gone.
+    /// Resident memory in megabytes: with all readers, the maximum, and after the readers have left.
     megabytes: [f64; 3],
 }
 
@@ -35,9 +34,9 @@ pub fn readers(programs: &[Program], _rounds: usize, report: &mut Report) -> io:
         .collect::<io::Result<Vec<_>>>()?;
     let bound = Bound::AtMost(RESIDENT + READERS as f64 * KB_A_CONNECTION / 1024.0);
     let rows = [
-        "all are there",
-        "the most that ever was (VmHWM)",
-        "2 s after they have gone",
+        "all are connected",
+        "the maximum (VmHWM)",
+        "2 s after they have left",
     ];
     for (row, name) in rows.into_iter().enumerate() {
         report.row(name, &cells(&outcomes, row), Some(bound))?;
@@ -60,16 +59,15 @@ fn measure(program: &Program) -> io::Result<Outcome> {
     for _ in 0..READERS {
         write!(client.request, "set k 0 0 {VALUE}\r\n")?;
         client.request.resize(client.request.len() + VALUE, b'v');
-        // The line end that `ask` adds is that of the data block.
+        // `ask` adds the line end of the data block.
         match client.ask("")?.as_str() {
             "STORED" => {}
             answer if answer.starts_with("SERVER_ERROR") => refused += 1,
             answer => return Err(io::Error::other(format!("unexpected: {answer}"))),
         }
-        let mut reader = TcpStream::connect(&server.address)?;
-        reader.set_read_timeout(Some(TIMEOUT))?;
+        let mut reader = connect(&server.address)?;
         reader.write_all("get k\r\n".repeat(GETS).as_bytes())?;
-        // Waits until the server has begun to answer, and takes nothing away.
+        // Waits until the server has begun to answer, and reads nothing.
         reader.peek(&mut [0])?;
         readers.push(reader);
     }

@@ -1,14 +1,14 @@
 //! `stalls`: how long one client waits for the answer to a small `get`, while 3 million keys are stored, expire, are
-//! flushed, are evicted, and are rewritten in the log (rustmemc alone has one).
+//! flushed, are evicted, and are rewritten in the log (which only rustmemc has).
 //!
-//! On a busy machine the longest of these waits is mostly the scheduler's doing. So there are two controls, an idle
-//! server and the same keys stored once more (nothing grows), and several rounds in which the servers take turns:
-//! what a server itself causes is there in each of them.
+//! On a busy machine the scheduler causes most of the longest waits. So there are two controls: an idle server, and the
+//! same keys stored once more, so that nothing grows. And there are several rounds in which the servers take turns: a wait
+//! that a server itself causes occurs in each round.
 //!
-//! The bounds are memcached's longest waits of the same run, as medians of the rounds. One is that of `flush_all`,
-//! where memcached makes others wait for hundreds of milliseconds. The other is the longest of all its other phases: no
-//! longer may a `get` wait in any of these, nor a `set` when the memory limit was cut. A single phase has no bound,
-//! because the longest wait in one phase is too often the scheduler's.
+//! The bounds are memcached's longest waits of the same run, as medians of the rounds. One bound is for `flush_all`, where
+//! memcached makes others wait for hundreds of milliseconds. The other is the longest wait of all other phases: no `get`
+//! may wait longer in any of these phases, and no `set` after `cache_memlimit`. A single phase has no bound, because too
+//! often the scheduler causes the longest wait of one phase.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,36 +20,36 @@ use super::{connect, join, start, store};
 
 const COUNT: usize = 3_000_000;
 const LOADERS: usize = 4;
-/// No key that is loaded.
+/// A key that the other clients do not use.
 const BYSTANDER: Key = 999_999_999;
 
-/// memcached is slow here: a phase with a bound of its own.
+/// A phase with a bound of its own, because memcached is slow here.
 const FLUSH: &str = "flush_all of 3 million keys, 2 s";
-/// memcached has no such phase.
+/// A phase that memcached does not have.
 const REWRITE: &str = "stored twice, the log is rewritten";
 
-/// What one client saw while others worked.
+/// How long one client waited while others worked.
 #[derive(Clone, Copy)]
 struct Waited {
     longest: Duration,
-    /// 99.9 % of the answers took no longer.
-    mostly: Duration,
+    /// 99.9 % of the answers took no longer than this.
+    percentile: Duration,
     /// How long the work of the others took.
     work: Duration,
 }
 
-/// Has a client ask about every 200 µs while the work is done.
+/// Does the work. Meanwhile a client sends a command about every 200 µs.
 fn watch(
     address: &str,
     ask: fn(&mut Client) -> io::Result<()>,
     work: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<Waited> {
     let mut client = Client::connect(address)?;
-    let over = &AtomicBool::new(false);
+    let is_over = &AtomicBool::new(false);
     thread::scope(|scope| {
         let watcher = scope.spawn(move || {
             let mut waits = Vec::new();
-            while !over.load(Relaxed) {
+            while !is_over.load(Relaxed) {
                 let start = Instant::now();
                 ask(&mut client)?;
                 waits.push(start.elapsed());
@@ -60,16 +60,16 @@ fn watch(
         let start = Instant::now();
         let outcome = work();
         let work = start.elapsed();
-        // What the work leaves behind (a table that still moves, memory that is still freed) is watched too.
+        // What the server still does after the work (move a table, free memory) is watched too.
         thread::sleep(Duration::from_millis(300));
-        over.store(true, Relaxed);
+        is_over.store(true, Relaxed);
         let mut waits = join(watcher)?;
         outcome?;
         waits.sort();
         let at = |index: usize| waits.get(index).copied().unwrap_or_default();
         Ok(Waited {
             longest: at(waits.len().saturating_sub(1)),
-            mostly: at(waits.len() * 999 / 1000),
+            percentile: at(waits.len() * 999 / 1000),
             work,
         })
     })
@@ -84,7 +84,7 @@ fn set(client: &mut Client) -> io::Result<()> {
     client.ask("version").map(drop)
 }
 
-/// What one server showed: the waits of a `get` in each phase, and of a `set` after cache_memlimit.
+/// The result of one server: the waits of a `get` in each phase, and of a `set` after `cache_memlimit`.
 struct Round {
     gets: Vec<(&'static str, Waited)>,
     set: Waited,
@@ -96,7 +96,7 @@ impl Round {
         known.map(|(_, waited)| *waited)
     }
 
-    /// The longest of all waits but those of the two phases that cannot be compared.
+    /// The longest of all waits, except those of the two phases that cannot be compared.
     fn longest(&self) -> Option<Duration> {
         let phases = self.gets.iter();
         let compared = phases.filter(|(name, _)| ![FLUSH, REWRITE].contains(name));
@@ -104,7 +104,7 @@ impl Round {
     }
 }
 
-/// A server, and those who load it.
+/// A server, and the clients that load it.
 struct Loaded {
     server: Server,
     clients: Vec<Client>,
@@ -148,7 +148,7 @@ fn one_round(program: &Program, with_log: Option<&Program>) -> io::Result<Round>
         pause(2)
     })?;
     let expired = loaded.watch(|loaded| {
-        // All expire in the same second, when all are there.
+        // All expire in the same second, after all are stored.
         let seconds = growing.work.as_secs() + 3;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_err(io::Error::other)?.as_secs();
@@ -199,7 +199,7 @@ pub fn stalls(programs: &[Program], rounds: usize, report: &mut Report) -> io::R
     let mut seen: Vec<Vec<Round>> = programs.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
         let mut turns: Vec<_> = programs.iter().zip(&mut seen).collect();
-        // Every other round goes backwards, so that nobody is always measured first.
+        // Every second round is in reverse order, so that no server is always measured first.
         if round % 2 == 1 {
             turns.reverse();
         }
@@ -229,21 +229,21 @@ pub fn stalls(programs: &[Program], rounds: usize, report: &mut Report) -> io::R
     report.row("a set after cache_memlimit 64", &sets, bound)
 }
 
-/// What memcached showed in a row, if it is there.
+/// memcached's figure in a row, if it was measured.
 fn as_memcached(cells: &[Cell]) -> Option<Bound> {
     cells.get(1).map(|cell| Bound::AtMost(cell.figure))
 }
 
-/// The longest waits in one phase, how long most waits were at most, and how long the work took.
+/// One phase: the longest waits, how long 99.9 % of the waits took at most, and how long the work took.
 fn cell(rounds: &[Waited]) -> Cell {
     if rounds.is_empty() {
         return Cell::new("-".into(), f64::NAN);
     }
     let of = |what: fn(&Waited) -> Duration| spread(rounds.iter().map(what).map(ms).collect());
     let [least, longest, _] = of(|waited| waited.longest);
-    let [_, mostly, _] = of(|waited| waited.mostly);
+    let [_, percentile, _] = of(|waited| waited.percentile);
     let [_, work, _] = of(|waited| waited.work);
-    let text = format!("{least:.1} {longest:>6.1} {mostly:>6.2} {work:>5.0}");
+    let text = format!("{least:.1} {longest:>6.1} {percentile:>6.2} {work:>5.0}");
     Cell::new(text, longest)
 }
 
