@@ -1,5 +1,5 @@
-//! Many clients use the same keys, and each command happens whole at one moment or not at all. The races that exactly one
-//! client must win are in `winners.rs`.
+//! Many clients use the same keys, and each command happens whole at one moment or not at all. The races that exactly
+//! one client must win are in `winners.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -132,8 +132,8 @@ fn no_append_is_lost() {
     }
 }
 
-/// Each client stores its keys in order. A flush that happens at one moment leaves the last keys of each client, without
-/// a gap. A flush that locked one shard after the other would leave gaps.
+/// Each client stores its keys in order. A flush that happens at one moment leaves the last keys of each client,
+/// without a gap. A flush that locked one shard after the other would leave gaps.
 #[test]
 fn a_flush_during_writes_happens_at_one_moment() {
     const ROUNDS: usize = 20;

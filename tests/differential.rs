@@ -1,8 +1,8 @@
 //! Sends the same random commands to rustmemc and to a real memcached: both must answer the same bytes.
 //!
 //! The conversations check the cases that we thought of, and this finds others. The real server is the program that
-//! MEMCACHED names, or `memcached` on the PATH. It must be 1.6.45 or later: older releases differ, for example they take
-//! `+1` for a number. More commands, or a seed that failed:
+//! MEMCACHED names, or `memcached` on the PATH. It must be 1.6.45 or later: older releases differ, for example they
+//! take `+1` for a number. More commands, or a seed that failed:
 //!
 //!     SEED=42 COMMANDS=100000 cargo test --test differential
 #![allow(
@@ -56,8 +56,8 @@ fn compare(program: &PathBuf, seed: u64, commands: u64) {
     );
     let mut ours = Side::new(ours.address, ours);
     let mut theirs = Side::new(theirs.address, theirs);
-    // The cas uniques that the generator chooses itself (flag E) are smaller or larger than all that the servers choose.
-    // So both servers order them in the same way. These commands use the small ones.
+    // The cas uniques that the generator chooses itself (flag E) are smaller or larger than all that the servers
+    // choose. So both servers order them in the same way. These commands use the small ones.
     for _ in 0..WARM_UP {
         for side in [&mut ours.client, &mut theirs.client] {
             side.check("ms warm-up 0\r\n\r\n", "HD\r\n");
@@ -127,9 +127,9 @@ impl<S> Side<S> {
     /// Sends a command, and returns its whole answer.
     ///
     /// An answer has no end mark, and it may be empty. So a second command follows, which touches no item and has an
-    /// answer of its own: the first answer ends where that one begins. The next command is sent only after both answers.
-    /// Otherwise it would depend on time whether memcached changes an item in place: it does not while an earlier answer
-    /// with that item waits to be sent.
+    /// answer of its own: the first answer ends where that one begins. The next command is sent only after both
+    /// answers. Otherwise it would depend on time whether memcached changes an item in place: it does not while an
+    /// earlier answer with that item waits to be sent.
     fn ask(&mut self, command: &Line, count: u64) -> Vec<u8> {
         let fence = format!("NF O{count}\r\n");
         let mut bytes = self.bytes(command);
@@ -262,8 +262,8 @@ struct Line {
 /// - an exptime that does not fit into 31 bits, and `me` with `b`;
 /// - items that could expire during the test: all have expired already, or expire long after it;
 /// - values of white space only: when memcached looks for a number in them, it reads beyond their end;
-/// - base64 with characters that do not belong to it: memcached skips them, and a key that is wrong here is wrong without
-///   them too;
+/// - base64 with characters that do not belong to it: memcached skips them, and a key that is wrong here is wrong
+///   without them too;
 /// - lines over 2,048 bytes: whether memcached refuses them depends on the packets in which they arrive;
 /// - `stats`, and the commands that tune the internals of memcached.
 struct Generator {
@@ -271,8 +271,9 @@ struct Generator {
     key: String,
 }
 
-/// Choices are a text with bars between them. The last three keys are base64, of `foo`, `f`, and bytes that are no text.
-/// (They contain no line end: after `incr` the answer contains such a key as it is, and a line end would break the line.)
+/// Choices are a text with bars between them. The last three keys are base64, of `foo`, `f`, and bytes that are no
+/// text. (They contain no line end: after `incr` the answer contains such a key as it is, and a line end would break
+/// the line.)
 const KEYS: &str = "a|b|num|foo|key-é|with\ttab|LONG|Zm9v|Zg==|AAF/gP8=";
 const EXPTIMES: &str = "0|0|0|1000|01000|100000|2000000000|-1|2592001";
 const NUMBERS: &str = "0|1|5|10|99|007|18446744073709551615|1000000000000";
@@ -369,8 +370,8 @@ impl Generator {
                 // When an `ms` fails, memcached gives its cas unique to the next item that is stored on the connection.
                 // So the next one is an item that no other command uses.
                 data.extend_from_slice(b"set nobody-looks 0 0 0 noreply\r\n\r\n");
-                // If a flag is not a letter, the data is read as commands. Both servers close the connection on such a long
-                // line, and then their earlier answers may not arrive.
+                // If a flag is not a letter, the data is read as commands. Both servers close the connection on such a
+                // long line, and then their earlier answers may not arrive.
                 match data.len() {
                     1500.. => line.replace(" !", "").replace(" é", ""),
                     _ => line,

@@ -201,8 +201,8 @@ fn a_connection_costs_one_file_descriptor() {
     eventually("they are closed", || server.descriptors() == before);
 }
 
-/// The threads that are not workers: the main thread, the sweeper, the acceptor, the dispatcher, the log keeper, and the
-/// one that waits for signals.
+/// The threads that are not workers: the main thread, the sweeper, the acceptor, the dispatcher, the log keeper, and
+/// the one that waits for signals.
 const OWN_THREADS: usize = 6;
 
 #[test]
@@ -266,7 +266,8 @@ fn clients_that_come_at_once_are_served_at_once() {
     }
     let workers = server.threads() - OWN_THREADS;
     assert!(workers > CLIENTS, "idle workers stay: {workers}");
-    // A worker's stack and what its clients had on the heap: 42 kB after its first client, up to 57 kB after 25 of them.
+    // A worker's stack and what its clients had on the heap: 42 kB after its first client, up to 57 kB after 25 of
+    // them.
     let grown = server.memory("VmRSS").saturating_sub(before);
     assert!(
         grown < workers as u64 * 75,
@@ -274,8 +275,8 @@ fn clients_that_come_at_once_are_served_at_once() {
     );
 }
 
-/// The beginning of a command line: it runs the rest of the line as a user without other threads, whose limit on threads
-/// is enforced. (The limit of root is not.) If there is no such command here, the test is passed over.
+/// The beginning of a command line: it runs the rest of the line as a user without other threads, whose limit on
+/// threads is enforced. (The limit of root is not.) If there is no such command here, the test is passed over.
 fn as_limited_user(number: u32) -> Option<String> {
     let id = 20_000 + (std::process::id() * 8 + number) % 40_000;
     let candidates = [

@@ -45,8 +45,8 @@ impl Busy {
 }
 
 fn work(mut client: Client, number: usize, received: &AtomicU64) {
-    // The answers to one batch are megabytes, more than the system buffers. So there is always an answer under way that a
-    // careless stop would cut.
+    // The answers to one batch are megabytes, more than the system buffers. So there is always an answer under way that
+    // a careless stop would cut.
     const AT_A_TIME: usize = 60;
     let value = format!("{number:02}").repeat(50_000);
     let stored = "STORED\r\n";

@@ -1,5 +1,5 @@
-//! Many clients send the same command at the same moment, and exactly one wins. Clients rely on this so that one process,
-//! and not a hundred, computes a missing value.
+//! Many clients send the same command at the same moment, and exactly one wins. Clients rely on this so that one
+//! process, and not a hundred, computes a missing value.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

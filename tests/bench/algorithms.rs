@@ -1,5 +1,5 @@
-//! The algorithms that `hits.rs` simulates: each decides which key is evicted. They are written to be read and compared,
-//! and are not fast. All items have the same size here, so the queues hold only keys.
+//! The algorithms that `hits.rs` simulates: each decides which key is evicted. They are written to be read and
+//! compared, and are not fast. All items have the same size here, so the queues hold only keys.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -54,9 +54,9 @@ impl Algorithm for Lru {
     }
 }
 
-/// A queue, and for each key a count of its requests, up to `MOST`. If the key at the front has a count above 0, the count
-/// is reduced by one and the key is moved to the back. Otherwise the key is evicted. With `MOST` = 1 this is a FIFO queue
-/// with a second chance, and with 0 a plain FIFO queue.
+/// A queue, and for each key a count of its requests, up to `MOST`. If the key at the front has a count above 0, the
+/// count is reduced by one and the key is moved to the back. Otherwise the key is evicted. With `MOST` = 1 this is a
+/// FIFO queue with a second chance, and with 0 a plain FIFO queue.
 #[derive(Default)]
 pub struct Clock<const MOST: u8> {
     requests: HashMap<Key, u8>,
@@ -96,8 +96,8 @@ impl<const MOST: u8> Algorithm for Clock<MOST> {
     }
 }
 
-/// As `Clock<1>`, but a key that is not evicted stays in its place, and the hand moves on to the newer keys (Zhang et al.,
-/// NSDI 2024).
+/// As `Clock<1>`, but a key that is not evicted stays in its place, and the hand moves on to the newer keys (Zhang et
+/// al., NSDI 2024).
 #[derive(Default)]
 pub struct Sieve {
     /// For each key its place in the queue, and whether it was requested.
@@ -143,10 +143,11 @@ impl Algorithm for Sieve {
     }
 }
 
-/// New keys are in a small queue, `SMALL` per cent of all. Requests are counted up to `MOST`. When a key reaches the front
-/// of the small queue, it is moved to the main queue if it was requested more than `ENOUGH` times there. Otherwise it is
-/// evicted and becomes a ghost: if it is inserted again, it is in the main queue at once. The number of ghosts is `GHOSTS`
-/// per cent of the number of items. As published (Yang et al., SOSP 2023) the four parameters are 10, 3, 1 and 90.
+/// New keys are in a small queue, `SMALL` per cent of all. Requests are counted up to `MOST`. When a key reaches the
+/// front of the small queue, it is moved to the main queue if it was requested more than `ENOUGH` times there.
+/// Otherwise it is evicted and becomes a ghost: if it is inserted again, it is in the main queue at once. The number of
+/// ghosts is `GHOSTS` per cent of the number of items. As published (Yang et al., SOSP 2023) the four parameters are
+/// 10, 3, 1 and 90.
 #[derive(Default)]
 pub struct S3Fifo<const SMALL: usize, const MOST: u8, const ENOUGH: u8, const GHOSTS: usize> {
     requests: HashMap<Key, u8>,
@@ -217,10 +218,10 @@ impl<const SMALL: usize, const MOST: u8, const ENOUGH: u8, const GHOSTS: usize> 
     }
 }
 
-/// Two queues with a second chance as in S3-FIFO with one bit, but the ghosts decide how long the small queue should be.
-/// When a ghost of the small queue is inserted again, the small queue becomes longer by `STEP`; when a ghost of the main
-/// queue is inserted again, it becomes shorter. A ghost is forgotten when there are newer ghosts of its kind, `GHOSTS` per
-/// cent of the number of items. Close to CAR (Bansal and Modha, FAST 2004).
+/// Two queues with a second chance as in S3-FIFO with one bit, but the ghosts decide how long the small queue should
+/// be. When a ghost of the small queue is inserted again, the small queue becomes longer by `STEP`; when a ghost of the
+/// main queue is inserted again, it becomes shorter. A ghost is forgotten when there are newer ghosts of its kind,
+/// `GHOSTS` per cent of the number of items. Close to CAR (Bansal and Modha, FAST 2004).
 #[derive(Default)]
 pub struct Car<const STEP: usize, const GHOSTS: usize> {
     requested: HashMap<Key, bool>,
@@ -289,9 +290,9 @@ impl<const STEP: usize, const GHOSTS: usize> Algorithm for Car<STEP, GHOSTS> {
     }
 }
 
-/// What the server does. New keys are in a probation queue. When a key reaches its front, it is moved to the main queue if
-/// it was requested there, and evicted otherwise. A requested key at the front of the main queue is moved to its end. In
-/// `TURNS` of five evictions the main queue comes first, if it has more than `LEAST` per cent of all keys.
+/// What the server does. New keys are in a probation queue. When a key reaches its front, it is moved to the main queue
+/// if it was requested there, and evicted otherwise. A requested key at the front of the main queue is moved to its
+/// end. In `TURNS` of five evictions the main queue comes first, if it has more than `LEAST` per cent of all keys.
 #[derive(Default)]
 pub struct Probation<const TURNS: usize, const LEAST: usize> {
     requested: HashMap<Key, bool>,

@@ -4,8 +4,8 @@
 //!     cargo bench --bench hits -- --simulate [items]    algorithms, in this program, with this capacity
 //!
 //! In the simulation, the numbers after a name are the parameters of the algorithm, in the order of `algorithms.rs`.
-//! "probation" is what the server does. With "own capacity" and "in turn" there are 256 shards, each with a queue of its
-//! own. Each shard has its share of the capacity, or the shards share all of it and evict in turn.
+//! "probation" is what the server does. With "own capacity" and "in turn" there are 256 shards, each with a queue of
+//! its own. Each shard has its share of the capacity, or the shards share all of it and evict in turn.
 //!
 //! Every request is a `get`, and every miss is followed by a `set`. The first request for a key is a miss, and counts.
 //! There are three traces, each of 3 million requests for 1 million keys, with values of 100 bytes. The random numbers
@@ -13,8 +13,8 @@
 //! - `stable`: popularity follows Zipf's law with exponent 0.99, and does not change;
 //! - `scans`: the same, but each 40,000 requests are followed by 10,000 requests for keys that never return, so that at
 //!   most 80 % can be hits;
-//! - `shifts`: as `stable`, but every 500,000 requests the ranks are rotated by a sixth of the keys, so that no key that
-//!   was popular stays popular.
+//! - `shifts`: as `stable`, but every 500,000 requests the ranks are rotated by a sixth of the keys, so that no key
+//!   that was popular stays popular.
 
 // Only tables whose size this file has chosen are indexed here.
 #![allow(clippy::indexing_slicing)]

@@ -177,8 +177,8 @@ impl Caller {
         })
     }
 
-    /// Sends a batch and reads until all of it is answered. Bytes are compared as soon as they arrive. That costs little,
-    /// and otherwise it would wait in vain after an error line, which is shorter than the answer.
+    /// Sends a batch and reads until all of it is answered. Bytes are compared as soon as they arrive. That costs
+    /// little, and otherwise it would wait in vain after an error line, which is shorter than the answer.
     pub fn exchange(&mut self, batch: &Batch) -> io::Result<()> {
         self.stream.write_all(&batch.request)?;
         self.buffer.resize(batch.answer.len(), 0);
@@ -222,8 +222,8 @@ fn load(
     }
     drop(first);
 
-    // Before any thread starts, all clients connect, and each is served once. So accepting is not measured, and a server
-    // that cannot serve this number of clients fails here.
+    // Before any thread starts, all clients connect, and each is served once. So accepting is not measured, and a
+    // server that cannot serve this number of clients fails here.
     let batches = &batches(workload.exchanges, row.pipeline, one_key);
     let warm_up = |number: usize| {
         let mut client = Caller::connect(address)?;

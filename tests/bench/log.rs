@@ -3,8 +3,8 @@
 //!     cargo bench --bench log
 //!     cargo bench --bench log -- --rows 50x16 --rounds 9 --seconds 0.3
 //!
-//! - How many sets a second are acknowledged. The file is synced every second or always, and clients send one or several
-//!   sets at a time. The servers take turns, and only the ratios count, as in `throughput.rs`.
+//! - How many sets a second are acknowledged. The file is synced every second or always, and clients send one or
+//!   several sets at a time. The servers take turns, and only the ratios count, as in `throughput.rs`.
 //! - How many bytes of the file a set takes (a key of 8 bytes, 32 bytes of data).
 //! - How long a start takes that replays a million sets, up to the first answer.
 

@@ -1,5 +1,5 @@
-//! A store with its append-only file, without sockets. Commands go in, and answers come out. The clock stands still until
-//! the test moves it. So a restart takes microseconds, and as many years can pass as a test needs.
+//! A store with its append-only file, without sockets. Commands go in, and answers come out. The clock stands still
+//! until the test moves it. So a restart takes microseconds, and as many years can pass as a test needs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,8 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Prints that a test, or a part of it, cannot be done here. `make test` prints these lines at the end: it collects them
-/// in the file that `PASSED_OVER` names.
+/// Prints that a test, or a part of it, cannot be done here. `make test` prints these lines at the end: it collects
+/// them in the file that `PASSED_OVER` names.
 pub fn passed_over(why: &str) {
     let thread = std::thread::current();
     let line = format!("{}: {why}\n", thread.name().unwrap_or("a test"));

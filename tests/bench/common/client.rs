@@ -90,8 +90,8 @@ impl Client {
         Ok(found)
     }
 
-    /// Adds a command to the request, sends it, and returns the command's answer, which must be one line. Then everything
-    /// before it has been executed too.
+    /// Adds a command to the request, sends it, and returns the command's answer, which must be one line. Then
+    /// everything before it has been executed too.
     pub fn ask(&mut self, command: &str) -> io::Result<String> {
         write!(self.request, "{command}\r\n")?;
         self.send()?;

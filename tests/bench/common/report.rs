@@ -113,8 +113,8 @@ fn print_row<'a>(
     print(row.trim_end())
 }
 
-/// Runs the benchmark with its arguments, or prints its usage. The exit code is 0 if there was no error and no figure was
-/// out of its bound.
+/// Runs the benchmark with its arguments, or prints its usage. The exit code is 0 if there was no error and no figure
+/// was out of its bound.
 pub fn run(
     usage: &str,
     benchmark: impl FnOnce(&[String], &mut Report) -> io::Result<()>,

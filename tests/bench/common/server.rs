@@ -200,7 +200,8 @@ impl Server {
         lines
     }
 
-    /// How much memory is resident, in bytes. Waits until that hardly changes, because memcached moves items in a thread.
+    /// How much memory is resident, in bytes. Waits until that hardly changes, because memcached moves items in a
+    /// thread.
     pub fn resident(&self) -> io::Result<u64> {
         let mut before = self.memory("VmRSS")?;
         for _ in 0..20 {

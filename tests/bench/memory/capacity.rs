@@ -1,6 +1,6 @@
-//! `capacity`: how many items of about 50 bytes fit into `-m 64`. 100 clients store 192 MB: values of 45 to 55 bytes, with
-//! keys of 13 bytes. Every third `set` is for a key that was used before. This is measured with a new server, and again
-//! after `flush_all`.
+//! `capacity`: how many items of about 50 bytes fit into `-m 64`. 100 clients store 192 MB: values of 45 to 55 bytes,
+//! with keys of 13 bytes. Every third `set` is for a key that was used before. This is measured with a new server, and
+//! again after `flush_all`.
 
 use std::io;
 

@@ -1,6 +1,6 @@
-//! `churn`: how much memory is resident after several times `-m` of items in all sizes were stored, were flushed and have
-//! expired. All of it is done twice. If half of `-m` can be stored without evictions after a flush or an expiry, the
-//! memory of the old items is used again.
+//! `churn`: how much memory is resident after several times `-m` of items in all sizes were stored, were flushed and
+//! have expired. All of it is done twice. If half of `-m` can be stored without evictions after a flush or an expiry,
+//! the memory of the old items is used again.
 
 use std::io;
 use std::thread;

@@ -2,9 +2,9 @@
 //! 64 MB. One item in 16 of each step is kept alive by reads until the end of the round. A store that cannot reuse the
 //! memory between the items that stay alive grows with every step. There are three rounds.
 //!
-//! Each step is stored by 100 new connections. An allocator may give each thread an arena of its own, and then the memory
-//! that was freed for one client is not reused for the next. With one connection for everything, even a store that
-//! allocates each item separately stays within the bound.
+//! Each step is stored by 100 new connections. An allocator may give each thread an arena of its own, and then the
+//! memory that was freed for one client is not reused for the next. With one connection for everything, even a store
+//! that allocates each item separately stays within the bound.
 
 use std::io;
 

@@ -1,5 +1,5 @@
-//! `items`: how much resident memory an item takes: its key of 13 bytes, its value, and the overhead. Nothing is evicted,
-//! and this is checked at the end.
+//! `items`: how much resident memory an item takes: its key of 13 bytes, its value, and the overhead. Nothing is
+//! evicted, and this is checked at the end.
 
 use std::io;
 

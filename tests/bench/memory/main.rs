@@ -3,8 +3,8 @@
 //!     cargo bench --bench memory
 //!     cargo bench --bench memory -- items stalls --rounds 9
 //!
-//! Each part is a file, and its first lines describe what it measures. The benchmark fails if a figure of rustmemc is out
-//! of its bound. The figures of memcached are for comparison.
+//! Each part is a file, and its first lines describe what it measures. The benchmark fails if a figure of rustmemc is
+//! out of its bound. The figures of memcached are for comparison.
 
 use std::io;
 use std::process::ExitCode;

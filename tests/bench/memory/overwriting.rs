@@ -1,6 +1,6 @@
-//! `overwriting`: how much memory is resident with `-m 64` while 24 MB of items are overwritten, again and again. The next
-//! key and the new size of its value are random. So few values fit into the place of the old ones, and the memory of most
-//! old values must be used again.
+//! `overwriting`: how much memory is resident with `-m 64` while 24 MB of items are overwritten, again and again. The
+//! next key and the new size of its value are random. So few values fit into the place of the old ones, and the memory
+//! of most old values must be used again.
 
 use std::io;
 

@@ -1,10 +1,10 @@
-//! `readers`: how much memory is resident with `-m 64` when clients do not read their answers. 800 times, one client sets
-//! the same key to a new value of 1 MB, and a new client sends 12 `get`s for it and never reads. The `set` may be refused
-//! with a SERVER_ERROR, but it must be answered.
+//! `readers`: how much memory is resident with `-m 64` when clients do not read their answers. 800 times, one client
+//! sets the same key to a new value of 1 MB, and a new client sends 12 `get`s for it and never reads. The `set` may be
+//! refused with a SERVER_ERROR, but it must be answered.
 //!
 //! The buffers of the sockets belong to the kernel, and are not in the resident memory of the server. The server's own
-//! memory for a connection is there: a buffer for each direction, and the used part of a stack. 40 KB are allowed for each
-//! connection, in addition to what is allowed for `-m`.
+//! memory for a connection is there: a buffer for each direction, and the used part of a stack. 40 KB are allowed for
+//! each connection, in addition to what is allowed for `-m`.
 
 use std::io::{self, Write};
 use std::thread;

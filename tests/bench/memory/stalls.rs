@@ -2,13 +2,13 @@
 //! flushed, are evicted, and are rewritten in the log (which only rustmemc has).
 //!
 //! On a busy machine the scheduler causes most of the longest waits. So there are two controls: an idle server, and the
-//! same keys stored once more, so that nothing grows. And there are several rounds in which the servers take turns: a wait
-//! that a server itself causes occurs in each round.
+//! same keys stored once more, so that nothing grows. And there are several rounds in which the servers take turns: a
+//! wait that a server itself causes occurs in each round.
 //!
-//! The bounds are memcached's longest waits of the same run, as medians of the rounds. One bound is for `flush_all`, where
-//! memcached makes others wait for hundreds of milliseconds. The other is the longest wait of all other phases: no `get`
-//! may wait longer in any of these phases, and no `set` after `cache_memlimit`. A single phase has no bound, because too
-//! often the scheduler causes the longest wait of one phase.
+//! The bounds are memcached's longest waits of the same run, as medians of the rounds. One bound is for `flush_all`,
+//! where memcached makes others wait for hundreds of milliseconds. The other is the longest wait of all other phases:
+//! no `get` may wait longer in any of these phases, and no `set` after `cache_memlimit`. A single phase has no bound,
+//! because too often the scheduler causes the longest wait of one phase.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -1,5 +1,5 @@
-//! `start`: how long an empty server takes from its start to its first answer, and how much memory it has then. rustmemc
-//! runs with its defaults here, so it has an append-only file. The figures are medians of 20 starts.
+//! `start`: how long an empty server takes from its start to its first answer, and how much memory it has then.
+//! rustmemc runs with its defaults here, so it has an append-only file. The figures are medians of 20 starts.
 
 use std::io;
 use std::time::Instant;
