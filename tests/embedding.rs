@@ -11,7 +11,7 @@ mod common;
 use std::ffi::OsStr;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::folder::Folder;
 use common::process::eventually;
