@@ -39,6 +39,7 @@
 //! the server itself holds 156,000 of these items, and 79.65, 61.44 and 74.31 per cent are hits:
 //! `cargo bench --bench hits`.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{RwLock, TryLockError};
 use std::thread;
 
@@ -59,6 +60,17 @@ const SHRINK_STEP: usize = SEGMENT_SIZE;
 /// small writes. (Without that bound, 100 clients left the one evicting thread so little time that memory was measured
 /// to grow to three times `-m`.)
 pub const MAX_SMALL_WRITE: usize = 1 << 10;
+
+/// One attempt to evict from a shard.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// Items that have expired by this time are removed instead.
+    now: UnixTime,
+    /// The next sequence number of a segment when this thread began to evict.
+    begun: u64,
+    /// Whether items that were read stay.
+    spares_read: bool,
+}
 
 /// What [`Datastore::survey`] has found in all shards.
 struct Survey<'s> {
@@ -89,6 +101,7 @@ impl Datastore {
             Err(_) => lock(&self.evicting),
         };
         let enough = bytes.saturating_add(SHRINK_STEP);
+        let begun = self.shared.sequence.load(Relaxed);
         let (mut freed, mut failed_attempts) = (0, 0);
         while self.memory.used() > limit && freed < enough {
             let survey = self.survey();
@@ -102,8 +115,12 @@ impl Datastore {
                 return Ok(false);
             }
             // In the first round items that were read stay, in the second round they do not.
-            let spares_read = failed_attempts <= survey.segments;
-            let freed_now = self.evict_from(&mut write(shard), spares_read, now)?;
+            let attempt = Attempt {
+                now,
+                begun,
+                spares_read: failed_attempts <= survey.segments,
+            };
+            let freed_now = self.evict_from(&mut write(shard), attempt)?;
             failed_attempts = if freed_now > 0 {
                 0
             } else {
@@ -141,21 +158,16 @@ impl Datastore {
 
     /// Removes the expired items of one segment of a shard, or if none has expired, evicts from one segment. Returns
     /// how many bytes were freed.
-    fn evict_from(
-        &self,
-        shard: &mut Shard,
-        spares_read: bool,
-        now: UnixTime,
-    ) -> Result<usize, StoreError> {
+    fn evict_from(&self, shard: &mut Shard, attempt: Attempt) -> Result<usize, StoreError> {
         let before = shard.size();
-        if let Some(removed) = shard.remove_expired(now) {
+        if let Some(removed) = shard.remove_expired(attempt.now) {
             self.count_expired(removed);
-        } else if let Some(id) = shard.next_victim() {
+        } else if let Some(id) = shard.next_victim(attempt.begun) {
             // Determined once: a reader may finish at any moment, but the items that are recorded must be those that
             // are then evicted.
             let is_being_sent = shard.items_of(id).any(ItemRef::is_being_sent);
             let stays = |item: ItemRef<'_>| {
-                let is_wanted = spares_read && item.slot.access.is_visited();
+                let is_wanted = attempt.spares_read && item.slot.access.is_visited();
                 (is_wanted || is_being_sent).then(|| item.slot.unvisited_copy())
             };
             // An eviction is recorded like any removal. A restart must not bring an evicted item back, least of all
@@ -205,7 +217,7 @@ impl Datastore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::AtomicUsize;
 
     use super::super::WhenFull;
     use super::super::segment::SEGMENT_SIZE;

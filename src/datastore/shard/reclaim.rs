@@ -143,14 +143,16 @@ impl Shard {
         dirtiest.is_some()
     }
 
-    /// The segment that is evicted next.
+    /// The segment that is evicted next, by a thread that began when `begun` was the next sequence number.
     ///
-    /// In two of five turns the main queue is tried first, if it has more than 30 per cent of the segments.
-    pub fn next_victim(&mut self) -> Option<SegmentId> {
+    /// In two of five turns the main queue is tried first, if it has more than 30 per cent of the segments. But not for
+    /// items that this thread has just moved there: no client had time to read them again.
+    pub fn next_victim(&mut self, begun: u64) -> Option<SegmentId> {
         self.victim_turn = self.victim_turn.wrapping_add(1);
         let (probation, main) = (&self.probation.segments, &self.main.segments);
         let main_is_long = main.len() * 10 > (main.len() + probation.len()) * 3;
-        let queues = match self.victim_turn % 5 < 2 && main_is_long {
+        let main_is_old = main.keys().next().is_some_and(|sequence| *sequence < begun);
+        let queues = match self.victim_turn % 5 < 2 && main_is_long && main_is_old {
             true => [main, probation],
             false => [probation, main],
         };

@@ -142,7 +142,7 @@ impl Sample {
 
     /// Evicts from one segment, as a full store does. Returns how many items were evicted.
     fn evict(&mut self) -> u64 {
-        let Some(victim) = self.shard.next_victim() else {
+        let Some(victim) = self.shard.next_victim(u64::MAX) else {
             return 0;
         };
         let stays = |item: ItemRef<'_>| {
