@@ -125,7 +125,7 @@ impl Default for Stats {
 
 impl Stats {
     /// Takes over what a worker has counted, and leaves it zeros.
-    pub fn take(&self, counts: &Counts) {
+    pub fn add_all(&self, counts: &Counts) {
         for (total, count) in self.0.iter().zip(&counts.0) {
             let count = count.take();
             if count != 0 {
@@ -164,8 +164,8 @@ mod tests {
         let counts = Counts::default();
         counts.add(Counter::GetHits);
         counts.add(Counter::GetHits);
-        stats.take(&counts);
-        stats.take(&counts);
+        stats.add_all(&counts);
+        stats.add_all(&counts);
         assert_eq!(stats.get(Counter::GetHits), 2);
         stats.reset();
         assert_eq!(stats.get(Counter::GetHits), 0);

@@ -91,7 +91,7 @@ pub fn stats(
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     // The statistics include the commands that this client sent before `stats` in the same batch.
-    service.stats.take(counts);
+    service.stats.add_all(counts);
     let stats = match topic {
         StatsTopic::General => general(service),
         StatsTopic::Settings => settings(service),

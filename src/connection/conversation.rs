@@ -35,7 +35,7 @@ pub fn serve(client: &Client, service: &Service) {
     }
     wire.abandon();
     // After an error, commands that are not answered are counted too.
-    service.stats.take(&counts);
+    service.stats.add_all(&counts);
 }
 
 /// Serves commands, and returns the reason why the conversation ended.

@@ -235,7 +235,7 @@ impl Outgoing<'_> {
 
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.service.stats.take(self.counts);
+        self.service.stats.add_all(self.counts);
         self.flush_log()?;
         let bytes = self.stream.write(bytes)?;
         self.service.stats.add(Counter::BytesWritten, bytes as u64);
@@ -245,7 +245,7 @@ impl Write for Outgoing<'_> {
     /// Flushes the log even if there is no byte to send: the record of a `noreply` change must be safe before the
     /// worker waits for the client.
     fn flush(&mut self) -> io::Result<()> {
-        self.service.stats.take(self.counts);
+        self.service.stats.add_all(self.counts);
         self.flush_log()?;
         self.stream.flush()
     }
