@@ -184,7 +184,7 @@ fn with_vv_commands_and_answers_are_printed_with_reasons() {
         "< add a 0 0 1 noreply",
         "> not sent, because of noreply: NOT_STORED   (the key holds an item already)",
         "< get kkk",
-        "> CLIENT_ERROR bad command line format   (key is 251 bytes long, at most 250)",
+        "> CLIENT_ERROR bad command line format   (the key is 251 bytes long; the limit is 250)",
         "< quit",
         "< connection closed",
     ];

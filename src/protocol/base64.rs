@@ -1,9 +1,9 @@
-//! Base64 (RFC 4648, section 4, with padding): how meta commands spell a key that is not plain text.
-//! std has none.
+//! Base64 (RFC 4648, section 4, with padding). Meta commands use it for a key that is not plain text. The standard
+//! library has no base64.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// The bytes that a text stands for; `None` if it is no base64, or stands for nothing.
+/// The bytes that the text encodes; `None` if it is empty or not base64.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let (groups, rest) = text.as_chunks::<4>();
     let (last, groups) = groups.split_last()?;
@@ -14,11 +14,11 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     for group in groups {
         bytes.extend_from_slice(&three_bytes(*group)?);
     }
-    // Only the last group may be padded: `xx==` stands for one byte, `xxx=` for two.
+    // Only the last group may be padded: `xx==` encodes one byte, `xxx=` two.
     let (padded, length) = match *last {
         [a, b, b'=', b'='] => ([a, b, b'A', b'A'], 1),
         [a, b, c, b'='] => ([a, b, c, b'A'], 2),
-        whole => (whole, 3),
+        unpadded => (unpadded, 3),
     };
     bytes.extend(three_bytes(padded)?.into_iter().take(length));
     Some(bytes)
@@ -33,19 +33,19 @@ fn three_bytes(group: [u8; 4]) -> Option<[u8; 3]> {
     Some([a, b, c])
 }
 
-/// The text that stands for these bytes.
+/// The text that encodes these bytes.
 pub fn encode(bytes: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let byte = |place: usize| u32::from(group.get(place).copied().unwrap_or(0));
+        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
         let number = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            // A group of one byte has two digits, one of two has three; the rest is padding.
-            let digit = (number >> (18 - 6 * place)) as usize % ALPHABET.len();
+        for index in 0..4 {
+            // A group of one byte has two letters, and a group of two bytes has three. The others are padding.
+            let digit = (number >> (18 - 6 * index)) as usize % ALPHABET.len();
             let letter = ALPHABET
                 .get(digit)
                 .copied()
-                .filter(|_| place <= group.len());
+                .filter(|_| index <= group.len());
             text.push(letter.unwrap_or(b'='));
         }
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_examples_of_the_rfc_hold() {
+    fn the_examples_of_the_rfc_are_encoded_and_decoded() {
         for (bytes, text) in [
             ("f", "Zg=="),
             ("fo", "Zm8="),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_base64_stands_for_nothing() {
+    fn text_that_is_not_base64_is_not_decoded() {
         for text in [
             "", "Z", "Zm9", "Zm9vYg", "Zm9v!m9v", "Zg==Zg==", "====", "=m9v", "Z m9",
         ] {
@@ -81,7 +81,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_survive_the_way_there_and_back(bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..200)) {
+        fn any_bytes_are_the_same_after_encoding_and_decoding(bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..200)) {
             proptest::prop_assert_eq!(decode(&encode(&bytes)), Some(bytes));
         }
     }

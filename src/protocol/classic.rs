@@ -1,13 +1,15 @@
-//! The classic text protocol: one parsing function a command, its grammar above it.
+//! The classic text protocol. Each command has one parsing function, with its grammar above it.
 //!
-//! `args` is always what stands behind the verb. Words beyond the grammar are ignored, as memcached
-//! ignores them (but for `shutdown` and `lru_crawler`, which count theirs); too few are a [`LineError`].
+//! `args` is always the line after the verb. Words beyond the grammar are ignored, as in memcached (except by `shutdown`
+//! and `lru_crawler`, which refuse them). Too few words are a [`LineError`].
 
 use super::request::{
     Arithmetic, DebugTime, Direction, Flush, Keys, OnFailure, Request, Retrieval, ShutdownMode,
     StatsTopic, Storage, StoreMode, WithCas,
 };
-use super::{Exptime, LineError, Parsed, ProtocolError, answer_of, first_word, key, number, words};
+use super::{
+    Exptime, LineError, Parsed, ProtocolError, answer_of, checked_key, first_word, number, words,
+};
 
 /// `get <key>*` and `gets <key>*`
 pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
@@ -28,14 +30,14 @@ pub(super) fn gat(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
     )
 }
 
-/// All keys are looked at before the first is looked up: a bad one means that no VALUE goes out.
+/// Checks all keys before the first is looked up: if one is bad, no VALUE is sent.
 fn retrieval(
     keys: &[u8],
     with_cas: WithCas,
     touch: Option<Exptime>,
 ) -> Result<Request<'_>, ProtocolError> {
-    match words(keys).find_map(|word| key(word).err()) {
-        Some(flaw) => Err(ProtocolError::BadLine(flaw)),
+    match words(keys).find_map(|word| checked_key(word).err()) {
+        Some(error) => Err(ProtocolError::BadLine(error)),
         None => Ok(Request::Get(Retrieval {
             keys: Keys(keys),
             with_cas,
@@ -59,39 +61,38 @@ pub(super) fn cas(args: &[u8]) -> Parsed<'_> {
     })
 }
 
-/// What the storage commands share. `compare` gets the word behind `<bytes>`.
+/// Parses any storage command. `compare` parses the word after `<bytes>`: the cas unique of `cas`.
 fn storage<'a>(
     args: &'a [u8],
     mode: StoreMode,
     compare: impl FnOnce(Option<&'a [u8]>) -> Result<Option<u64>, LineError>,
 ) -> Parsed<'a> {
     let mut words = words(args);
-    let (Some(name), Some(flags), Some(exptime), Some(bytes)) =
+    let (Some(key), Some(flags), Some(exptime), Some(bytes)) =
         (words.next(), words.next(), words.next(), words.next())
     else {
         return Parsed::bad_line(LineError::TooFewWords(
             "<command> <key> <flags> <exptime> <bytes> [noreply]",
         ));
     };
-    // Without its length nobody knows how much data follows, so it is read as commands. With it, the
-    // data is swallowed whatever else is wrong with the line.
+    // Without its length it is not known where the data ends, so it is read as commands. With a length, the data is
+    // swallowed, whatever else is wrong with the line.
     let Some(bytes) = number::data_length(bytes) else {
         return Parsed::bad_line(LineError::Bytes);
     };
     let request = || {
-        let key = key(name)?;
+        let key = checked_key(key)?.into();
         let flags = number::like_strtoll(flags)
             .and_then(|flags| flags.try_into().ok())
             .ok_or(LineError::Flags)?;
         let exptime = number::like_strtoll(exptime).ok_or(LineError::Exptime)?;
-        // memcached keeps the low 32 bits, and clients count on it: libmemcached sends -1 as 4294967295.
+        // memcached keeps the low 32 bits, and clients rely on it: libmemcached sends -1 as 4294967295.
         let exptime = i64::from(exptime as i32).into();
         let compare = compare(words.next())?;
         let on_failure = match (mode, compare) {
             (StoreMode::Set, None) => OnFailure::RemoveOld,
             _ => OnFailure::KeepOld,
         };
-        let key = key.into();
         let (cas, stale, vivify) = (None, false, None);
         Ok(Request::Store(Storage {
             mode,
@@ -115,25 +116,24 @@ fn storage<'a>(
 
 /// `delete <key> [noreply]`
 pub(super) fn delete(args: &[u8]) -> Parsed<'_> {
-    let (name, _) = first_word(args);
-    if name.is_empty() {
+    let (key, _) = first_word(args);
+    if key.is_empty() {
         return Parsed::bad_line(LineError::TooFewWords("delete <key> [noreply]"));
     }
-    let request = key(name).map(|key| Request::Delete { key });
+    let request = checked_key(key).map(|key| Request::Delete { key });
     Parsed::maybe_noreply(request.map_err(ProtocolError::BadLine), args)
 }
 
 /// `incr <key> <delta> [noreply]` and `decr <key> <delta> [noreply]`
 pub(super) fn arithmetic(args: &[u8], direction: Direction) -> Parsed<'_> {
-    let mut rest = words(args);
-    let (Some(name), Some(delta)) = (rest.next(), rest.next()) else {
+    let mut words = words(args);
+    let (Some(key), Some(delta)) = (words.next(), words.next()) else {
         return Parsed::bad_line(LineError::TooFewWords("incr|decr <key> <delta> [noreply]"));
     };
     let request = || {
-        let key = key(name).map_err(ProtocolError::BadLine)?;
+        let key = checked_key(key).map_err(ProtocolError::BadLine)?.into();
         let delta = number::u64(delta).ok_or(ProtocolError::InvalidDelta)?;
         let (compare, cas, vivify, touch) = (None, None, None, None);
-        let key = key.into();
         Ok(Request::Arithmetic(Arithmetic {
             direction,
             key,
@@ -149,12 +149,12 @@ pub(super) fn arithmetic(args: &[u8], direction: Direction) -> Parsed<'_> {
 
 /// `touch <key> <exptime> [noreply]`
 pub(super) fn touch(args: &[u8]) -> Parsed<'_> {
-    let mut rest = words(args);
-    let (Some(name), Some(exptime)) = (rest.next(), rest.next()) else {
+    let mut words = words(args);
+    let (Some(key), Some(exptime)) = (words.next(), words.next()) else {
         return Parsed::bad_line(LineError::TooFewWords("touch <key> <exptime> [noreply]"));
     };
     let request = || {
-        let key = key(name).map_err(ProtocolError::BadLine)?;
+        let key = checked_key(key).map_err(ProtocolError::BadLine)?;
         Ok(Request::Touch {
             key,
             exptime: strict_exptime(exptime)?,
@@ -166,15 +166,15 @@ pub(super) fn touch(args: &[u8]) -> Parsed<'_> {
 /// `flush_all [<delay or date>] [noreply]`
 pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
     let (word, rest) = first_word(args);
-    let alone = words(rest).next().is_none();
-    let flush = if word.is_empty() || (alone && word == b"noreply") {
+    let is_only_word = words(rest).next().is_none();
+    let flush = if word.is_empty() || (is_only_word && word == b"noreply") {
         Flush::Now
     } else {
         match strict_exptime(word) {
-            // Here 0 and what is negative mean: do not wait.
+            // Here 0 and a negative number mean: do not wait.
             Ok(Exptime::Never | Exptime::AtOnce) => Flush::Now,
             Ok(when) => Flush::Later(when),
-            // Said when it is executed: that flush_all is not allowed at all would come first.
+            // This becomes an error only when the command is executed: with `-F`, another error comes first.
             Err(_) => Flush::Unknown,
         }
     };
@@ -185,7 +185,7 @@ pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
 pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
     let mut words = words(args);
     let request = match (words.next(), words.next(), words.next()) {
-        // Here everything is in class 1, so that any list of classes is everything or nothing.
+        // Here all items are in class 1, so the class 1 means the same as `all`, and there is no other class.
         (Some(b"metadump"), Some(b"all" | b"hash" | b"1"), None) => Ok(Request::Metadump),
         (Some(b"metadump"), Some(_), None) => Err(ProtocolError::BadClass),
         _ => Err(ProtocolError::UnknownCommand),
@@ -205,19 +205,19 @@ pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
 /// `stats [settings|items|slabs|sizes|conns|reset|detail …]` and `stats cachedump <class> <limit>`
 pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
     let (topic, rest) = first_word(args);
-    // memcached compares as many letters as it is given, so `stats s` is `stats settings`; not so for
-    // the three that come last.
-    let begins = |name: &[u8]| name.starts_with(topic);
+    // memcached compares only the letters that the client sends, so `stats s` is `stats settings`. The last three topics
+    // must be complete.
+    let is_start_of = |name: &[u8]| name.starts_with(topic);
     Parsed::always_answered(Ok(Request::Stats(match topic {
         b"" => StatsTopic::General,
-        _ if begins(b"reset") => StatsTopic::Reset,
-        _ if begins(b"detail") => StatsTopic::Detail,
-        _ if begins(b"settings") => StatsTopic::Settings,
-        _ if begins(b"cachedump") => match cachedump(rest) {
+        _ if is_start_of(b"reset") => StatsTopic::Reset,
+        _ if is_start_of(b"detail") => StatsTopic::Detail,
+        _ if is_start_of(b"settings") => StatsTopic::Settings,
+        _ if is_start_of(b"cachedump") => match cachedump(rest) {
             Ok(topic) => topic,
             Err(error) => return Parsed::always_answered(Err(error)),
         },
-        _ if begins(b"conns") => StatsTopic::Conns,
+        _ if is_start_of(b"conns") => StatsTopic::Conns,
         b"items" => StatsTopic::Items,
         b"slabs" => StatsTopic::Slabs,
         b"sizes" => StatsTopic::Sizes,
@@ -226,8 +226,8 @@ pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
 }
 
 fn cachedump(args: &[u8]) -> Result<StatsTopic, ProtocolError> {
-    let mut rest = words(args);
-    let (Some(class), Some(limit)) = (rest.next(), rest.next()) else {
+    let mut words = words(args);
+    let (Some(class), Some(limit)) = (words.next(), words.next()) else {
         return Err(ProtocolError::CachedumpTooFewWords);
     };
     match (number::u32(class), number::u32(limit)) {
@@ -249,11 +249,11 @@ pub(super) fn cache_memlimit(args: &[u8]) -> Parsed<'_> {
 /// `shutdown [graceful]`
 pub(super) fn shutdown(args: &[u8]) -> Parsed<'_> {
     let (mode, rest) = first_word(args);
-    let alone = words(rest).next().is_none();
+    let is_only_word = words(rest).next().is_none();
     Parsed::maybe_noreply(
         Ok(Request::Shutdown(match mode {
             b"" => ShutdownMode::Plain,
-            _ if alone && b"graceful".starts_with(mode) => ShutdownMode::Graceful,
+            _ if is_only_word && b"graceful".starts_with(mode) => ShutdownMode::Graceful,
             _ => ShutdownMode::Unknown,
         })),
         args,
@@ -262,19 +262,19 @@ pub(super) fn shutdown(args: &[u8]) -> Parsed<'_> {
 
 /// `debugtime p|r|<seconds>`
 pub(super) fn debugtime(args: &[u8]) -> Parsed<'_> {
-    let (what, _) = first_word(args);
-    let request = match what {
+    let (word, _) = first_word(args);
+    let request = match word {
         b"p" => Ok(DebugTime::Pause),
         b"r" => Ok(DebugTime::Resume),
         b"" => Err(ProtocolError::UnknownCommand),
-        _ => number::i64(what)
+        _ => number::i64(word)
             .map(DebugTime::Jump)
             .ok_or(ProtocolError::UnknownCommand),
     };
     Parsed::maybe_noreply(request.map(Request::DebugTime), args)
 }
 
-/// The exptime of everything but the storage commands, which takes no sign but the minus.
+/// The exptime of all classic commands except the storage commands. The only sign that it accepts is the minus.
 fn strict_exptime(word: &[u8]) -> Result<Exptime, ProtocolError> {
     match number::i32(word) {
         Some(number) => Ok(i64::from(number).into()),
@@ -287,7 +287,7 @@ mod tests {
     use super::super::{Answer, parse};
     use super::*;
 
-    fn refusal(line: &str) -> ProtocolError {
+    fn error(line: &str) -> ProtocolError {
         parse(line.as_bytes()).request.expect_err(line)
     }
 
@@ -299,20 +299,20 @@ mod tests {
     }
 
     #[test]
-    fn a_get_names_as_many_keys_as_it_likes() {
+    fn a_get_may_have_any_number_of_keys_but_at_least_one() {
         assert_eq!(keys("get a\n"), [b"a"]);
         assert_eq!(keys("get  a   b \r\n"), [b"a", b"b"]);
         assert_eq!(keys("gat 10 a  b\r\n"), [b"a", b"b"]);
-        assert_eq!(refusal("get\n"), refusal("get   \n"));
+        assert_eq!(error("get\n"), error("get   \n"));
         assert_eq!(
-            refusal("gat 10 \n"),
+            error("gat 10 \n"),
             ProtocolError::BadLine(LineError::TooFewWords("gat|gats <exptime> <key>*"))
         );
-        assert_eq!(refusal("gat x a\n"), ProtocolError::InvalidExptime);
+        assert_eq!(error("gat x a\n"), ProtocolError::InvalidExptime);
     }
 
     #[test]
-    fn a_key_of_251_bytes_spoils_the_whole_line() {
+    fn a_line_with_a_key_of_251_bytes_is_refused() {
         let long = "k".repeat(251);
         for line in [
             format!("get {long}\n"),
@@ -324,7 +324,7 @@ mod tests {
             format!("set {long} x x 1\n"),
         ] {
             assert_eq!(
-                refusal(&line),
+                error(&line),
                 ProtocolError::BadLine(LineError::KeyTooLong(251)),
                 "{line}"
             );
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storage_line_gives_key_flags_exptime_and_length() {
+    fn a_storage_line_has_key_flags_exptime_length_and_perhaps_a_cas_unique() {
         let parsed = parse(b"set k 4294967295 -1 0\r\n");
         let storage = Storage {
             mode: StoreMode::Set,
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_length_hides_where_the_data_ends_and_is_always_answered() {
+    fn a_line_with_a_bad_length_has_no_known_data_and_is_always_answered() {
         for bytes in ["x", "-1", "5x", "+5", "1.0", "2147483646", "99999999999"] {
             let line = format!("set k 0 0 {bytes} noreply\n");
             let parsed = parse(line.as_bytes());
@@ -383,8 +383,8 @@ mod tests {
     }
 
     #[test]
-    fn behind_any_other_flaw_the_data_is_known_and_swallowed() {
-        for (line, flaw) in [
+    fn a_refused_line_with_a_good_length_has_data_to_swallow() {
+        for (line, error) in [
             ("set k -1 0 3 noreply\n", LineError::Flags),
             ("set k 4294967296 0 3 noreply\n", LineError::Flags),
             ("set k 0 soon 3 noreply\n", LineError::Exptime),
@@ -392,7 +392,7 @@ mod tests {
             ("cas k 0 0 3 -7 noreply\n", LineError::CasUnique),
         ] {
             let parsed = parse(line.as_bytes());
-            assert_eq!(parsed.request, Err(ProtocolError::BadLine(flaw)), "{line}");
+            assert_eq!(parsed.request, Err(ProtocolError::BadLine(error)), "{line}");
             assert_eq!(
                 (parsed.data_length, parsed.answer),
                 (Some(3), Answer::Noreply),
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn flush_all_tells_a_delay_from_noreply() {
+    fn the_first_word_of_flush_all_is_noreply_only_if_it_is_the_only_word() {
         let flush = |line: &str| match parse(line.as_bytes()).request {
             Ok(Request::FlushAll(flush)) => flush,
             other => panic!("{line:?} is {other:?}"),
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn stats_topics_may_be_shortened_as_memcached_allows() {
+    fn the_stats_topics_that_memcached_allows_to_shorten_may_be_shortened() {
         let topic = |line: &str| match parse(line.as_bytes()).request {
             Ok(Request::Stats(topic)) => Some(topic),
             _ => None,

@@ -1,103 +1,102 @@
-//! What a client is told when its command is refused: a variant is one exact line on the wire.
+//! The error answers. Each variant is one exact line on the wire.
 
 use std::fmt;
 
-/// An error answer. `Display` gives the line without its `\r\n`; [`ProtocolError::reason`] says more
-/// than the wire may, for the conversation that `-vv` shows.
+/// An error answer. `Display` writes the line without its `\r\n`. [`ProtocolError::reason`] explains it; `-v` and `-vv`
+/// print the reason, but the client does not get it.
 ///
-/// The three families are memcached's (`doc/protocol.txt`, "Error strings"): `ERROR` for a command
-/// that does not exist, `CLIENT_ERROR` for input that breaks the protocol, `SERVER_ERROR` for what the
-/// server cannot do.
+/// The three families are memcached's (`doc/protocol.txt`, "Error strings"): `ERROR` for a command that does not exist,
+/// `CLIENT_ERROR` for input that breaks the protocol, `SERVER_ERROR` for something that the server cannot do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// No such command.
+    /// There is no such command.
     UnknownCommand,
-    /// The line does not have the form that its command needs.
+    /// The line does not have the form of its command.
     BadLine(LineError),
-    /// The data block does not end in `\r\n` where its length says.
+    /// No `\r\n` follows the `<bytes>` bytes of the data block.
     BadDataChunk,
-    /// The number that `incr` or `decr` is to add is not an unsigned number of 64 bits.
+    /// The delta of `incr` or `decr` is not an unsigned 64-bit number.
     InvalidDelta,
-    /// The value that `incr` or `decr` found is not a number.
+    /// The value that `incr`, `decr` or `ma` must change is not a number.
     NotNumeric,
-    /// The exptime of `touch`, `gat` or `flush_all` is not a number of 32 bits.
+    /// The exptime of `touch`, `gat`, `gats` or `flush_all` is not a 32-bit number.
     InvalidExptime,
     /// The server was started with `-F`.
     FlushNotAllowed,
     /// The item would be larger than `-I` allows.
     TooLarge,
-    /// There is no room, and `-M` forbids making some; or nothing is left to evict.
+    /// There is no memory for the item, and `-M` forbids evictions, or evictions cannot free enough.
     OutOfMemory,
-    /// A meta command with a flag that does not exist.
+    /// A meta command has a flag that does not exist.
     InvalidFlag,
-    /// A meta command with the same flag twice.
+    /// A meta command has the same flag twice.
     DuplicateFlag,
-    /// Anything wrong with the flags of `ma`.
+    /// The key or a flag of `ma` is wrong. Other meta commands have several errors for this.
     InvalidOrDuplicateFlag,
-    /// More words than a meta command may have.
+    /// A meta command has too many words.
     TooManyFlags,
-    /// The value of a flag is no number, or too large a one.
+    /// The value of a flag is not a number, or the number is too large.
     BadToken,
-    /// The number that `ma` is to add (`D`) is none.
+    /// The delta of `ma` (`D`) is not a number.
     BadDelta,
-    /// The number that `ma` is to begin with (`J`) is none.
+    /// The initial value of `ma` (`J`) is not a number.
     BadInitial,
     /// The opaque is too long.
     OpaqueTooLong,
-    /// The key is said to be base64, and is not.
+    /// The flag `b` means that the key is base64, but it is not.
     BadBase64,
-    /// There is no such mode (`M`) of this command.
+    /// This command has no such mode (`M`).
     InvalidMode(&'static str),
     /// `lru_crawler metadump` of a class that does not exist.
     BadClass,
     /// The append-only file cannot be written. The change was refused before it was made: see [`crate::aof`].
     LogFailed,
-    /// `shutdown` without `-A`.
+    /// The server was started without `-A`, so `shutdown` is not allowed.
     ShutdownNotEnabled,
-    /// `shutdown` with a word other than `graceful`.
+    /// The word after `shutdown` is not `graceful`.
     InvalidShutdownMode,
-    /// `stats detail` is not offered; this is how memcached says it (its flag `-o no_dump` and others).
+    /// rustmemc has no `stats detail`. memcached has this answer too (with its flag `-o no_dump` and others).
     StatsDetailNotAllowed,
-    /// `stats` about something that is not kept.
+    /// There are no `stats` with this name.
     UnknownStats,
-    /// `stats cachedump` needs two words more.
+    /// `stats cachedump` needs two more words.
     CachedumpTooFewWords,
-    /// `stats cachedump` with a class that memcached cannot have.
+    /// The class of `stats cachedump` is one that memcached cannot have.
     IllegalSlabId,
-    /// `cache_memlimit` without a number.
+    /// The limit of `cache_memlimit` is missing or not a number.
     MemlimitNotANumber,
-    /// `cache_memlimit` below 8 megabytes.
+    /// The limit of `cache_memlimit` is below 8 megabytes.
     MemlimitTooSmall,
-    /// `cache_memlimit` with what can only be a number of bytes.
+    /// The limit of `cache_memlimit` is so large that it must be a number of bytes.
     MemlimitNotMegabytes,
-    /// `cache_memlimit` below what one item may take.
+    /// The limit of `cache_memlimit` is less than two items of the largest size (`-I`).
     MemlimitOutOfBounds,
 }
 
-/// Why a line is a `bad command line format`: the wire does not tell, `-vv` does.
+/// Why a line is a `bad command line format`. `-v` and `-vv` print it, but the client does not get it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineError {
     /// Fewer than four bytes, the line's end included.
     LineTooShort,
-    /// The command needs more words; what it needs.
+    /// The command needs more words. This is its form.
     TooFewWords(&'static str),
-    /// The key's length in bytes.
+    /// The key is too long. This is its length in bytes.
     KeyTooLong(usize),
     /// `<bytes>` is not a number from 0 to 2^31 - 3.
     Bytes,
-    /// `<flags>` is not an unsigned number of 32 bits.
+    /// `<flags>` (or the value of `F`) is not an unsigned 32-bit number.
     Flags,
     /// `<exptime>` is not a number.
     Exptime,
-    /// `<cas unique>` is missing or not an unsigned number of 64 bits.
+    /// `<cas unique>` is missing or not an unsigned 64-bit number.
     CasUnique,
     /// The key of `me … b` is not base64.
     Base64,
-    /// A meta flag begins with what is neither a letter nor a digit.
+    /// A meta flag begins with a byte that cannot be the letter of a flag.
     FlagLetter,
-    /// The level is not an unsigned number of 32 bits.
+    /// The level of `verbosity` is not an unsigned 32-bit number.
     Level,
-    /// `<class>` and `<limit>` of `stats cachedump` are not unsigned numbers of 32 bits.
+    /// `<class>` or `<limit>` of `stats cachedump` is not an unsigned 32-bit number.
     Cachedump,
 }
 
@@ -151,60 +150,67 @@ impl fmt::Display for ProtocolError {
 }
 
 impl ProtocolError {
-    /// Why this is the answer, for a person who reads along; `None` where the line says it itself.
+    /// The reason for this answer, for people; `None` if the line is clear enough.
     pub fn reason(&self) -> Option<String> {
         let reason = match self {
-            ProtocolError::UnknownCommand => "no command starts like this".into(),
-            ProtocolError::BadLine(flaw) => flaw.to_string(),
-            ProtocolError::BadDataChunk => "no \\r\\n where <bytes> says that the data ends".into(),
+            ProtocolError::UnknownCommand => "no command has this form".into(),
+            ProtocolError::BadLine(error) => error.to_string(),
+            ProtocolError::BadDataChunk => "\\r\\n must follow the <bytes> bytes of data".into(),
             ProtocolError::InvalidDelta => {
-                "the delta is a number from 0 to 18446744073709551615".into()
+                "the delta must be a number from 0 to 18446744073709551615".into()
             }
             ProtocolError::NotNumeric => {
-                "the value is not decimal digits, or more than 64 bits hold".into()
+                "the stored value is not a number from 0 to 18446744073709551615".into()
             }
-            ProtocolError::InvalidExptime => "exptime is a whole number of 32 bits".into(),
+            ProtocolError::InvalidExptime => {
+                "the exptime must be a number from -2147483648 to 2147483647".into()
+            }
             ProtocolError::FlushNotAllowed => "the server was started with -F".into(),
             ProtocolError::TooLarge => {
-                "-I sets the limit; a set removes the old value all the same".into()
+                "the item is larger than -I allows; a refused set removes the old value".into()
             }
-            ProtocolError::OutOfMemory => "-m is reached, and nothing may or can be evicted".into(),
+            ProtocolError::OutOfMemory => {
+                "the limit of -m is reached, and -M forbids evictions, or they cannot free enough"
+                    .into()
+            }
             ProtocolError::InvalidFlag => {
-                "a flag is one letter, and its value if it has one".into()
+                "there is no such flag; a flag is one letter, then its value if it has one".into()
             }
-            ProtocolError::DuplicateFlag => "each flag may be there once".into(),
+            ProtocolError::DuplicateFlag => "a line may have each flag only once".into(),
             ProtocolError::InvalidOrDuplicateFlag => {
-                "a flag is unknown, there twice, or has a value that is no number".into()
+                "the key is wrong, or a flag is unknown, has a wrong value or appears twice".into()
             }
-            ProtocolError::TooManyFlags => "a line has at most 20 words".into(),
+            ProtocolError::TooManyFlags => "a line may have at most 20 words".into(),
             ProtocolError::BadToken | ProtocolError::BadDelta | ProtocolError::BadInitial => {
-                "the value behind a flag's letter is a number".into()
+                "the value after the letter of a flag must be a number".into()
             }
-            ProtocolError::OpaqueTooLong => "an opaque is at most 31 bytes long".into(),
+            ProtocolError::OpaqueTooLong => "an opaque may be at most 31 bytes long".into(),
             ProtocolError::BadBase64 => {
-                "the flag b says that the key is base64 with padding".into()
+                "with the flag b the key must be base64 with padding".into()
             }
-            ProtocolError::InvalidMode("ms") => "ms knows MS, ME, MA, MP and MR".into(),
-            ProtocolError::InvalidMode(_) => "ma knows MI, M+, MD and M-".into(),
+            ProtocolError::InvalidMode("ms") => "the modes are MS, ME, MA, MP and MR".into(),
+            ProtocolError::InvalidMode(_) => "the modes are MI, M+, MD and M-".into(),
             ProtocolError::LogFailed => {
-                "changes are refused until it can; stats has aof_errors".into()
+                "changes are refused until the file can be written; see aof_errors in stats".into()
             }
-            ProtocolError::BadClass => {
-                "here there is one class, number 1; all is everything".into()
-            }
-            ProtocolError::ShutdownNotEnabled => "-A allows it".into(),
-            ProtocolError::InvalidShutdownMode => "only graceful is known".into(),
+            ProtocolError::BadClass => "the only class is 1; all means every class".into(),
+            ProtocolError::ShutdownNotEnabled => "start the server with -A to allow it".into(),
+            ProtocolError::InvalidShutdownMode => "the only mode is graceful".into(),
             ProtocolError::StatsDetailNotAllowed => {
-                "rustmemc keeps no counters by key prefix".into()
+                "rustmemc has no counters for key prefixes".into()
             }
-            ProtocolError::UnknownStats => "there are no such stats".into(),
-            ProtocolError::CachedumpTooFewWords => "stats cachedump <class> <limit>".into(),
+            ProtocolError::UnknownStats => "there are no stats with this name".into(),
+            ProtocolError::CachedumpTooFewWords => {
+                "too few words for stats cachedump <class> <limit>".into()
+            }
             ProtocolError::IllegalSlabId => {
-                "a class is a number below 64; here there is only 1".into()
+                "a class must be a number below 64; the only class here is 1".into()
             }
-            ProtocolError::MemlimitNotANumber => "the limit is a whole number of megabytes".into(),
+            ProtocolError::MemlimitNotANumber => {
+                "the limit must be a whole number of megabytes".into()
+            }
             ProtocolError::MemlimitOutOfBounds => {
-                "it has to hold two items as large as -I allows".into()
+                "the limit must be at least two items as large as -I allows".into()
             }
             ProtocolError::MemlimitTooSmall | ProtocolError::MemlimitNotMegabytes => return None,
         };
@@ -216,26 +222,28 @@ impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LineError::LineTooShort => {
-                f.write_str("a line has at least four bytes, its end included")
+                f.write_str("a line must have at least four bytes, its end included")
             }
             LineError::TooFewWords(form) => write!(f, "too few words for {form}"),
             LineError::KeyTooLong(bytes) => {
                 write!(
                     f,
-                    "key is {bytes} bytes long, at most {}",
+                    "the key is {bytes} bytes long; the limit is {}",
                     crate::item::MAX_KEY
                 )
             }
-            LineError::Bytes => f.write_str("<bytes> is a number from 0 to 2147483645"),
-            LineError::Flags => f.write_str("<flags> is a number from 0 to 4294967295"),
-            LineError::Exptime => f.write_str("<exptime> is a whole number"),
+            LineError::Bytes => f.write_str("<bytes> must be a number from 0 to 2147483645"),
+            LineError::Flags => f.write_str("<flags> must be a number from 0 to 4294967295"),
+            LineError::Exptime => f.write_str("<exptime> must be a whole number"),
             LineError::CasUnique => {
-                f.write_str("<cas unique> is a number from 0 to 18446744073709551615")
+                f.write_str("<cas unique> must be a number from 0 to 18446744073709551615")
             }
             LineError::Base64 => f.write_str("the key is not base64 with padding"),
-            LineError::FlagLetter => f.write_str("a flag begins with a letter"),
-            LineError::Level => f.write_str("the level is a number"),
-            LineError::Cachedump => f.write_str("class and limit are numbers"),
+            LineError::FlagLetter => f.write_str("a flag must begin with a letter"),
+            LineError::Level => f.write_str("the level must be a number from 0 to 4294967295"),
+            LineError::Cachedump => {
+                f.write_str("<class> and <limit> must be numbers from 0 to 4294967295")
+            }
         }
     }
 }

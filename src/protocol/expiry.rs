@@ -1,15 +1,15 @@
-//! exptime: the five things that one number can mean (`doc/protocol.txt`, "Expiration times").
+//! exptime: one number that can mean four things (`doc/protocol.txt`, "Expiration times").
 
 use crate::item::{Expiry, UnixTime};
 
-/// When an item expires, as a client says it.
+/// When an item expires, as the client wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exptime {
     /// `0`: never (it may still be evicted).
     Never,
-    /// `1` to `2592000`: so many seconds from now.
+    /// `1` to `2592000`: this number of seconds from now.
     After(u32),
-    /// Above 30 days: a date, in seconds of unix time. One that has passed means: at once.
+    /// Above 30 days: a date, in seconds of unix time. A date in the past means: at once.
     At(u64),
     /// Negative: at once.
     AtOnce,
@@ -27,7 +27,7 @@ impl Exptime {
     }
 }
 
-/// 30 days in seconds: the last exptime that is relative.
+/// 30 days in seconds: the largest exptime that is relative.
 const MAX_RELATIVE: u32 = 60 * 60 * 24 * 30;
 
 impl From<i64> for Exptime {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_item_is_there_until_the_second_of_its_expiry_begins() {
+    fn an_expiry_has_passed_as_soon_as_its_second_begins() {
         let expiry = Exptime::After(10).expiry(1000);
         assert!(!expiry.has_passed(1009));
         assert!(expiry.has_passed(1010));
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn thirty_days_are_the_border_between_seconds_from_now_and_a_date() {
+    fn an_exptime_above_thirty_days_is_a_date() {
         assert_eq!(Exptime::from(0), Exptime::Never);
         assert_eq!(Exptime::from(1), Exptime::After(1));
         assert_eq!(Exptime::from(2_592_000), Exptime::After(2_592_000));

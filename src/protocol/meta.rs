@@ -1,15 +1,16 @@
-//! The meta commands: one parsing function a command, its grammar above it.
+//! The meta commands. Each command has one parsing function, with its grammar above it.
 //!
-//! They all have one form, `<verb> <key> [<bytes>] <flags>*`. A flag is a word whose first letter says
-//! what it is; some have a value behind the letter (`T30`). Most commands take all flags and ignore
-//! those that mean nothing to them, as memcached does.
+//! All have the form `<verb> <key> [<bytes>] <flags>*`. A flag is one word. Its first letter is its name, and some flags
+//! have a value after the letter (`T30`). Most commands accept all flags, and ignore those that they do not use, as
+//! memcached does.
 
 use super::request::{
     Arithmetic, Direction, Key, MetaDelete, MetaGet, OnFailure, Request, ReturnFlag, ReturnFlags,
     Storage, StoreMode, Vivify,
 };
 use super::{
-    Answer, Exptime, LineError, Parsed, ProtocolError, base64, first_word, key, number, words,
+    Answer, Exptime, LineError, Parsed, ProtocolError, base64, checked_key, first_word, number,
+    words,
 };
 
 /// The most words that a line may have, the verb and the key included.
@@ -20,11 +21,11 @@ const MAX_OPAQUE: usize = 32;
 
 /// `mg <key> <flags>*`
 pub(super) fn mg(args: &[u8]) -> Parsed<'_> {
-    simple(args, |key, flags| {
+    key_and_flags(args, |key, flags| {
         Ok(Request::MetaGet(MetaGet {
             key,
             touch: flags.touch,
-            vivify: flags.created(),
+            vivify: flags.vivify_exptimes(),
             recache: flags.recache,
             compare: flags.compare,
             cas: flags.cas,
@@ -37,20 +38,20 @@ pub(super) fn mg(args: &[u8]) -> Parsed<'_> {
 /// `ms <key> <bytes> <flags>*`, then the data block. `M` is the mode: `S`et (if it is not given),
 /// r`E`place nothing (add), `A`ppend, `P`repend, `R`eplace.
 pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
-    let (name, rest) = first_word(args);
-    let (bytes, flags) = first_word(rest);
+    let (key_word, rest) = first_word(args);
+    let (bytes, flag_words) = first_word(rest);
     if bytes.is_empty() {
         return Parsed::bad_line(LineError::TooFewWords("ms <key> <bytes> <flags>*"));
     }
-    if bad_first_letter(flags) {
+    if has_bad_first_letter(flag_words) {
         return Parsed::bad_line(LineError::FlagLetter);
     }
     let Some(bytes) = number::data_length(bytes) else {
         return Parsed::bad_line(LineError::Bytes);
     };
-    // From here on the data is swallowed, whatever else is wrong with the line.
+    // The length is known, so the data is swallowed, whatever else is wrong with the line.
     let request = || {
-        let (key, flags) = parse(name, flags, 3)?;
+        let (key, flags) = parse(key_word, flag_words, 3)?;
         let mode = match flags.mode {
             None | Some(b'S') => StoreMode::Set,
             Some(b'E') => StoreMode::Add,
@@ -66,7 +67,7 @@ pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
             exptime: flags.touch.unwrap_or(Exptime::Never),
             bytes,
             compare: flags.compare,
-            // 0 stands for: not chosen.
+            // 0 means that the client does not choose a cas unique.
             cas: flags.cas.filter(|&unique| unique != 0),
             stale: flags.invalidate,
             vivify: flags.vivify,
@@ -83,7 +84,7 @@ pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
 
 /// `md <key> <flags>*`
 pub(super) fn md(args: &[u8]) -> Parsed<'_> {
-    simple(args, |key, flags| {
+    key_and_flags(args, |key, flags| {
         Ok(Request::MetaDelete(MetaDelete {
             key,
             compare: flags.compare,
@@ -99,7 +100,7 @@ pub(super) fn md(args: &[u8]) -> Parsed<'_> {
 
 /// `ma <key> <flags>*`. `M` is the mode: `I` or `+` (if it is not given), `D` or `-`.
 pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
-    let mut parsed = simple(args, |key, flags| {
+    let mut parsed = key_and_flags(args, |key, flags| {
         let direction = match flags.mode {
             None | Some(b'I' | b'+') => Direction::Up,
             Some(b'D' | b'-') => Direction::Down,
@@ -110,17 +111,19 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
                 direction,
                 key,
                 delta: flags.delta,
-                // 0 stands for: do not compare.
+                // 0 means: do not compare.
                 compare: flags.compare.filter(|&unique| unique != 0),
                 cas: flags.cas,
-                vivify: flags.created().map(|created| (created, flags.initial)),
+                vivify: flags
+                    .vivify_exptimes()
+                    .map(|exptimes| (exptimes, flags.initial)),
                 touch: flags.touch,
             },
             flags.return_flags,
         ))
     });
-    // Whatever is wrong with the flags, `ma` has one answer for it.
-    let is_about_flags = |error: &ProtocolError| {
+    // `ma` has one answer for all other errors in the key and the flags.
+    let has_common_answer = |error: &ProtocolError| {
         !matches!(
             error,
             ProtocolError::InvalidMode(_)
@@ -128,7 +131,7 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
                 | ProtocolError::BadLine(LineError::TooFewWords(_) | LineError::FlagLetter)
         )
     };
-    if parsed.request.as_ref().is_err_and(is_about_flags) {
+    if parsed.request.as_ref().is_err_and(has_common_answer) {
         parsed.request = Err(ProtocolError::InvalidOrDuplicateFlag);
     }
     parsed
@@ -136,37 +139,36 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
 
 /// `me <key> [b]`
 pub(super) fn me(args: &[u8]) -> Parsed<'_> {
-    let (name, flags) = first_word(args);
-    if name.is_empty() {
+    let (key_word, flag_words) = first_word(args);
+    if key_word.is_empty() {
         return Parsed::bad_line(LineError::TooFewWords("me <key> [b]"));
     }
-    let request = match (key(name), first_word(flags)) {
-        (Err(flaw), _) => Err(flaw),
-        (Ok(_), (b"b", _)) => base64::decode(name)
+    let key = match (checked_key(key_word), first_word(flag_words)) {
+        (Err(error), _) => Err(error),
+        (Ok(_), (b"b", _)) => base64::decode(key_word)
             .map(Into::into)
             .ok_or(LineError::Base64),
         (Ok(key), _) => Ok(key.into()),
     };
     Parsed::always_answered(
-        request
-            .map(|key| Request::MetaDebug { key })
+        key.map(|key| Request::MetaDebug { key })
             .map_err(ProtocolError::BadLine),
     )
 }
 
-/// What the commands without data share.
-fn simple<'a>(
+/// Parses `<key> <flags>*`: a command without a data block. `request` makes the request of them.
+fn key_and_flags<'a>(
     args: &'a [u8],
     request: impl FnOnce(Key<'a>, Flags<'a>) -> Result<Request<'a>, ProtocolError>,
 ) -> Parsed<'a> {
-    let (name, flags) = first_word(args);
-    if name.is_empty() {
+    let (key_word, flag_words) = first_word(args);
+    if key_word.is_empty() {
         return Parsed::bad_line(LineError::TooFewWords("<command> <key> <flags>*"));
     }
-    if bad_first_letter(flags) {
+    if has_bad_first_letter(flag_words) {
         return Parsed::bad_line(LineError::FlagLetter);
     }
-    Parsed::always_answered(parse(name, flags, 2).and_then(|(key, flags)| {
+    Parsed::always_answered(parse(key_word, flag_words, 2).and_then(|(key, flags)| {
         let opaque_too_long = flags.return_flags.opaque_too_long;
         let request = request(key, flags)?;
         if opaque_too_long {
@@ -177,13 +179,13 @@ fn simple<'a>(
     }))
 }
 
-/// Whether a word starts with what cannot even be a flag that nobody knows.
-fn bad_first_letter(flags: &[u8]) -> bool {
-    let may_be = |byte: &u8| matches!(byte, b'A'..=b'z' | b'0'..=b'9');
-    !words(flags).all(|word| word.first().is_some_and(may_be))
+/// Whether a word starts with a byte that cannot be the letter of any flag, known or unknown.
+fn has_bad_first_letter(flag_words: &[u8]) -> bool {
+    let may_be_flag = |byte: &u8| matches!(byte, b'A'..=b'z' | b'0'..=b'9');
+    !words(flag_words).all(|word| word.first().is_some_and(may_be_flag))
 }
 
-/// Every flag, as far as the line has it.
+/// The flags of a line. A flag that is not in the line has its default.
 #[derive(Debug)]
 struct Flags<'a> {
     return_flags: ReturnFlags<'a>,
@@ -193,7 +195,7 @@ struct Flags<'a> {
     compare: Option<u64>,
     cas: Option<u64>,
     client_flags: u32,
-    /// The first letter behind `M`; a space where there is none.
+    /// The first letter after `M`; a space if there is none.
     mode: Option<u8>,
     delta: u64,
     initial: u64,
@@ -203,8 +205,8 @@ struct Flags<'a> {
 }
 
 impl Flags<'_> {
-    /// How a missing item is created. Flags act in the order of the line.
-    fn created(&self) -> Option<Vivify> {
+    /// The exptimes of a missing item that is created. `T` and `N` take effect in their order in the line.
+    fn vivify_exptimes(&self) -> Option<Vivify> {
         let exptime = self.vivify?;
         let last = self
             .return_flags
@@ -222,25 +224,27 @@ impl Flags<'_> {
     }
 }
 
-/// Parses key and flags. `before` is how many words stand before the flags.
+/// Parses key and flags. `words_before` is the number of words before the flags.
 ///
-/// As in memcached, a flag that is not known, or is there twice, ends the parsing with its error; of the
-/// values that cannot be read, the last one gives the error.
+/// As in memcached, the first flag that is unknown or repeated ends the parsing with its error. A bad value does not end
+/// the parsing; if several values are bad, the last one decides the error.
 fn parse<'a>(
-    name: &'a [u8],
-    flags: &'a [u8],
-    before: usize,
+    key_word: &'a [u8],
+    flag_words: &'a [u8],
+    words_before: usize,
 ) -> Result<(Key<'a>, Flags<'a>), ProtocolError> {
-    let mut key: Key<'_> = key(name).map_err(ProtocolError::BadLine)?.into();
-    if words(flags).count() + before > MAX_WORDS {
+    let mut key: Key<'_> = checked_key(key_word)
+        .map_err(ProtocolError::BadLine)?
+        .into();
+    if words(flag_words).count() + words_before > MAX_WORDS {
         return Err(ProtocolError::TooManyFlags);
     }
-    let mut found = Flags {
+    let mut flags = Flags {
         return_flags: ReturnFlags {
             value: false,
             quiet: false,
             opaque_too_long: false,
-            flags,
+            flags: flag_words,
         },
         touch: None,
         vivify: None,
@@ -256,65 +260,66 @@ fn parse<'a>(
         no_bump: false,
     };
     let mut error = None;
-    let mut seen = 0u128;
-    for (&letter, value) in words(flags).filter_map(<[u8]>::split_first) {
-        if seen & 1 << letter != 0 {
+    // One bit for each letter.
+    let mut seen_letters = 0u128;
+    for (&letter, value) in words(flag_words).filter_map(<[u8]>::split_first) {
+        if seen_letters & 1 << letter != 0 {
             return Err(ProtocolError::DuplicateFlag);
         }
-        seen |= 1 << letter;
-        let mut bad = |what| error = Some(what);
+        seen_letters |= 1 << letter;
+        let mut set_error = |new| error = Some(new);
         let mut exptime = || {
             let exptime = number::i32(value).map(|number| i64::from(number).into());
             exptime.or_else(|| {
-                bad(ProtocolError::BadToken);
+                set_error(ProtocolError::BadToken);
                 None
             })
         };
         match letter {
-            b'N' => found.vivify = exptime(),
-            b'T' => found.touch = exptime(),
-            b'R' => found.recache = exptime(),
+            b'N' => flags.vivify = exptime(),
+            b'T' => flags.touch = exptime(),
+            b'R' => flags.recache = exptime(),
             b'C' | b'E' => match number::u64(value) {
-                Some(unique) if letter == b'C' => found.compare = Some(unique),
-                Some(unique) => found.cas = Some(unique),
-                None => bad(ProtocolError::BadToken),
+                Some(unique) if letter == b'C' => flags.compare = Some(unique),
+                Some(unique) => flags.cas = Some(unique),
+                None => set_error(ProtocolError::BadToken),
             },
             b'F' => match number::u32(value) {
-                Some(flags) => found.client_flags = flags,
-                // The one that keeps the error of another flag, if there is one.
+                Some(client_flags) => flags.client_flags = client_flags,
+                // Only this error does not replace an earlier one.
                 None => error = error.or(Some(ProtocolError::BadLine(LineError::Flags))),
             },
             b'D' => match number::u64(value) {
-                Some(delta) => found.delta = delta,
-                None => bad(ProtocolError::BadDelta),
+                Some(delta) => flags.delta = delta,
+                None => set_error(ProtocolError::BadDelta),
             },
             b'J' => match number::u64(value) {
-                Some(initial) => found.initial = initial,
-                None => bad(ProtocolError::BadInitial),
+                Some(initial) => flags.initial = initial,
+                None => set_error(ProtocolError::BadInitial),
             },
-            b'M' => found.mode = Some(value.first().copied().unwrap_or(b' ')),
-            b'b' => match base64::decode(name) {
+            b'M' => flags.mode = Some(value.first().copied().unwrap_or(b' ')),
+            b'b' => match base64::decode(key_word) {
                 Some(bytes) => {
                     key = Key {
                         bytes: bytes.into(),
                         binary: true,
                     }
                 }
-                None => bad(ProtocolError::BadBase64),
+                None => set_error(ProtocolError::BadBase64),
             },
-            b'O' => found.return_flags.opaque_too_long = value.len() + 1 > MAX_OPAQUE,
-            b'I' => found.invalidate = true,
-            b'x' => found.remove_value = true,
-            b'u' => found.no_bump = true,
-            b'v' => found.return_flags.value = true,
-            b'q' => found.return_flags.quiet = true,
-            // Known, and told apart by `ReturnFlags`; P and L are for proxies.
+            b'O' => flags.return_flags.opaque_too_long = value.len() + 1 > MAX_OPAQUE,
+            b'I' => flags.invalidate = true,
+            b'x' => flags.remove_value = true,
+            b'u' => flags.no_bump = true,
+            b'v' => flags.return_flags.value = true,
+            b'q' => flags.return_flags.quiet = true,
+            // `ReturnFlags` splits the line again to find these. P and L are for proxies, and ignored.
             b'k' | b's' | b't' | b'c' | b'f' | b'h' | b'l' | b'P' | b'L' => {}
             _ => return Err(ProtocolError::InvalidFlag),
         }
     }
     match error {
         Some(error) => Err(error),
-        None => Ok((key, found)),
+        None => Ok((key, flags)),
     }
 }

@@ -1,10 +1,10 @@
 //! The protocol: bytes of one command line -> [`Request`]. (The Go program's `protocol_handler`.)
 //!
-//! A parser borrows everything from the line but a key in base64, and knows nothing of sockets,
-//! threads or the store. [`classic`] and [`meta`] hold the grammar of each command above the function that
-//! parses it; this file holds what they share: the shape of the outcome, the verbs, and the words of a line.
+//! A request borrows everything from the line, except a key in base64. A parser knows nothing about sockets, threads
+//! or the store. In [`classic`] and [`meta`], the grammar of each command is above the function that parses it. This
+//! file has what they share: the type of the result, the verbs, and how a line is split into words.
 //!
-//! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that is silent.
+//! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that text says nothing.
 
 pub mod base64;
 mod classic;
@@ -23,19 +23,19 @@ pub use request::{
     Retrieval, ReturnFlag, ReturnFlags, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
 };
 
-/// What one command line says.
+/// The result of parsing one command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parsed<'a> {
     /// What to do, or why the line is refused.
     pub request: Result<Request<'a>, ProtocolError>,
-    /// Whether the client wants to read the answer.
+    /// Whether the client wants an answer.
     pub answer: Answer,
-    /// How many bytes of data follow the line (their closing `\r\n` not counted). They follow a refused
-    /// line too, as long as their number could be read: then they have to be swallowed.
+    /// The length of the data block after the line, in bytes, without its closing `\r\n`. A refused line has a data
+    /// block too, if its length could be read: then the data must be swallowed.
     pub data_length: Option<usize>,
 }
 
-/// Whether the client wants an answer: `noreply` as the last word of the line says no.
+/// Whether the client wants an answer. It does not if the last word of the line is `noreply`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// The ordinary case.
@@ -63,24 +63,24 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// A line that could not be parsed: it is answered whatever it says.
-    fn bad_line(flaw: LineError) -> Self {
-        Parsed::always_answered(Err(ProtocolError::BadLine(flaw)))
+    /// A line that could not be parsed. It is always answered: `noreply` is ignored.
+    fn bad_line(error: LineError) -> Self {
+        Parsed::always_answered(Err(ProtocolError::BadLine(error)))
     }
 }
 
 /// Parses one command line.
 ///
-/// `line` is the line as it came, with its end (`\n` or `\r\n`). Never fails: a line that makes no
-/// sense parses to the error that answers it.
+/// `line` is the line as it was received, with its end (`\n` or `\r\n`). Parsing never fails: the result for an invalid
+/// line is the error that answers it.
 pub fn parse(line: &[u8]) -> Parsed<'_> {
-    // Two letters and `\r\n` are the least: what is shorter is not even looked up, be it `mn\n`.
+    // The shortest command is two letters and `\r\n`. A shorter line is refused, even `mn\n`.
     if line.len() < 4 {
         return Parsed::bad_line(LineError::LineTooShort);
     }
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // Not `words`: a verb starts the line, so a space in front of it makes it unknown.
+    // `words` is not used here: the verb must start the line, so a verb after a space is unknown.
     let (verb, args) = match line.iter().position(|&byte| byte == b' ') {
         Some(space) => line.split_at(space),
         None => (line, &b""[..]),
@@ -91,8 +91,8 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     if is_http(args) {
         return Parsed::always_answered(Ok(Request::Http));
     }
-    // Ours alone: the Go program took its verbs in any case. Only a verb that is unknown as written
-    // comes here, so the ordinary path does not pay for it.
+    // Ours alone: the Go program accepted a verb in upper and lower case. Only a verb that is unknown as written is
+    // looked up again in lower case, so ordinary commands do not pay for it.
     if let Some(parsed) =
         lower_case(verb, &mut [0; LONGEST_VERB]).and_then(|verb| parse_verb(verb, args))
     {
@@ -101,8 +101,8 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     Parsed::maybe_noreply(Err(ProtocolError::UnknownCommand), line)
 }
 
-/// All verbs. Tests hold to this list whatever else knows the verbs: [`parse_verb`], the random tests of the parser,
-/// the conversations, and the table in README.md.
+/// All verbs. Tests compare this list with everything else that knows the verbs: [`parse_verb`], the conversations, and
+/// the table in README.md. The random tests of the parser take their verbs from it.
 pub const VERBS: [&str; 30] = [
     "get",
     "gets",
@@ -136,7 +136,7 @@ pub const VERBS: [&str; 30] = [
     "debugtime",
 ];
 
-/// What the words behind a verb say; `None` when there is no such verb.
+/// Parses the words after the verb; `None` if there is no such verb.
 fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
     Some(match verb {
         b"get" => classic::get(args, WithCas::No),
@@ -172,10 +172,10 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
     })
 }
 
-/// `cache_memlimit` is the longest verb.
+/// The length of the longest verb, which is `cache_memlimit`.
 const LONGEST_VERB: usize = 14;
 
-/// The verb in lower case, in the caller's buffer; `None` when it cannot be a verb in other letters.
+/// The verb in lower case, in the caller's buffer; `None` if it is longer than any verb.
 fn lower_case<'b>(verb: &[u8], buffer: &'b mut [u8; LONGEST_VERB]) -> Option<&'b [u8]> {
     let lower = buffer.get_mut(..verb.len())?;
     lower.copy_from_slice(verb);
@@ -183,14 +183,14 @@ fn lower_case<'b>(verb: &[u8], buffer: &'b mut [u8; LONGEST_VERB]) -> Option<&'b
     Some(lower)
 }
 
-/// The words of a line. Only the space separates them, and several count as one: a tab or any other
-/// control byte belongs to its word.
+/// The words of a line. Only spaces separate them, and several spaces count as one. A tab or any other control byte is
+/// part of a word.
 fn words(args: &[u8]) -> impl Iterator<Item = &[u8]> {
     args.split(|&byte| byte == b' ')
         .filter(|word| !word.is_empty())
 }
 
-/// The first word, empty where there is none, and what stands behind it.
+/// The first word (empty if there is none), and the rest of the line after it.
 fn first_word(args: &[u8]) -> (&[u8], &[u8]) {
     let start = args
         .iter()
@@ -218,14 +218,15 @@ fn answer_of(args: &[u8]) -> Answer {
     }
 }
 
-/// `GET / HTTP/1.1`: a browser talks to us, perhaps because a web page told it to. Its line is no
-/// command, but the lines after it could be, so such a connection ends here.
+/// Whether this is a line such as `GET / HTTP/1.1`. A browser sent it, perhaps because a web page made it do so. The
+/// line is not a command, but the lines after it could be commands, so the connection is closed.
 fn is_http(args: &[u8]) -> bool {
     last_word(args).starts_with(b"HTTP/")
 }
 
-/// A key as it may be used: at most 250 bytes. (That it has one, and no space, is the splitting's work.)
-fn key(word: &[u8]) -> Result<&[u8], LineError> {
+/// The word itself, if it is a valid key: at most 250 bytes. (It is not empty and has no space, because a line is split
+/// into words so.)
+fn checked_key(word: &[u8]) -> Result<&[u8], LineError> {
     if word.len() > MAX_KEY {
         Err(LineError::KeyTooLong(word.len()))
     } else {
@@ -270,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_says_ends_the_connection_before_any_other_reading_of_it() {
+    fn a_line_of_a_browser_is_recognized_before_its_verb_is_tried_in_lower_case() {
         assert_eq!(parse(b"GET / HTTP/1.1\r\n").request, Ok(Request::Http));
         assert_eq!(parse(b"POST /x HTTP/1.0\r\n").request, Ok(Request::Http));
-        // Alone on its line it is only an unknown command, and a key of a known one is just a key.
+        // `HTTP/1.1` alone is only an unknown command, and after a known verb it is an ordinary key.
         assert_eq!(
             parse(b"HTTP/1.1\r\n").request,
             Err(ProtocolError::UnknownCommand)
@@ -295,14 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_of_the_list_is_known_in_any_case_and_no_other() {
+    fn exactly_the_verbs_of_the_list_are_known_in_any_case() {
         for verb in VERBS {
             assert!(parse_verb(verb.as_bytes(), b"").is_some(), "{verb}");
             let upper = verb.to_ascii_uppercase();
             let lower = lower_case(upper.as_bytes(), &mut [0; LONGEST_VERB]).map(<[u8]>::to_vec);
             assert_eq!(lower, Some(verb.into()), "{verb}: see LONGEST_VERB");
         }
-        // What the `match` knows cannot be asked, so it is read.
+        // A program cannot list the arms of a `match`, so the source text is searched for them.
         let (_, arms) = include_str!("mod.rs").split_once("match verb {").unwrap();
         let (arms, _) = arms.split_once("_ => return None").unwrap();
         let known = arms.split("b\"").skip(1);
@@ -330,12 +331,12 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_parse_to_something(line: Vec<u8>) {
+        fn parsing_any_bytes_does_not_panic(line: Vec<u8>) {
             parse(&line);
         }
 
         #[test]
-        fn any_words_after_any_verb_parse_to_something(
+        fn parsing_any_words_after_any_verb_does_not_panic(
             verb in proptest::sample::select(&VERBS),
             words in "([ \t]*[0-9a-zA-Z+=-]{0,12}){0,8}",
             end in "(\r?\n)?",

@@ -1,46 +1,46 @@
-//! The numbers of the protocol. Most are strict (digits only, a minus where the type has one, no more
-//! digits than memcached reads); only flags and exptime of the storage commands go back to C's
-//! `strtoll`, which also takes a sign.
+//! The numbers of the protocol. Most are strict: digits only, a minus if the type is signed, and no more bytes than
+//! memcached reads. Only flags and exptime of the storage commands are read as C's `strtoll` reads them, which also
+//! accepts a plus.
 
-/// memcached reads at most so many bytes of a number of 32 bits, leading zeros included.
-const MAX_DIGITS_32: usize = 11;
-/// … and so many of one of 64 bits.
-const MAX_DIGITS_64: usize = 22;
+/// memcached reads at most this many bytes of a 32-bit number, leading zeros and the minus included.
+const MAX_LENGTH_32: usize = 11;
+/// memcached reads at most this many bytes of a 64-bit number.
+const MAX_LENGTH_64: usize = 22;
 
 pub(super) fn u32(word: &[u8]) -> Option<u32> {
-    u64_of(word, MAX_DIGITS_32)?.try_into().ok()
+    u64_of(word, MAX_LENGTH_32)?.try_into().ok()
 }
 
 pub(super) fn u64(word: &[u8]) -> Option<u64> {
-    u64_of(word, MAX_DIGITS_64)
+    u64_of(word, MAX_LENGTH_64)
 }
 
 pub(super) fn i32(word: &[u8]) -> Option<i32> {
-    i128_of(word, MAX_DIGITS_32)?.try_into().ok()
+    i128_of(word, MAX_LENGTH_32)?.try_into().ok()
 }
 
 pub(super) fn i64(word: &[u8]) -> Option<i64> {
-    i128_of(word, MAX_DIGITS_64)?.try_into().ok()
+    i128_of(word, MAX_LENGTH_64)?.try_into().ok()
 }
 
-fn u64_of(word: &[u8], at_most: usize) -> Option<u64> {
-    if word.is_empty() || word.len() > at_most {
+fn u64_of(word: &[u8], max_length: usize) -> Option<u64> {
+    if word.is_empty() || word.len() > max_length {
         None
     } else {
         digits(word)
     }
 }
 
-/// A minus alone is 0, as it is for memcached.
-fn i128_of(word: &[u8], at_most: usize) -> Option<i128> {
+/// A minus alone is 0, as in memcached.
+fn i128_of(word: &[u8], max_length: usize) -> Option<i128> {
     match word.strip_prefix(b"-") {
-        Some(rest) if word.len() <= at_most => digits(rest).map(|number| -i128::from(number)),
+        Some(rest) if word.len() <= max_length => digits(rest).map(|number| -i128::from(number)),
         Some(_) => None,
-        None => u64_of(word, at_most).map(i128::from),
+        None => u64_of(word, max_length).map(i128::from),
     }
 }
 
-/// `<bytes>`: the length of a data block. With the closing `\r\n` it still fits an `int` of C.
+/// `<bytes>`: the length of a data block. With its closing `\r\n` the block is not longer than the largest `int` of C.
 pub(super) fn data_length(word: &[u8]) -> Option<usize> {
     i32(word)
         .filter(|&bytes| bytes <= i32::MAX - 2)?
@@ -48,9 +48,9 @@ pub(super) fn data_length(word: &[u8]) -> Option<usize> {
         .ok()
 }
 
-/// A number as C's `strtoll` reads it: an optional sign, then digits, as many as there are.
+/// A number as C's `strtoll` reads it: an optional sign, then any number of digits.
 pub(super) fn like_strtoll(word: &[u8]) -> Option<i64> {
-    let (negative, word) = match word {
+    let (is_negative, word) = match word {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
         _ => (false, word),
@@ -59,15 +59,15 @@ pub(super) fn like_strtoll(word: &[u8]) -> Option<i64> {
         return None;
     }
     let number = i64::try_from(digits(word)?).ok()?;
-    Some(if negative { -number } else { number })
+    Some(if is_negative { -number } else { number })
 }
 
-/// The number that a stored value spells, for `incr` and `decr`: leading white space, a sign, digits,
-/// and then the end or white space (a result that became shorter was padded with spaces). A negative
-/// one is no number here; `-0` is, as it is for memcached.
+/// The number in a stored value, for `incr` and `decr`. Its form is: optional white space, an optional sign, digits, and
+/// then the end, white space or a NUL. (A result that is shorter than the old value is padded with spaces.) A negative number is
+/// refused, but `-0` is accepted, as in memcached.
 pub fn number_in_value(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii_start();
-    let (negative, value) = match value {
+    let (is_negative, value) = match value {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
         _ => (false, value),
@@ -76,17 +76,17 @@ pub fn number_in_value(value: &[u8]) -> Option<u64> {
         .iter()
         .position(|byte| !byte.is_ascii_digit())
         .unwrap_or(value.len());
-    let (spelled, rest) = value.split_at(end);
-    let ends_well = rest
+    let (number, rest) = value.split_at(end);
+    let is_complete = rest
         .first()
         .is_none_or(|&byte| byte.is_ascii_whitespace() || byte == 0);
-    if spelled.is_empty() || !ends_well {
+    if number.is_empty() || !is_complete {
         return None;
     }
-    digits(spelled).filter(|&number| !negative || number == 0)
+    digits(number).filter(|&number| !is_negative || number == 0)
 }
 
-/// The value of digits, as many as there are; of none at all it is 0.
+/// The value of any number of decimal digits. No digits are 0.
 fn digits(word: &[u8]) -> Option<u64> {
     word.iter().try_fold(0u64, |sum, byte| {
         let digit = byte.wrapping_sub(b'0');
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strict_numbers_take_digits_and_nothing_else() {
+    fn a_strict_number_has_only_digits_and_a_minus_if_its_type_is_signed() {
         assert_eq!(u32(b"4294967295"), Some(u32::MAX));
         assert_eq!(u32(b"4294967296"), None);
         assert_eq!(u32(b"00000000007"), Some(7));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_exptime_of_storage_commands_may_carry_a_sign() {
+    fn flags_and_exptime_of_storage_commands_may_have_a_sign() {
         assert_eq!(like_strtoll(b"+5"), Some(5));
         assert_eq!(like_strtoll(b"007"), Some(7));
         assert_eq!(like_strtoll(b"-1"), Some(-1));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_a_counter_when_it_starts_with_a_number_and_white_space_follows() {
+    fn a_stored_value_is_a_number_if_white_space_or_its_end_follows_the_digits() {
         for (value, number) in [
             ("10", 10),
             ("9 ", 9),

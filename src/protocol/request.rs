@@ -1,10 +1,11 @@
-//! What a client can ask for: the outcome of parsing, and all that `command` gets to see of a line.
+//! The requests that a client can send. A request is the result of parsing a line, and `command` sees nothing else of
+//! the line.
 
 use std::borrow::Cow;
 
 use super::{Exptime, words};
 
-/// One command, understood. All but a key in base64 is borrowed from the line.
+/// One parsed command. It borrows everything from the line, except a key in base64.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// `get`, `gets`, `gat`, `gats`.
@@ -41,11 +42,11 @@ pub enum Request<'a> {
     DebugTime(DebugTime),
     /// `mg`.
     MetaGet(MetaGet<'a>),
-    /// `ms`: what it stores, and what its answer is to show.
+    /// `ms`: what it stores, and what its answer must show.
     MetaSet(Storage<'a>, ReturnFlags<'a>),
     /// `md`.
     MetaDelete(MetaDelete<'a>),
-    /// `ma`: what it counts, and what its answer is to show.
+    /// `ma`: how it changes the number, and what its answer must show.
     MetaArithmetic(Arithmetic<'a>, ReturnFlags<'a>),
     /// `mn`.
     MetaNoop,
@@ -54,20 +55,20 @@ pub enum Request<'a> {
         /// The key.
         key: Cow<'a, [u8]>,
     },
-    /// `lru_crawler metadump …`: every key with what is known of its item.
+    /// `lru_crawler metadump …`: list every key, with the metadata of its item.
     Metadump,
     /// `quit`.
     Quit,
-    /// A line that ends in `HTTP/…`: not memcached's protocol, and dangerous to read on.
+    /// A line whose last word begins with `HTTP/`. It is not memcached's protocol, and the lines after it are dangerous.
     Http,
 }
 
-/// A key: a word of the line, or what a word in base64 stands for.
+/// A key: a word of the line, or the bytes that a word in base64 encodes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Key<'a> {
     /// The key itself.
     pub bytes: Cow<'a, [u8]>,
-    /// Whether it came in base64 (`b`), and so is answered in base64.
+    /// Whether it was sent in base64 (`b`). Then the answer has it in base64 too.
     pub binary: bool,
 }
 
@@ -87,7 +88,7 @@ pub struct Retrieval<'a> {
     pub keys: Keys<'a>,
     /// Whether each VALUE line ends in the cas unique.
     pub with_cas: WithCas,
-    /// The new exptime of what is found (`gat`, `gats`).
+    /// The new exptime of the items that are found (`gat`, `gats`).
     pub touch: Option<Exptime>,
 }
 
@@ -100,8 +101,8 @@ pub enum WithCas {
     No,
 }
 
-/// The keys of a `get`: words that have been checked and are split again when they are needed, so that
-/// a line of ten thousand keys needs no list of them.
+/// The keys of a `get`, as one piece of the line. The keys have been checked. The line is split again when they are
+/// needed, so that ten thousand keys need no list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Keys<'a>(pub(super) &'a [u8]);
 
@@ -112,81 +113,81 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// A command that brings a data block. What follows `bytes` only `ms` can say.
+/// A command with a data block. Only `ms` can set `cas`, `stale` and `vivify`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Storage<'a> {
-    /// Under which condition it stores.
+    /// The condition for storing, and whether the data replaces the old value or is joined to it.
     pub mode: StoreMode,
     /// The key.
     pub key: Key<'a>,
-    /// 32 bits that belong to the client and come back with the value.
+    /// 32 bits that belong to the client. The server returns them with the value.
     pub flags: u32,
     /// When the item expires.
     pub exptime: Exptime,
-    /// The length of the data block in bytes, its closing `\r\n` not counted.
+    /// The length of the data block in bytes, without its closing `\r\n`.
     pub bytes: usize,
-    /// Only if what is there still has this cas unique (`cas`, `ms … C`).
+    /// Store only if the key's item has this cas unique (`cas`, `ms … C`).
     pub compare: Option<u64>,
-    /// The item's new cas unique (`E`); `None`: a new one.
+    /// The item's new cas unique (`E`); `None`: the store chooses it.
     pub cas: Option<u64>,
-    /// An item with a higher cas unique than `compare` is replaced too, by a stale one (`I`).
+    /// If the key's item has a higher cas unique than `compare`, replace it too, but mark the new item as stale (`I`).
     pub stale: bool,
-    /// Append and prepend create what is missing, with this exptime (`N`).
+    /// Append and prepend create a missing item, with this exptime (`N`).
     pub vivify: Option<Exptime>,
-    /// What must not survive if there is no room for the new value.
+    /// What happens to the old item if there is no room for the new value.
     pub on_failure: OnFailure,
 }
 
-/// What becomes of an old value whose successor cannot be stored, because it is too large or memory is
-/// full.
+/// What happens to the old item if the new value cannot be stored, because it is too large or memory is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// It goes: who wanted to replace it must not go on reading it (`set`; `ms` in every mode).
+    /// It is removed: the client wanted to replace it, so the old value must not be read again (`set`; `ms` in every
+    /// mode).
     RemoveOld,
-    /// It stays.
+    /// It is kept.
     KeepOld,
 }
 
-/// The conditions under which a value is stored.
+/// How a value is stored, and under which condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreMode {
-    /// Whatever is there.
+    /// Always.
     Set,
-    /// Only if nothing is there.
+    /// Only if the key holds no item.
     Add,
-    /// Only if something is there.
+    /// Only if the key holds an item.
     Replace,
-    /// Something must be there, and the data goes behind it.
+    /// Only if the key holds an item. The data is appended to its value.
     Append,
-    /// Something must be there, and the data goes in front of it.
+    /// Only if the key holds an item. The data is put in front of its value.
     Prepend,
 }
 
-/// `incr`, `decr` and `ma`. What follows `delta` only `ma` can say.
+/// `incr`, `decr` and `ma`. Only `ma` can set the fields after `delta`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arithmetic<'a> {
     /// Up or down.
     pub direction: Direction,
     /// The key.
     pub key: Key<'a>,
-    /// By how much.
+    /// The number to add or subtract.
     pub delta: u64,
-    /// Only if what is there still has this cas unique (`C`).
+    /// Change the number only if the item has this cas unique (`C`).
     pub compare: Option<u64>,
-    /// The item's new cas unique (`E`); `None`: a new one.
+    /// The item's new cas unique (`E`); `None`: the store chooses it.
     pub cas: Option<u64>,
-    /// A missing item is created (`N`), with this number (`J`).
+    /// Create a missing item (`N`) with this number (`J`).
     pub vivify: Option<(Vivify, u64)>,
     /// The item's new exptime (`T`).
     pub touch: Option<Exptime>,
 }
 
-/// With which exptime a missing item is created.
+/// The exptime of a missing item that is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vivify {
-    /// What `N` says.
+    /// The exptime of `N`.
     pub exptime: Exptime,
-    /// What the item has in the end: what `T` says, if it stands behind `N`.
+    /// The exptime that the item has after the command: that of `T`, if `T` comes after `N`.
     pub final_exptime: Exptime,
 }
 
@@ -197,17 +198,17 @@ pub struct MetaGet<'a> {
     pub key: Key<'a>,
     /// The item's new exptime (`T`).
     pub touch: Option<Exptime>,
-    /// A missing item is created, empty (`N`).
+    /// Create a missing item, with an empty value (`N`).
     pub vivify: Option<Vivify>,
-    /// Who comes first to an item with less time than this to live wins (`R`).
+    /// If the item has less time than this to live, the first client to read it wins (`R`).
     pub recache: Option<Exptime>,
-    /// Who has this cas unique has the value already, and is spared it (`C`).
+    /// If the item has this cas unique, the client has the value already, and the answer leaves it out (`C`).
     pub compare: Option<u64>,
     /// The cas unique of an item that is created (`E`).
     pub cas: Option<u64>,
-    /// Whether the reading is not noted on the item (`u`).
+    /// The item is not marked as read (`u`).
     pub no_bump: bool,
-    /// What the answer is to show.
+    /// What the answer must show.
     pub return_flags: ReturnFlags<'a>,
 }
 
@@ -216,39 +217,39 @@ pub struct MetaGet<'a> {
 pub struct MetaDelete<'a> {
     /// The key.
     pub key: Key<'a>,
-    /// Only if the item still has this cas unique (`C`).
+    /// Delete only if the item has this cas unique (`C`).
     pub compare: Option<u64>,
     /// The cas unique of an item that is not deleted but changed (`E`).
     pub cas: Option<u64>,
-    /// The item stays, marked as stale (`I`).
+    /// Keep the item, but mark it as stale (`I`).
     pub invalidate: bool,
-    /// The item stays, but its value and its flags go (`x`).
+    /// Keep the item, but remove its value and its flags (`x`).
     pub remove_value: bool,
-    /// The flags of an item whose value goes (`F`).
+    /// The new flags of an item whose value is removed (`F`).
     pub flags: u32,
-    /// The new exptime of an item that stays (`T`).
+    /// The new exptime of an item that is kept (`T`).
     pub touch: Option<Exptime>,
-    /// What the answer is to show.
+    /// What the answer must show.
     pub return_flags: ReturnFlags<'a>,
 }
 
-/// What the answer to a meta command is to show.
+/// What the answer to a meta command must show.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReturnFlags<'a> {
-    /// The value (`v`).
+    /// Whether it shows the value (`v`).
     pub value: bool,
-    /// Whether the ordinary answer is left out (`q`).
+    /// Whether the ordinary answer is not sent (`q`).
     pub quiet: bool,
-    /// Whether the opaque is longer than it may be. That is an error, but after all others.
+    /// Whether the opaque is too long. All other errors are answered before this one.
     pub opaque_too_long: bool,
-    /// All flags of the line, checked, and split again when they are needed.
+    /// All flags of the line. They have been checked, and are split again when they are needed.
     pub(super) flags: &'a [u8],
 }
 
-/// A flag that has a place of its own in the answer, or that acts in its turn.
+/// A flag that adds something to the answer, or whose effect depends on its position in the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReturnFlag<'a> {
-    /// `O`: the client's own mark on the request, the letter included.
+    /// `O`: the opaque, a mark that the client puts on its request. The letter is included.
     Opaque(&'a [u8]),
     /// `k`: the key.
     Key,
@@ -256,19 +257,19 @@ pub enum ReturnFlag<'a> {
     Cas,
     /// `f`: the client flags.
     ClientFlags,
-    /// `h`: whether it had been read before.
+    /// `h`: whether the item had been read before.
     Hit,
-    /// `l`: the seconds since it was last read.
+    /// `l`: the seconds since the item was last read.
     LastAccess,
     /// `s`: the size of the value.
     Size,
-    /// `t`: the seconds that it has to live.
+    /// `t`: the TTL, in seconds.
     Ttl,
-    /// `T`: adds nothing to the answer, but a `t` behind it shows the new time.
+    /// `T`: adds nothing to the answer, but a `t` after it shows the new TTL.
     Touch,
-    /// `N`: likewise, for an item that has been created.
+    /// `N`: adds nothing to the answer, but if the item is created, a `t` after it shows the new TTL.
     Vivify,
-    /// `R`: adds nothing to the answer, but is compared with the expiry that the item has at this point of the line.
+    /// `R`: adds nothing to the answer. It is compared with the expiry that the item has at this point of the line.
     Recache,
 }
 
@@ -310,40 +311,40 @@ pub enum Flush {
     Now,
     /// After a delay, or at a date.
     Later(Exptime),
-    /// At something that is no time.
+    /// The word is not a number, so there is no time.
     Unknown,
 }
 
-/// What `stats` is asked about.
+/// The topic of `stats`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatsTopic {
     /// `stats`: the general counters.
     General,
     /// `stats settings`: how the server was started.
     Settings,
-    /// `stats items`: what is held.
+    /// `stats items`: counters about the items.
     Items,
     /// `stats slabs`: how memory is used.
     Slabs,
     /// `stats sizes`: the histogram of sizes.
     Sizes,
-    /// `stats conns`: who is connected.
+    /// `stats conns`: the connected clients.
     Conns,
-    /// `stats reset`: counters back to 0.
+    /// `stats reset`: set the counters to 0.
     Reset,
     /// `stats detail …`.
     Detail,
-    /// `stats cachedump <class> <limit>`: keys that are held.
+    /// `stats cachedump <class> <limit>`: list keys.
     Cachedump {
-        /// Of which class of sizes.
+        /// The class of sizes.
         class: u32,
-        /// How many; 0: all.
+        /// The most keys to list; 0: all.
         limit: u32,
     },
 }
 
-/// How `shutdown` asks the server to end. Both end it in the same way here: what is being executed is
-/// finished, idle clients are hung up on.
+/// The mode of `shutdown`. Both modes do the same here: commands that are being executed are finished, and idle clients'
+/// connections are closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShutdownMode {
     /// `shutdown`.
@@ -354,13 +355,13 @@ pub enum ShutdownMode {
     Unknown,
 }
 
-/// `debugtime`, for tests only (`--debug`): what the clock is to do.
+/// `debugtime`, for tests only (`--debug`): what the clock must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DebugTime {
-    /// `debugtime p`: stand still.
+    /// `debugtime p`: pause.
     Pause,
-    /// `debugtime r`: go on.
+    /// `debugtime r`: resume.
     Resume,
-    /// `debugtime <seconds>`: jump.
+    /// `debugtime <seconds>`: jump by this number of seconds.
     Jump(i64),
 }
