@@ -1,4 +1,4 @@
-//! Counters: what `stats` tells, under the names that memcached gives them.
+//! The counters that `stats` shows, with memcached's names.
 //!
 //! A worker counts in its own [`Counts`], plain numbers that cost next to nothing. They are added to the server's
 //! [`Stats`] before answers leave, so a client that has read an answer finds its command counted.
@@ -29,45 +29,45 @@ counters! {
     TotalConnections => "total_connections",
     /// Connections refused because `-c` was reached.
     RejectedConnections => "rejected_connections",
-    /// Keys asked for with `get` or `gets`.
+    /// Keys requested with `get`, `gets` or `mg`.
     CmdGet => "cmd_get",
-    /// Data blocks that reached the store: whatever came of them.
+    /// Items that clients tried to store, after their data block was read. Not all were stored.
     CmdSet => "cmd_set",
-    /// `flush_all`, also when it is not allowed.
+    /// `flush_all`, even if it was not allowed.
     CmdFlush => "cmd_flush",
-    /// Keys asked for with `touch`, `gat` or `gats`.
+    /// Keys requested with `touch`, `gat` or `gats`, and keys that `mg` found and touched.
     CmdTouch => "cmd_touch",
-    /// `me`, which is counted nowhere else.
+    /// `me`. No other counter counts it.
     CmdMeta => "cmd_meta",
     /// Keys that were found.
     GetHits => "get_hits",
-    /// Keys that were not.
+    /// Keys that were not found.
     GetMisses => "get_misses",
-    /// … because the item had expired.
+    /// Keys that were not found because the item had expired.
     GetExpired => "get_expired",
-    /// … because it had been flushed: always 0, a flush here removes at once.
+    /// Keys that were not found because the item had been flushed. Always 0: here a flush removes items at once.
     GetFlushed => "get_flushed",
-    /// `delete` of nothing.
+    /// `delete` that found no item.
     DeleteMisses => "delete_misses",
-    /// `delete` of something.
+    /// `delete` that found an item.
     DeleteHits => "delete_hits",
-    /// `incr` of nothing.
+    /// `incr` that found no item.
     IncrMisses => "incr_misses",
-    /// `incr` of something.
+    /// `incr` that found an item.
     IncrHits => "incr_hits",
-    /// `decr` of nothing.
+    /// `decr` that found no item.
     DecrMisses => "decr_misses",
-    /// `decr` of something.
+    /// `decr` that found an item.
     DecrHits => "decr_hits",
-    /// `cas` of nothing.
+    /// `cas` that found no item.
     CasMisses => "cas_misses",
-    /// `cas` whose unique was right.
+    /// `cas` with the item's cas unique.
     CasHits => "cas_hits",
-    /// `cas` whose unique was not.
+    /// `cas` with another cas unique than the item's.
     CasBadval => "cas_badval",
-    /// `touch` and `gat` of something.
+    /// `touch` and `gat` that found an item.
     TouchHits => "touch_hits",
-    /// `touch` and `gat` of nothing.
+    /// `touch` and `gat` that found no item.
     TouchMisses => "touch_misses",
     /// Items refused because of `-I`.
     StoreTooLarge => "store_too_large",
@@ -81,19 +81,19 @@ counters! {
     BytesWritten => "bytes_written",
     /// Items stored since the start.
     TotalItems => "total_items",
-    /// Items thrown out to make room.
+    /// Items evicted to free memory.
     Evictions => "evictions",
-    /// Items whose memory came back because they had expired.
+    /// Items removed because they had expired.
     Reclaimed => "reclaimed",
-    /// … that nobody had ever read.
+    /// Expired items that were removed and had never been read.
     ExpiredUnfetched => "expired_unfetched",
-    /// Evicted items that nobody had ever read.
+    /// Evicted items that had never been read.
     EvictedUnfetched => "evicted_unfetched",
 }
 
 const COUNTERS: usize = Counter::ALL.len();
 
-/// One worker's counts that the server does not know yet.
+/// One worker's counts that are not yet added to [`Stats`].
 #[derive(Debug)]
 pub struct Counts([Cell<u64>; COUNTERS]);
 
@@ -104,8 +104,8 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Counts one.
-    // The discriminants of `Counter` run from 0 to COUNTERS - 1: no index is ever out of bounds.
+    /// Adds 1 to the counter.
+    // The discriminants of `Counter` are 0 to COUNTERS - 1, so no index is out of bounds.
     #[allow(clippy::indexing_slicing)]
     pub fn add(&self, counter: Counter) {
         let count = &self.0[counter as usize];
@@ -124,7 +124,7 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Takes over what a worker has counted, and leaves it zeros.
+    /// Adds all counts of a worker, and sets them to 0.
     pub fn add_all(&self, counts: &Counts) {
         for (total, count) in self.0.iter().zip(&counts.0) {
             let count = count.take();
@@ -134,19 +134,19 @@ impl Stats {
         }
     }
 
-    /// Counts something that happens seldom, or only once for many commands.
+    /// Adds `n` to the counter. This is for events that are rare, or that many commands share.
     #[allow(clippy::indexing_slicing)] // As above.
     pub fn add(&self, counter: Counter, n: u64) {
         self.0[counter as usize].fetch_add(n, Relaxed);
     }
 
-    /// What has been counted.
+    /// The value of the counter.
     #[allow(clippy::indexing_slicing)] // As above.
     pub fn get(&self, counter: Counter) -> u64 {
         self.0[counter as usize].load(Relaxed)
     }
 
-    /// `stats reset`.
+    /// Sets all counters to 0 (`stats reset`).
     pub fn reset(&self) {
         for total in &self.0 {
             total.store(0, Relaxed);
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_worker_counts_arrives_once() {
+    fn the_counts_of_a_worker_are_added_once() {
         let stats = Stats::default();
         let counts = Counts::default();
         counts.add(Counter::GetHits);
@@ -172,9 +172,9 @@ mod tests {
     }
 
     #[test]
-    fn every_counter_has_a_place_of_its_own() {
-        for (place, counter) in Counter::ALL.iter().enumerate() {
-            assert_eq!(*counter as usize, place, "{}", counter.name());
+    fn every_counter_has_an_index_of_its_own() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index, "{}", counter.name());
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `-v` and `-vv`: what happens, told on standard error.
+//! `-v` and `-vv`: the lines on standard error that show what clients and the server say to each other.
 //!
-//! `-v` tells connections, and the errors that clients get, with the reason. `-vv` tells the conversation (all but the data
-//! that clients send) in memcached's way (`<28 get a`, `>28 END`; 28 is the connection's file descriptor), and why an answer
-//! is what it is where that does not go without saying. This is what a learner keeps open beside the
+//! `-v` prints connections, and the errors that clients get, with the reason. `-vv` also prints the conversation, except
+//! the data that clients send. Its form is memcached's: `<28 get a`, `>28 END`, where 28 is the connection's file
+//! descriptor. If an answer is not clear by itself, its reason is printed. A learner can read these lines next to the
 //! client.
 
 use std::fmt::Display;
@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::log;
 use crate::serialization::Response;
 
-/// The most that is shown of a line or a data block, in bytes.
-const SHOWN: usize = 200;
+/// The most that is printed of a line or a data block, in bytes.
+const MAX_PRINTED: usize = 200;
 
-/// Tells one connection's story.
+/// Prints what happens on one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Trace<'a> {
     verbosity: &'a AtomicU32,
@@ -22,7 +22,7 @@ pub struct Trace<'a> {
 }
 
 impl<'a> Trace<'a> {
-    /// For the connection with this file descriptor.
+    /// A trace for the connection with this file descriptor.
     pub fn new(verbosity: &'a AtomicU32, connection: i32) -> Self {
         Trace {
             verbosity,
@@ -30,25 +30,25 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Something about the connection itself.
+    /// Prints something about the connection itself.
     pub fn event(&self, event: impl Display) {
         if self.verbosity.load(Relaxed) >= 1 {
             log::line(format_args!("<{} {event}", self.connection));
         }
     }
 
-    /// A command line, as it came.
+    /// Prints a command line as it was received.
     pub fn received(&self, line: &[u8]) {
         if self.verbosity.load(Relaxed) >= 2 {
             log::line(format_args!(
                 "<{} {}",
                 self.connection,
-                shown(line.trim_ascii_end())
+                printable(line.trim_ascii_end())
             ));
         }
     }
 
-    /// An answer, and the reason for it.
+    /// Prints an answer and its reason.
     pub fn sent(&self, response: &Response<'_>) {
         self.answer(
             response,
@@ -60,7 +60,7 @@ impl<'a> Trace<'a> {
         );
     }
 
-    /// An answer that `noreply` keeps from being sent.
+    /// Prints an answer that is not sent because of `noreply`.
     pub fn silenced(&self, response: &Response<'_>) {
         self.answer(response, "not sent, because of noreply: ");
     }
@@ -80,23 +80,23 @@ impl<'a> Trace<'a> {
         log::line(format_args!(
             ">{} {remark}{}{reason}",
             self.connection,
-            shown(line.trim_ascii_end())
+            printable(line.trim_ascii_end())
         ));
         if let Some(item) = response.item() {
             log::line(format_args!(
                 ">{} {}",
                 self.connection,
-                shown(&item.value())
+                printable(&item.value())
             ));
         }
     }
 }
 
-/// Bytes as text: what is not printable is escaped, what is long is cut.
-fn shown(bytes: &[u8]) -> String {
-    match bytes.split_at_checked(SHOWN) {
+/// Bytes as text. Bytes that are not printable are escaped, and a long text is truncated.
+fn printable(bytes: &[u8]) -> String {
+    match bytes.split_at_checked(MAX_PRINTED) {
         Some((start, rest)) if !rest.is_empty() => {
-            format!("{}... and {} bytes more", start.escape_ascii(), rest.len())
+            format!("{}... and {} more bytes", start.escape_ascii(), rest.len())
         }
         _ => bytes.escape_ascii().to_string(),
     }
@@ -107,9 +107,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_is_printable_and_short() {
-        assert_eq!(shown(b"set k\x00\xff"), r"set k\x00\xff");
-        assert_eq!(shown(&[b'a'; SHOWN]).len(), SHOWN);
-        assert!(shown(&[b'a'; SHOWN + 7]).ends_with("a... and 7 bytes more"));
+    fn a_traced_line_is_printable_and_short() {
+        assert_eq!(printable(b"set k\x00\xff"), r"set k\x00\xff");
+        assert_eq!(printable(&[b'a'; MAX_PRINTED]).len(), MAX_PRINTED);
+        assert!(printable(&[b'a'; MAX_PRINTED + 7]).ends_with("a... and 7 more bytes"));
     }
 }

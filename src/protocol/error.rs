@@ -178,7 +178,8 @@ impl ProtocolError {
             }
             ProtocolError::DuplicateFlag => "a line may have each flag only once".into(),
             ProtocolError::InvalidOrDuplicateFlag => {
-                "the key is wrong, or a flag is unknown, has a wrong value or appears twice".into()
+                "the key or a flag is wrong, a flag appears twice, or there are over 20 words"
+                    .into()
             }
             ProtocolError::TooManyFlags => "a line may have at most 20 words".into(),
             ProtocolError::BadToken | ProtocolError::BadDelta | ProtocolError::BadInitial => {

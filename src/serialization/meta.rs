@@ -7,49 +7,49 @@ use super::FailedCondition;
 use crate::item::Item;
 use crate::protocol::base64;
 
-/// `<code> [<bytes>] <flags>*`, and the data block where the code is `VA`.
+/// `<code> [<bytes>] <flags>*`, and the data block if the code is `VA`.
 #[derive(Debug, Clone)]
 pub struct Meta<'a> {
-    /// What came of the command.
+    /// The result of the command.
     pub code: Code<'a>,
-    /// What it has to show.
+    /// The flags that the answer shows.
     pub flags: Vec<Flag<'a>>,
-    /// `q` has asked not to hear of it.
+    /// Whether the answer is not sent, because of `q`.
     pub hidden: bool,
 }
 
-/// What came of a meta command.
+/// The result of a meta command.
 #[derive(Debug, Clone)]
 pub enum Code<'a> {
     /// `HD`: done.
     Done,
-    /// `VA`: done, and here is the value.
+    /// `VA`: done, and the value follows.
     Value(Value<'a>),
-    /// `EN`: there is no such item to get.
+    /// `EN`: the item to read does not exist.
     Miss,
-    /// `NF`: there is no such item to change.
+    /// `NF`: the item to change does not exist.
     NotFound,
-    /// `NS`: a condition was not met.
+    /// `NS`: this condition was not met.
     NotStored(FailedCondition),
-    /// `EX`: the item has another cas unique, namely this one.
+    /// `EX`: the item's cas unique is not that of the request. This is the item's.
     Exists(u64),
 }
 
 /// A value in the answer to a meta command.
 #[derive(Debug, Clone)]
 pub enum Value<'a> {
-    /// An item's.
+    /// The value of an item.
     Of(Item<'a>),
-    /// The number that `ma` arrived at.
+    /// The new number after `ma`.
     Number(u64),
 }
 
 /// A flag in the answer to a meta command.
 #[derive(Debug, Clone)]
 pub enum Flag<'a> {
-    /// As it came, with its letter.
+    /// The opaque as the client sent it, with its letter.
     Opaque(&'a [u8]),
-    /// The key, and whether it goes in base64.
+    /// The key, and whether it is written in base64.
     Key(Cow<'a, [u8]>, bool),
     /// The cas unique.
     Cas(u64),
@@ -61,11 +61,11 @@ pub enum Flag<'a> {
     LastAccess(u32),
     /// The size of the value in bytes.
     Size(usize),
-    /// Seconds to live; `None`: for ever.
+    /// The TTL in seconds; `None`: the item never expires.
     Ttl(Option<u32>),
-    /// `W`: it is up to this client to bring a new value.
+    /// `W`: this client won. It should send a new value.
     Won,
-    /// `Z`: somebody else has won already.
+    /// `Z`: another client has won already.
     Lost,
     /// `X`: the value is out of date.
     Stale,
@@ -87,10 +87,10 @@ impl Meta<'_> {
             out.write_all(b" ")?;
             match flag {
                 Flag::Opaque(opaque) => out.write_all(opaque)?,
-                Flag::Key(key, binary) => {
+                Flag::Key(key, is_binary) => {
                     out.write_all(b"k")?;
-                    out.write_all(&spelled(key, *binary))?;
-                    if *binary {
+                    out.write_all(&encoded_key(key, *is_binary))?;
+                    if *is_binary {
                         out.write_all(b" b")?;
                     }
                 }
@@ -110,9 +110,9 @@ impl Meta<'_> {
     }
 }
 
-/// A key as a meta command spells it.
-pub(super) fn spelled(key: &[u8], binary: bool) -> Cow<'_, [u8]> {
-    if binary {
+/// A key as meta commands write it: a binary key in base64, any other key as it is.
+pub(super) fn encoded_key(key: &[u8], is_binary: bool) -> Cow<'_, [u8]> {
+    if is_binary {
         base64::encode(key).into()
     } else {
         key.into()

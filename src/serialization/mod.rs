@@ -1,7 +1,7 @@
 //! Answers: [`Response`] -> bytes. (The Go program's `serialization_handler`.)
 //!
-//! The other half of `protocol`: that turns a line into a `Request`, this turns a `Response` into
-//! lines. It writes to anything; that nothing is sent a fragment at a time is the caller's care.
+//! This is the counterpart of `protocol`, which turns a line into a `Request`. It can write to any `Write`, in small
+//! pieces: the caller must buffer them.
 
 mod meta;
 
@@ -11,11 +11,11 @@ use std::io::{self, Write};
 use crate::VERSION_SPOKEN;
 use crate::item::{Item, UnixTime};
 use crate::protocol::{ProtocolError, WithCas};
-use meta::spelled;
+use meta::encoded_key;
 pub use meta::{Code, Flag, Meta, Value};
 
-/// One answer, or one piece of an answer that has several: a `get` answers with a [`Response::Value`]
-/// for each hit and then [`Response::End`].
+/// One answer, or one part of an answer that has several parts: `get` answers with a [`Response::Value`] for each hit,
+/// and then with [`Response::End`].
 #[derive(Debug, Clone)]
 pub enum Response<'a> {
     /// `VALUE <key> <flags> <bytes> [<cas unique>]` and the data block.
@@ -26,7 +26,7 @@ pub enum Response<'a> {
     Stored,
     /// `NOT_STORED`: the command's condition was not met.
     NotStored(FailedCondition),
-    /// `EXISTS`: somebody else changed the item; its cas unique is this now.
+    /// `EXISTS`: the item has been changed. This is its cas unique now.
     Exists(u64),
     /// `NOT_FOUND`
     NotFound,
@@ -34,7 +34,7 @@ pub enum Response<'a> {
     Deleted,
     /// `TOUCHED`
     Touched,
-    /// The number that `incr` or `decr` arrived at.
+    /// The new number after `incr` or `decr`.
     Number(u64),
     /// `OK`
     Ok,
@@ -50,27 +50,27 @@ pub enum Response<'a> {
     Meta(Meta<'a>),
     /// `MN`
     MetaNoop,
-    /// `ME <key> …`: what is known of an item, at this time.
+    /// `ME <key> …`: the metadata of an item (`me`). Its times are relative to this time.
     Described(Item<'a>, UnixTime),
-    /// `key=<key> …`: the same in a list of all items.
+    /// `key=<key> …`: the metadata of an item in the list of all items (`lru_crawler metadump`).
     Dumped(Item<'a>),
     /// An error line.
     Error(ProtocolError),
 }
 
-/// Which condition kept a value from being stored.
+/// The condition that was not met, so that a value was not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedCondition {
-    /// `add` wants a key that holds nothing.
+    /// `add` needs a key that holds no item.
     KeyIsTaken,
-    /// `replace`, `append` and `prepend` want a key that holds an item.
+    /// `replace`, `append` and `prepend` need a key that holds an item.
     KeyIsFree,
     /// `append` or `prepend` would make the item larger than `-I` allows.
     TooLarge,
 }
 
 impl<'a> Response<'a> {
-    /// Whether the client has asked not to hear of it (`q`).
+    /// Whether the answer is not sent, because the client asked for that (`q`).
     pub fn is_hidden(&self) -> bool {
         matches!(self, Response::Meta(Meta { hidden: true, .. }))
     }
@@ -87,7 +87,7 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// Writes the answer as it goes over the wire.
+    /// Writes the answer as it is sent.
     ///
     /// # Errors
     /// Those of `out`.
@@ -151,14 +151,17 @@ impl<'a> Response<'a> {
             Response::MetaNoop => out.write_all(b"MN\r\n"),
             Response::Described(item, now) => {
                 out.write_all(b"ME ")?;
-                out.write_all(&spelled(item.key(), item.marks.binary_key))?;
-                write_exp(item.expiry.time().map(|end| end.saturating_sub(*now)), out)?;
+                out.write_all(&encoded_key(item.key(), item.marks.binary_key))?;
+                write_exp(
+                    item.expiry.time().map(|time| time.saturating_sub(*now)),
+                    out,
+                )?;
                 let la = now.saturating_sub(item.last_access);
                 write!(
                     out,
                     " la={la} cas={} fetch={} ",
                     item.cas,
-                    yes(item.fetched)
+                    yes_or_no(item.fetched)
                 )?;
                 write!(out, "cls=1 size={}\r\n", size(item))
             }
@@ -171,24 +174,24 @@ impl<'a> Response<'a> {
                     " la={} cas={} fetch={} ",
                     item.last_access,
                     item.cas,
-                    yes(item.fetched)
+                    yes_or_no(item.fetched)
                 )?;
-                // The line ends just so in memcached.
+                // memcached ends this line with a space and `\n`, without `\r`.
                 writeln!(out, "cls=1 size={} flags={} ", size(item), item.flags)
             }
             Response::Error(error) => write!(out, "{error}\r\n"),
         }
     }
 
-    /// Why this is the answer, for a person who reads along; `None` where the answer says it itself.
+    /// The reason for this answer, for people; `None` if the answer is clear enough.
     pub fn reason(&self) -> Option<String> {
         match self {
             Response::NotStored(condition) => Some(condition.to_string()),
-            Response::Exists(cas) => Some(changed(*cas)),
+            Response::Exists(cas) => Some(item_has_changed(*cas)),
             Response::NotFound => Some(FailedCondition::KeyIsFree.to_string()),
             Response::Meta(meta) => match &meta.code {
                 Code::NotStored(condition) => Some(condition.to_string()),
-                Code::Exists(cas) => Some(changed(*cas)),
+                Code::Exists(cas) => Some(item_has_changed(*cas)),
                 Code::NotFound | Code::Miss => Some(FailedCondition::KeyIsFree.to_string()),
                 Code::Done | Code::Value(_) => None,
             },
@@ -201,18 +204,18 @@ impl<'a> Response<'a> {
 impl fmt::Display for FailedCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            FailedCondition::KeyIsTaken => "the key holds an item already",
+            FailedCondition::KeyIsTaken => "the key already holds an item",
             FailedCondition::KeyIsFree => "the key holds no item",
             FailedCondition::TooLarge => "the item would be larger than -I allows",
         })
     }
 }
 
-fn changed(cas: u64) -> String {
-    format!("the item has changed: its cas unique is {cas} now")
+fn item_has_changed(cas: u64) -> String {
+    format!("the item has changed; its cas unique is now {cas}")
 }
 
-/// When an item ends; `None`: never.
+/// Writes when an item expires; `None`: never.
 fn write_exp(exp: Option<UnixTime>, out: &mut impl Write) -> io::Result<()> {
     match exp {
         Some(exp) => write!(out, " exp={exp}"),
@@ -232,8 +235,8 @@ fn write_url_encoded(key: &[u8], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn yes(yes: bool) -> &'static str {
-    if yes { "yes" } else { "no" }
+fn yes_or_no(is_yes: bool) -> &'static str {
+    if is_yes { "yes" } else { "no" }
 }
 
 fn size(item: &Item<'_>) -> usize {
@@ -247,12 +250,12 @@ mod tests {
 
     fn check(response: &Response, wire: &str) {
         let mut out = Vec::new();
-        response.write(&mut out).expect("a Vec takes everything");
+        response.write(&mut out).expect("a Vec accepts every write");
         assert_eq!(String::from_utf8_lossy(&out), wire);
     }
 
     #[test]
-    fn a_value_travels_with_its_flags_its_length_and_if_wanted_its_cas_unique() {
+    fn a_value_line_has_flags_and_length_and_the_cas_unique_if_wanted() {
         let mut item = Item::new(b"k", 7, Expiry::NEVER, &[b"a\r\nb"]);
         item.cas = 42;
         check(
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_answer_is_one_line() {
+    fn an_answer_without_a_value_is_one_line() {
         check(
             &Response::NotStored(FailedCondition::KeyIsFree),
             "NOT_STORED\r\n",
