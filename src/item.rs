@@ -136,8 +136,8 @@ impl<'a> Item<'a> {
         self.with_bytes(Cow::Borrowed(&self.bytes))
     }
 
-    /// The same item, with its bytes copied to the buffer `room`, which is cleared first. A large value is shared and not
-    /// copied.
+    /// The same item, with its bytes copied to the buffer `room`, which is cleared first. A large value is shared and
+    /// not copied.
     pub fn copied_to<'r>(&self, room: &'r mut Vec<u8>) -> Item<'r> {
         room.clear();
         room.extend_from_slice(&self.bytes);
@@ -163,9 +163,9 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// The size of this item in memcached, in bytes. `-I` limits this size, so that an item is allowed here if memcached
-    /// allows it. It is the sum of 48 bytes of header, 8 of cas unique, the key and a NUL, 4 of flags unless they are 0, the
-    /// value and `\r\n`.
+    /// The size of this item in memcached, in bytes. `-I` limits this size, so that an item is allowed here if
+    /// memcached allows it. It is the sum of 48 bytes of header, 8 of cas unique, the key and a NUL, 4 of flags unless
+    /// they are 0, the value and `\r\n`.
     pub fn size_in_memcached(key: &[u8], flags: u32, bytes: usize) -> usize {
         48 + 8 + key.len() + 1 + if flags == 0 { 0 } else { 4 } + bytes + b"\r\n".len()
     }

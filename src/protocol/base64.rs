@@ -81,7 +81,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_the_same_after_encoding_and_decoding(bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..200)) {
+        fn decoding_reverses_encoding(bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..200)) {
             proptest::prop_assert_eq!(decode(&encode(&bytes)), Some(bytes));
         }
     }

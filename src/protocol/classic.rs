@@ -1,7 +1,7 @@
 //! The classic text protocol. Each command has one parsing function, with its grammar above it.
 //!
-//! `args` is always the line after the verb. Words beyond the grammar are ignored, as in memcached (except by `shutdown`
-//! and `lru_crawler`, which refuse them). Too few words are a [`LineError`].
+//! `args` is always the line after the verb. Words beyond the grammar are ignored, as in memcached (except by
+//! `shutdown` and `lru_crawler`, which refuse them). Too few words are a [`LineError`].
 
 use super::request::{
     Arithmetic, DebugTime, Direction, Flush, Keys, OnFailure, Request, Retrieval, ShutdownMode,
@@ -185,7 +185,7 @@ pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
 pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
     let mut words = words(args);
     let request = match (words.next(), words.next(), words.next()) {
-        // Here all items are in class 1, so the class 1 means the same as `all`, and there is no other class.
+        // Here all items are in class 1, so class 1 means the same as `all`.
         (Some(b"metadump"), Some(b"all" | b"hash" | b"1"), None) => Ok(Request::Metadump),
         (Some(b"metadump"), Some(_), None) => Err(ProtocolError::BadClass),
         _ => Err(ProtocolError::UnknownCommand),
@@ -205,8 +205,8 @@ pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
 /// `stats [settings|items|slabs|sizes|conns|reset|detail …]` and `stats cachedump <class> <limit>`
 pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
     let (topic, rest) = first_word(args);
-    // memcached compares only the letters that the client sends, so `stats s` is `stats settings`. The last three topics
-    // must be complete.
+    // memcached compares only the letters that the client sends, so `stats s` is `stats settings`. The last three
+    // topics must be complete.
     let is_start_of = |name: &[u8]| name.starts_with(topic);
     Parsed::always_answered(Ok(Request::Stats(match topic {
         b"" => StatsTopic::General,
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stats_topics_that_memcached_allows_to_shorten_may_be_shortened() {
+    fn stats_topics_may_be_shortened_as_memcached_allows() {
         let topic = |line: &str| match parse(line.as_bytes()).request {
             Ok(Request::Stats(topic)) => Some(topic),
             _ => None,

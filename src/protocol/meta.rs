@@ -1,8 +1,8 @@
 //! The meta commands. Each command has one parsing function, with its grammar above it.
 //!
-//! All have the form `<verb> <key> [<bytes>] <flags>*`. A flag is one word. Its first letter is its name, and some flags
-//! have a value after the letter (`T30`). Most commands accept all flags, and ignore those that they do not use, as
-//! memcached does.
+//! All have the form `<verb> <key> [<bytes>] <flags>*`. A flag is one word. Its first letter is its name, and some
+//! flags have a value after the letter (`T30`). Most commands accept all flags, and ignore those that they do not use,
+//! as memcached does.
 
 use super::request::{
     Arithmetic, Direction, Key, MetaDelete, MetaGet, OnFailure, Request, ReturnFlag, ReturnFlags,
@@ -226,8 +226,8 @@ impl Flags<'_> {
 
 /// Parses key and flags. `words_before` is the number of words before the flags.
 ///
-/// As in memcached, the first flag that is unknown or repeated ends the parsing with its error. A bad value does not end
-/// the parsing; if several values are bad, the last one decides the error.
+/// As in memcached, the first flag that is unknown or repeated ends the parsing with its error. A bad value does not
+/// end the parsing; if several values are bad, the last one decides the error.
 fn parse<'a>(
     key_word: &'a [u8],
     flag_words: &'a [u8],

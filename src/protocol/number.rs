@@ -62,9 +62,9 @@ pub(super) fn like_strtoll(word: &[u8]) -> Option<i64> {
     Some(if is_negative { -number } else { number })
 }
 
-/// The number in a stored value, for `incr` and `decr`. Its form is: optional white space, an optional sign, digits, and
-/// then the end, white space or a NUL. (A result that is shorter than the old value is padded with spaces.) A negative number is
-/// refused, but `-0` is accepted, as in memcached.
+/// The number in a stored value, for `incr` and `decr`. Its form is: optional white space, an optional sign, digits,
+/// and then the end, white space or a NUL. (A result that is shorter than the old value is padded with spaces.) A
+/// negative number is refused, but `-0` is accepted, as in memcached.
 pub fn number_in_value(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii_start();
     let (is_negative, value) = match value {

@@ -59,7 +59,8 @@ pub enum Request<'a> {
     Metadump,
     /// `quit`.
     Quit,
-    /// A line whose last word begins with `HTTP/`. It is not memcached's protocol, and the lines after it are dangerous.
+    /// A line whose last word begins with `HTTP/`. It is not memcached's protocol, and the lines after it may be
+    /// dangerous.
     Http,
 }
 
@@ -343,8 +344,8 @@ pub enum StatsTopic {
     },
 }
 
-/// The mode of `shutdown`. Both modes do the same here: commands that are being executed are finished, and idle clients'
-/// connections are closed.
+/// The mode of `shutdown`. Both modes do the same here: commands that are being executed are finished, and the
+/// connections of idle clients are closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShutdownMode {
     /// `shutdown`.
