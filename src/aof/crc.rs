@@ -1,7 +1,7 @@
 //! CRC-32 (IEEE 802.3, as in gzip and PNG). std has none.
 
-/// Eight tables: `TABLES[0]` advances the checksum by one byte, `TABLES[n]` by n zero bytes more. With them
-/// eight bytes are processed at once, which was measured at four to five times the speed of one by one.
+/// Eight tables: `TABLES[0]` advances the checksum by one byte, and `TABLES[n]` by that byte and n zero bytes. With
+/// them eight bytes are processed at once. This was measured at four to five times the speed of one by one.
 static TABLES: [[u32; 256]; 8] = tables();
 
 #[allow(clippy::indexing_slicing)] // The compiler evaluates this: an index out of bounds would not compile.

@@ -1,7 +1,7 @@
 //! The file under its lock, its state, and the records that wait to be written.
 //!
-//! Invariant: up to `length` the file holds whole records and nothing else. What a failed write leaves
-//! behind them is truncated before the next write.
+//! Invariant: up to `length` the file holds whole records and nothing else. If a failed write leaves part of a record
+//! after them, the file is truncated to `length` before the next write.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -24,7 +24,8 @@ pub const MAX_PENDING: usize = 256 << 10;
 /// | `SyncFailed`  | a sync failed                                 | refused        | a rewrite              |
 /// | `Closed`      | the server has stopped                        | refused        | nothing                |
 ///
-/// Where appending "writes first", it tries again to write what could not be written, and is refused if that fails.
+/// "Writes first": appending first tries again to write the records that could not be written, and is refused if that
+/// fails. "Truncates too": before that, it truncates the file to its last whole record.
 /// A state lower in the table replaces a higher one: after a failed sync it does not matter whether the file is torn.
 /// In all states but `Good`, memory may hold changes that the file does not hold. Their records are in
 /// [`Log::unwritten`].
@@ -34,10 +35,10 @@ pub enum FileState {
     Good,
     WriteFailed,
     Torn,
-    /// What the sync was to make durable may be lost although a later sync succeeds. Only a new file is certain to
-    /// hold it, so nothing is written until there is one.
+    /// The records of the failed sync may be lost even if a later sync succeeds. Only a new file is certain to hold
+    /// them, so nothing is written until a rewrite has made one.
     SyncFailed,
-    /// Another server may have opened the file.
+    /// The file is unlocked, so another server may have opened it.
     Closed,
 }
 
@@ -108,18 +109,18 @@ impl Log {
         let before = self.unwritten.len();
         let mut pending = lock(pending);
         if before == 0 {
-            // The two buffers change places: nothing is copied, and neither has to grow again.
+            // The two buffers are swapped: nothing is copied, and neither has to grow again.
             std::mem::swap(&mut self.unwritten, &mut pending.bytes);
         } else {
             self.unwritten.append(&mut pending.bytes);
         }
         let state = pending.state;
         drop(pending);
-        // The new file gets each record once, whether or not the old file can take it. If the new file cannot take
-        // a record, the rewrite is abandoned, and the old file goes on.
-        if let Some(copy) = &mut self.copy {
+        // The new file gets each record once, even if the old file cannot be written. If the new file cannot be
+        // written, the rewrite is abandoned, and the old file stays in use.
+        if let Some(new_file) = &mut self.new_file {
             let (_, taken) = self.unwritten.split_at(before);
-            copy.append(taken);
+            new_file.append(taken);
         }
         state
     }
@@ -164,7 +165,8 @@ pub fn write_and_flush(writer: &mut BufWriter<LogFile>, bytes: &[u8]) -> io::Res
     writer.flush()
 }
 
-/// Locks, also after a panic: each change to what is locked here is complete in itself, so a panic leaves it whole.
+/// Locks a mutex, even if a thread panicked while it held the lock. Each change under these locks is complete in
+/// itself, so a panic leaves nothing half changed.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

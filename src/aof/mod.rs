@@ -1,45 +1,46 @@
 //! The append-only file (AOF): every change to the store, in order, so that the changes can be replayed.
 //!
 //! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to
-//! any memcached with `nc`. At boot the file is [replayed](replay). When it has grown well past the data that it
-//! describes, it is [rewritten](rewrite). A record is written in two steps:
+//! any memcached with `nc`. At boot the file is [replayed](replay). When it has become much larger than the items that
+//! it describes, it is [rewritten](rewrite). A record is written in two steps:
 //!
 //! 1. It is **appended** to the pending records, in memory, while the changed key's shard is locked.
 //!    So the order of the file is the order of the store, key by key.
 //! 2. All pending records are **flushed** to the operating system: they are written to the file's `BufWriter`,
 //!    which a mutex guards, and the writer is flushed. This happens before any byte of an answer to the change is
-//!    sent ([`Aof::before_answers`]), so a crash of this process cannot take back what was acknowledged.
-//!    (A client that only reads does not wait for that. It may see a change that is not acknowledged yet.)
+//!    sent ([`Aof::before_answers`]), so a crash of this process loses nothing that was acknowledged.
+//!    (A client that only reads does not wait for the flush. It may see a change that is not acknowledged yet.)
 //!
 //! Between the two steps no lock of the store is held. A thread that flushes writes the records of all threads, and
-//! a thread that had to wait mostly finds that its records are written. With 50 clients that send 16 commands at a
-//! time, this was measured at more than twice the speed of writing each record while its shard is locked.
+//! a thread that had to wait usually finds that its records are written already. With 50 clients that send 16 commands at
+//! a time, this was measured at more than twice the speed of writing each record while its shard is locked.
 //!
 //! Lock order: a shard of the store, then the file, then the pending records.
 //!
 //! # When the file cannot be written
 //!
 //! The file is truncated to its last whole record. The records that could not be written stay pending, because memory
-//! has their changes already. Nobody can know whether a crash will take these changes back. So a connection whose
+//! has their changes already. It is unknown whether these changes will survive a crash. So a connection whose
 //! unsent answers may acknowledge one of them is closed, and no false answer is sent (`connection/wire.rs`). From then
 //! on each command that may change something first tries again to write the pending records. As long as that fails, the
 //! command is refused with `SERVER_ERROR` before it changes anything. Reads go on.
 //!
-//! So nothing that was acknowledged is lost, and as soon as there is room the file says what memory holds. Only
-//! a crash before that takes back the changes that were made in the moment of the failure; until then they can be read.
+//! So nothing that was acknowledged is lost. As soon as there is room, the pending records are written, and the file
+//! holds all changes again. A crash before that loses only the changes that were made at the moment of the failure.
+//! Until such a crash, clients can read these changes.
 //! The states of the file are listed at `FileState` in `log.rs`.
 //!
 //! # What is assumed of the storage medium
 //!
-//! - Synced data stays and does not change. If it changes, the checksums show it, and the server refuses to start
-//!   rather than serve it.
+//! - Synced data stays and does not change. If it changes, the checksums show it, and the server refuses to start:
+//!   it does not serve damaged data.
 //! - A write that a crash interrupts leaves a beginning of what was written, or nothing.
 //! - A rename within a folder that is then synced is either complete or has not happened.
-//! - Nobody else writes to the file. A lock (`flock`) keeps other servers away, but not an editor.
+//! - No other program writes to the file. A lock (`flock`) keeps other servers away, but not an editor.
 //!
 //! # What is not recorded, on purpose
 //!
-//! - Reads: a restart forgets when an item was last read, and so what is evicted next.
+//! - Reads: after a restart it is unknown when an item was last read, so other items may be evicted first.
 //! - Which client has won a stale or vivified item (`W`): after a restart a stale item can be won again.
 //! - Expiries: an item's record says when it expires.
 //! - The removal of items that were expired when the file was replayed, or that a flush removed later.
@@ -79,7 +80,7 @@ pub enum Fsync {
 }
 
 impl Fsync {
-    /// Each choice with its word on the command line and in `stats`.
+    /// Each variant with its word on the command line and in `stats`.
     const WORDS: [(Fsync, &'static str); 3] = [
         (Fsync::Always, "always"),
         (Fsync::EverySecond, "everysec"),
@@ -101,7 +102,7 @@ impl FromStr for Fsync {
         let known = Fsync::WORDS.iter().find(|(_, word)| *word == text);
         known
             .map(|(fsync, _)| *fsync)
-            .ok_or("it is always, everysec or never")
+            .ok_or("it must be always, everysec or never")
     }
 }
 
@@ -151,7 +152,7 @@ pub struct Aof {
     disk: Arc<dyn Disk>,
     log: Mutex<Log>,
     pending: Mutex<Pending>,
-    /// How many bytes have ever been appended, across rewrites: the log's history.
+    /// How many bytes have been appended since the server started, also before a rewrite: the log's history.
     appended: AtomicU64,
     /// How much of the history the operating system has.
     written: AtomicU64,
@@ -176,12 +177,12 @@ pub struct Aof {
 }
 
 /// How often a thread that waits for another thread's write or sync yields before it sleeps. Meanwhile other threads
-/// make answers and append, and mostly the thread need not sleep at all, because another one has written its record.
+/// execute commands and append. Usually one of them writes this thread's record, and this thread need not sleep at all.
 /// Sleeping and waking costs more than a write: with 50 clients, yielding was measured at a third to a half more
 /// commands a second.
 const YIELDS: u32 = 30;
 
-/// How long the next rewrite waits after one that failed: most likely the disk is full.
+/// How long the next rewrite waits after a failed one: the disk is probably full.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Aof {
@@ -206,7 +207,7 @@ impl Aof {
     /// # Errors
     /// The file cannot be written, and the changes must not be made.
     pub fn append<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
-        // They are encoded before anything is locked here, so other threads wait only while they are copied.
+        // The records are encoded before `pending` is locked, so other threads wait only while the bytes are copied.
         let (bytes, count) = encoded(records);
         let mut pending = lock(&self.pending);
         if pending.state != FileState::Good {
@@ -271,7 +272,7 @@ impl Aof {
                 self.errors.fetch_add(1, Relaxed);
                 if before == FileState::Good {
                     self.print(format_args!(
-                        "cannot write ({error}); changes are refused until it can be written"
+                        "cannot write ({error}); changes are refused until a write succeeds"
                     ));
                 }
             }
@@ -384,11 +385,11 @@ impl Aof {
     pub fn close(&self) {
         self.sync_as_configured();
         let mut log = self.lock();
-        if log.copy.is_some() {
-            self.remove_copy(&mut log);
+        if log.new_file.is_some() {
+            self.remove_new_file(&mut log);
         }
-        // These records have been appended since the sync. They are lost only if the file cannot be written, and
-        // then that has been printed.
+        // These records have been appended since the sync. If they cannot be written, they are lost, and the error has
+        // been printed.
         let _ = self.flush_all(&mut log);
         self.set_state(FileState::Closed);
         // If this fails, the end of the process unlocks it.
@@ -432,7 +433,7 @@ impl Aof {
             ("aof_rewrites", self.rewrites.load(Relaxed).to_string()),
             (
                 "aof_rewrite_in_progress",
-                u8::from(log.copy.is_some()).to_string(),
+                u8::from(log.new_file.is_some()).to_string(),
             ),
             (
                 "aof_replay_seconds",
@@ -451,7 +452,7 @@ impl Aof {
 
 /// Encodes records as they are in the file, and counts them.
 fn encoded<'a>(records: impl IntoIterator<Item = Record<'a>>) -> (Vec<u8>, u64) {
-    // This is room for an ordinary record. Growing step by step was measured at 100 ns of the 810 ns of a set.
+    // This is enough for most records. Growing the buffer step by step was measured at 100 ns of the 810 ns of a set.
     let (mut bytes, mut count) = (Vec::with_capacity(256), 0);
     for record in records {
         record.write(&mut bytes);

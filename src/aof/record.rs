@@ -7,7 +7,7 @@
 //! <data>                                                          what a key now holds (I: it is stale)
 //! mg <key> [b] T<time> O<crc of the line>                         an item expires at another time
 //! md <key> [b] I T<time> E<cas unique> O<crc of the line>         an item is stale
-//! md <key> [b] [E<cas unique>] O<crc of the line>                 a key holds nothing any more
+//! md <key> [b] [E<cas unique>] O<crc of the line>                 a key holds no item any more
 //! flush_all <time> O<crc of the line>                             all items are flushed: now (0), or at a time
 //!                                                                 (2592001, which is long past: never)
 //! ```
@@ -16,12 +16,12 @@
 //! can, and the line has ` L<time>` behind it, which memcached ignores.
 //!
 //! Every line ends in `\r\n`, and so does the data. `<time>` is unix time in seconds, or 0 for never. With `b` the key
-//! is in base64: meta commands show the key so, or it contains a space or a line feed. The checksums are CRC-32 in
-//! eight hexadecimal digits. The line's checksum covers all bytes before ` O`. The checksums are in the opaque token,
-//! which any memcached echoes and ignores. The line has its own checksum because a damaged `<bytes>` would otherwise
-//! look like a record that was cut short, and everything behind it would be lost.
+//! is in base64, because meta commands show it in base64, or because it contains a space or a line feed. The checksums
+//! are CRC-32 in eight hexadecimal digits. The line's checksum covers all bytes before ` O`. The checksums are in the
+//! opaque token, which any memcached echoes and ignores. The line has its own checksum: otherwise a damaged `<bytes>`
+//! could look like a record that was cut short, and everything after it would be lost.
 //!
-//! A record says the result of a change and not the command (the sum and not the `incr`), so replaying a record twice
+//! A record holds the result of a change and not the command (the sum and not the `incr`), so replaying a record twice
 //! changes nothing.
 //!
 //! A time mark says that at this point every item that had expired by `<time>` was removed from memory. It also says at
@@ -87,7 +87,7 @@ pub enum Record<'a> {
         /// Its cas unique.
         cas: u64,
     },
-    /// A key holds nothing any more.
+    /// A key holds no item any more.
     Remove {
         /// The key.
         key: Cow<'a, [u8]>,
@@ -133,8 +133,8 @@ impl Record<'_> {
                 add(out, format_args!(" O{line:08x}.{data:08x}\r\n"));
                 out.extend_from_slice(&value);
                 out.extend_from_slice(b"\r\n");
-                // In memcached an item cannot be stored as stale: it is stored first and becomes stale then. In the
-                // first line, the I says that the item is stale.
+                // A real memcached cannot store an item as stale, so a second record makes it stale. A replay here
+                // needs only the `I` of the first line.
                 if item.marks.stale {
                     let (key, expiry, cas) = (item.key().into(), item.expiry, item.cas);
                     Record::Stale { key, expiry, cas }.write(out);
@@ -173,10 +173,10 @@ impl Record<'_> {
     }
 }
 
-/// Writes verb and key, and returns the flag that says how the key is written.
+/// Writes the verb and the key. Returns the flag `b` if the key was written in base64.
 fn write_verb_and_key(out: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -> &'static str {
     out.extend_from_slice(verb.as_bytes());
-    // A key that a classic command can contain is written as it is: any memcached takes it.
+    // A key that a classic command can contain is written as it is: every memcached accepts it.
     if binary || key.iter().any(|byte| matches!(byte, b' ' | b'\n')) {
         out.extend_from_slice(&base64::encode(key));
         " b"
@@ -257,7 +257,7 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
     };
     let request = protocol::parse(line)
         .request
-        .map_err(|_| "the line is no record")?;
+        .map_err(|_| "the line is not a record")?;
     Ok(Parsed::Whole(match request {
         Request::MetaSet(storage, _) if storage.bytes as u64 + 2 > rest => {
             return Ok(Parsed::CutShort);
@@ -269,7 +269,7 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
                 time(storage.exptime),
                 storage.bytes,
             );
-            // The parser takes E0 for no cas unique.
+            // The parser reads `E0` as no cas unique.
             item.cas = storage.cas.unwrap_or(0);
             item.marks = Marks {
                 stale: storage.stale,
@@ -312,7 +312,7 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
                 Record::Heading { cas }
             }
         }
-        _ => return Err("the line is no record"),
+        _ => return Err("the line is not a record"),
     }))
 }
 
@@ -356,11 +356,11 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 /// Parses eight hexadecimal digits, in small letters as they are written here.
 fn hexadecimal(digits: &[u8]) -> Option<u32> {
-    let proper = digits.len() == 8
+    let is_valid = digits.len() == 8
         && digits
             .iter()
             .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    u32::from_str_radix(str::from_utf8(digits).ok().filter(|_| proper)?, 16).ok()
+    u32::from_str_radix(str::from_utf8(digits).ok().filter(|_| is_valid)?, 16).ok()
 }
 
 #[cfg(test)]
@@ -370,7 +370,7 @@ mod tests {
     fn written(record: &Record<'_>) -> String {
         let mut out = Vec::new();
         record.write(&mut out);
-        String::from_utf8(out).expect("these are plain text")
+        String::from_utf8(out).expect("the record is plain text")
     }
 
     fn item(key: &[u8], value: &[u8]) -> Item<'static> {
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_a_command_that_memcached_would_take() {
+    fn a_record_is_written_as_a_memcached_command() {
         assert_eq!(
             written(&Record::Put(item(b"k", b"value"))),
             "ms k 5 E7 Ocfbe5d13.1d775834\r\nvalue\r\n"
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_no_line_can_hold_is_written_in_base64() {
+    fn a_key_with_a_space_is_written_in_base64() {
         let line = written(&Record::Remove {
             key: b"a b"[..].into(),
             cas: None,
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_item_is_two_records() {
+    fn a_stale_item_is_written_as_two_records() {
         let mut stale = item(b"k", b"v");
         stale.marks.stale = true;
         let text = written(&Record::Put(stale));
@@ -418,7 +418,7 @@ mod tests {
         assert!(
             text.lines()
                 .last()
-                .expect("there is one")
+                .expect("there are lines")
                 .starts_with("md k I T0 E7 O")
         );
     }

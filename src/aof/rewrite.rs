@@ -54,9 +54,9 @@ impl Aof {
                 failure: None,
                 is_synced_too: false,
             };
-            copy.append(&encoded([Record::Heading { cas: cas() }]).0);
-            copy.check()?;
-            Ok(copy)
+            new_file.append(&encoded([Record::Heading { cas: cas() }]).0);
+            new_file.check()?;
+            Ok(new_file)
         };
         // Memory has the changes of these records already, so they will be copied. The new file gets the records that
         // come after them.
@@ -71,15 +71,18 @@ impl Aof {
     ///
     /// # Errors
     /// The rewrite must be abandoned.
-    pub fn copy<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
+    pub fn copy_to_new_file<'a>(
+        &self,
+        records: impl Iterator<Item = Record<'a>>,
+    ) -> io::Result<()> {
         let (bytes, _) = encoded(records);
         let mut log = self.lock();
         log.take(&self.pending);
-        let Some(copy) = &mut log.copy else {
+        let Some(new_file) = &mut log.new_file else {
             return Err(io::Error::other("no rewrite has begun"));
         };
-        copy.append(&bytes);
-        copy.check()
+        new_file.append(&bytes);
+        new_file.check()
     }
 
     /// Replaces the old file by the new one.
@@ -97,7 +100,7 @@ impl Aof {
         let folder = open_folder(&self.path)?;
         let mut log = self.lock();
         log.take(&self.pending);
-        let Some(mut copy) = log.copy.take() else {
+        let Some(mut new_file) = log.new_file.take() else {
             return Ok(());
         };
         let renamed = copy
@@ -161,16 +164,16 @@ impl Aof {
 
     /// Abandons a rewrite. The next one is not tried at once.
     pub fn abandon_rewrite(&self) {
-        self.remove_copy(&mut self.lock());
+        self.remove_new_file(&mut self.lock());
     }
 
-    pub(super) fn remove_copy(&self, log: &mut Log) {
+    pub(super) fn remove_new_file(&self, log: &mut Log) {
         log.retry_at = Instant::now() + RETRY_INTERVAL;
         self.errors.fetch_add(1, Relaxed);
         // Without a copy, a file of this name may be another server's. The copy is removed while it is locked.
-        if let Some(copy) = log.copy.take() {
+        if let Some(new_file) = log.new_file.take() {
             let _ = fs::remove_file(rewrite_path(&self.path));
-            drop(copy);
+            drop(new_file);
         }
     }
 }

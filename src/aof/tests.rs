@@ -165,7 +165,7 @@ impl Sample {
         let rewrite = || {
             self.aof.begin_rewrite(|| 1)?;
             self.aof
-                .copy(numbers.iter().map(|number| record(*number)))?;
+                .copy_to_new_file(numbers.iter().map(|number| record(*number)))?;
             self.aof.finish_rewrite()
         };
         rewrite().inspect_err(|_| self.aof.abandon_rewrite())
@@ -238,7 +238,7 @@ fn a_rewrite_writes_a_copy_after_the_pending_records_and_before_later_ones() {
     assert!(sample.append(2));
     sample
         .aof
-        .copy([record(3)].into_iter())
+        .copy_to_new_file([record(3)].into_iter())
         .expect("it can be copied");
     assert!(sample.append(4) && sample.flush());
     assert_eq!(sample.numbers(), [1, 2, 4], "the old file has all as well");
@@ -255,7 +255,7 @@ fn a_rewrite_replaces_records_that_could_not_be_written() {
     sample.disk.fail("write aof", 0..1);
     assert!(sample.append(1) && !sample.flush());
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
-    let copied = sample.aof.copy([record(1)].into_iter());
+    let copied = sample.aof.copy_to_new_file([record(1)].into_iter());
     copied.expect("the new file can be written");
     sample.disk.fail("write aof", 0..1);
     assert!(!sample.change(2), "the old one cannot");
@@ -405,7 +405,7 @@ fn a_rewrite_syncs_the_new_file_then_renames_it_then_syncs_the_folder() {
     let sample = Sample::new("order", Fsync::Never);
     assert!(sample.change(1));
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
-    let copied = sample.aof.copy([record(1)].into_iter());
+    let copied = sample.aof.copy_to_new_file([record(1)].into_iter());
     copied.expect("the new file can be written");
     sample.disk.calls();
     assert!(sample.append(2));
@@ -485,7 +485,7 @@ fn changes_and_a_rewrite(sample: &Sample) -> (Vec<u32>, Vec<u32>) {
     change(2);
     let copied = begun.and_then(|()| {
         let copied = has.borrow().clone();
-        sample.aof.copy(copied.into_iter().map(record))
+        sample.aof.copy_to_new_file(copied.into_iter().map(record))
     });
     change(3);
     append(4);

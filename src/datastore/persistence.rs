@@ -268,7 +268,7 @@ impl Datastore {
                 // A pending flush goes with the first shard, whose lock it is changed under.
                 let flush_at = Some(self.flush_at.load(Relaxed));
                 let flush_at = flush_at.filter(|&time| number == 0 && time != 0);
-                log.copy(items.chain(flush_at.map(Record::FlushAt)))?;
+                log.copy_to_new_file(items.chain(flush_at.map(Record::FlushAt)))?;
             }
             log.finish_rewrite()
         };
