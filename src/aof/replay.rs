@@ -4,7 +4,7 @@
 //! - **A torn tail**: the last record is cut short. A crash leaves that of a write that it interrupted. The change was
 //!   not acknowledged. The server moves the tail to a file beside the log, and prints a line about it.
 //! - **Damage**: anything else that does not match its checksum. Then the server does not start, because it cannot
-//!   know what is wrong and what is missing. It prints the place and what the user can do.
+//!   know what is wrong and what is missing. It prints where the damage begins and what the user can do.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -22,7 +22,7 @@ use super::record::{self, HEADING, Parsed, Record};
 use super::rewrite::{rewrite_path, sync_folder_of};
 use super::{Aof, Options, encoded, unix_time};
 
-/// No record's line is longer, in bytes: a key, a few numbers, two checksums.
+/// No record's line is longer than this, in bytes: it has a key, a few numbers and two checksums.
 const MAX_LINE: u64 = 1024;
 
 /// How many bytes are replayed before the server looks again whether it was asked to stop: some milliseconds' worth.
@@ -61,7 +61,7 @@ impl fmt::Display for Replayed {
 }
 
 impl Aof {
-    /// Opens the file, creates it if there is none, and passes each of its records to `apply`, in order. Calls
+    /// Opens the file, creates it if it does not exist, and passes each of its records to `apply`, in order. Calls
     /// `stopping` now and then, and gives up when it returns true.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Aof {
         Aof::open_on(Arc::new(SystemDisk), options, apply, stopping)
     }
 
-    /// The same on another disk: a test can make one fail.
+    /// The same on another disk: a test uses one that fails.
     pub(super) fn open_on(
         disk: Arc<dyn Disk>,
         options: Options,
@@ -182,7 +182,8 @@ impl Aof {
             disk,
             log: Mutex::new(log),
             pending: Mutex::default(),
-            // This is one byte more than is synced, because it is unknown how much of the file is on disk.
+            // The history begins one byte ahead of `synced`, so that the first sync is not skipped: it is unknown how
+            // much of the file is on disk.
             appended: AtomicU64::new(1),
             written: AtomicU64::new(1),
             synced: AtomicU64::new(0),
@@ -263,7 +264,7 @@ impl<'f> Reader<'f> {
             return Ok(if self.is_cut_short() {
                 Next::TornTail
             } else {
-                Next::Damage("no line ends here")
+                Next::Damage("the line has no end")
             });
         }
         // A line may announce more data than the file has: then no memory is taken for it.
@@ -286,7 +287,7 @@ impl<'f> Reader<'f> {
                 let room = item.value_mut();
                 let end = self.offset + length + room.len() as u64 + 2;
                 let mut line_end = [0; 2];
-                self.input.read_exact(room)?;
+                self.input.read_exact(value)?;
                 self.input.read_exact(&mut line_end)?;
                 if line_end != *b"\r\n" || crc32(&item.value()) != checksum {
                     return Ok(Next::Damage("the data's checksum is wrong"));

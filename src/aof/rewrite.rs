@@ -1,6 +1,7 @@
-//! Rewriting: a new file that says what the store holds replaces the old one, which says how it came to that.
+//! Rewriting: a new file replaces the old one. The old file has every change, and the new one only the items that the
+//! store holds.
 //!
-//! The store goes on working. From the beginning of a rewrite every record is written to both files. Then
+//! The server serves clients meanwhile. From the beginning of a rewrite every record is written to both files. Then
 //! the store's shards are copied one by one. Each is locked while it is copied, and its copy is written after all
 //! records that are pending at that time. So what comes before and after a shard's copy is in order, key by key. At
 //! the end the new file is synced and renamed over the old one. All syncs are made while no lock is held. A crash at any moment leaves one good file: the old
@@ -58,8 +59,8 @@ impl Aof {
             new_file.check()?;
             Ok(new_file)
         };
-        // Memory has the changes of these records already, so they will be copied. The new file gets the records that
-        // come after them.
+        // Memory has the changes of the pending records already, so the new file gets them with the copies of the
+        // shards. It gets a record of its own for each later change.
         log.take(&self.pending);
         self.rewrite_requested.store(false, Relaxed);
         let copy = begin().inspect_err(|_| drop(fs::remove_file(&path)))?;
@@ -67,7 +68,7 @@ impl Aof {
         Ok(())
     }
 
-    /// Copies part of the store, which must be locked, into the new file.
+    /// Writes a shard's items to the new file. The shard must be locked.
     ///
     /// # Errors
     /// The rewrite must be abandoned.
@@ -88,7 +89,7 @@ impl Aof {
     /// Replaces the old file by the new one.
     ///
     /// # Errors
-    /// The rewrite must be abandoned. The old file is as good as before, or the new one is in its place and only its
+    /// The rewrite must be abandoned. Either the old file is unchanged, or the new one has replaced it and only its
     /// directory entry may not be durable.
     pub fn finish_rewrite(&self) -> io::Result<()> {
         self.sync_copy(false)?;
@@ -96,7 +97,7 @@ impl Aof {
         // old file is durable in the new one.
         self.sync_copy(true)?;
 
-        // The folder is opened now, because a failure here does no harm yet.
+        // The folder is opened before the rename, because a failure does no harm yet.
         let folder = open_folder(&self.path)?;
         let mut log = self.lock();
         log.take(&self.pending);
@@ -162,7 +163,7 @@ impl Aof {
         file.sync()
     }
 
-    /// Abandons a rewrite. The next one is not tried at once.
+    /// Abandons a rewrite. The next one begins after `RETRY_INTERVAL` at the earliest.
     pub fn abandon_rewrite(&self) {
         self.remove_new_file(&mut self.lock());
     }
@@ -170,7 +171,8 @@ impl Aof {
     pub(super) fn remove_new_file(&self, log: &mut Log) {
         log.retry_at = Instant::now() + RETRY_INTERVAL;
         self.errors.fetch_add(1, Relaxed);
-        // Without a copy, a file of this name may be another server's. The copy is removed while it is locked.
+        // If this server has no new file, a file of this name may be another server's. The new file is removed while
+        // it is still locked.
         if let Some(new_file) = log.new_file.take() {
             let _ = fs::remove_file(rewrite_path(&self.path));
             drop(new_file);
@@ -178,12 +180,12 @@ impl Aof {
     }
 }
 
-/// Where the new file is made: beside the old one, because a file can be renamed only within a file system.
+/// The path of the new file. It is beside the old one, because a file can be renamed only within a file system.
 pub fn rewrite_path(path: &Path) -> PathBuf {
     path_beside(path, ".rewrite")
 }
 
-/// The path of another file in the same folder, whose name has this suffix.
+/// The path of another file in the same folder: this path with a suffix.
 pub fn path_beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

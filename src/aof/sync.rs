@@ -1,7 +1,7 @@
-//! Syncing: one sync for all threads that wait for one.
+//! Syncing: threads that wait for a sync share it.
 //!
-//! A sync takes as long for one record as for fifty. So with `--fsync always` threads share it: a thread that
-//! finds no sync running syncs everything that has been appended; threads that come meanwhile wait, and share
+//! A sync takes as long for one record as for fifty. So with `--fsync always` threads share it. A thread that
+//! finds no sync running syncs everything that has been appended. Threads that come meanwhile wait, and share
 //! the next sync.
 
 use std::io;
@@ -14,7 +14,7 @@ use super::log::{FileState, lock};
 use super::{Aof, YIELDS, unix_time};
 
 impl Aof {
-    /// Syncs everything that has been appended before this call, unless that is done. Other threads go on appending
+    /// Syncs everything that was appended before this call, unless it is synced already. Other threads may append
     /// meanwhile.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl Aof {
                 drop(syncing);
                 thread::yield_now();
             } else {
-                // The disk is slow. Now sleeping is cheaper.
+                // The disk is slow, so sleeping is cheaper than yielding on.
                 let woken = self.has_synced.wait(syncing);
                 drop(woken.unwrap_or_else(PoisonError::into_inner));
             }
@@ -101,7 +101,7 @@ impl Aof {
             drop(log);
             self.errors.fetch_add(1, Relaxed);
             self.print(format_args!(
-                "cannot sync ({error}); changes are refused until it is rewritten"
+                "cannot sync ({error}); changes are refused until the file is rewritten"
             ));
         }
         outcome

@@ -1,4 +1,4 @@
-//! The log by itself: what is pending, what is written, and a disk that fails.
+//! Tests of the log without a store: pending and written records, and a disk that fails.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -10,14 +10,14 @@ use std::sync::Barrier;
 use super::*;
 use crate::item::{Expiry, Item};
 
-/// A disk that records the calls, and fails those that it is told to fail.
+/// A disk that records the calls, and fails those that the test chose.
 #[derive(Debug, Default)]
 struct FaultyDisk {
     calls: Mutex<Vec<String>>,
     /// How the calls that fail begin, and which of them fail: 0 is the next one.
     fault: Mutex<(&'static str, Range<usize>)>,
-    /// Where the next sync meets the test, twice: at its beginning and before its end.
-    meeting: Mutex<Option<Arc<Barrier>>>,
+    /// The next sync waits here for the test, twice: at its beginning and before its end.
+    sync_barrier: Mutex<Option<Arc<Barrier>>>,
 }
 
 impl FaultyDisk {
@@ -26,12 +26,12 @@ impl FaultyDisk {
         *lock(&self.fault) = (what, numbers);
     }
 
-    /// The calls since the last time it was asked.
-    fn calls(&self) -> Vec<String> {
+    /// Returns the calls since it was last called.
+    fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.calls))
     }
 
-    /// Records a call. Returns an error if it is one that fails.
+    /// Records a call. Returns an error if this call must fail.
     fn call(&self, call: String) -> io::Result<()> {
         let (what, numbers) = &mut *lock(&self.fault);
         let matches = call.starts_with(*what);
@@ -52,7 +52,7 @@ impl FaultyDisk {
 fn name(file: &File) -> String {
     use std::os::fd::AsRawFd;
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let path = std::fs::read_link(link).expect("the system tells it");
+    let path = std::fs::read_link(link).expect("the file is open");
     let name = path.file_name().expect("a file has a name");
     name.to_string_lossy().into_owned()
 }
@@ -74,10 +74,10 @@ impl Disk for FaultyDisk {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         let outcome = self.call(format!("sync {}", name(file)));
-        let meeting = lock(&self.meeting).take();
-        if let Some(meeting) = meeting {
-            meeting.wait();
-            meeting.wait();
+        let barrier = lock(&self.sync_barrier).take();
+        if let Some(barrier) = barrier {
+            barrier.wait();
+            barrier.wait();
         }
         outcome
     }
@@ -92,12 +92,12 @@ impl Disk for FaultyDisk {
     }
 }
 
-/// A record that can be told from others by its number.
+/// A record with a number.
 fn record(number: u32) -> Record<'static> {
     Record::FlushAt(START + number)
 }
 
-/// The log holds dates, and no seconds from now on.
+/// The time of record 0. The log has dates only, because a number of seconds would depend on the time of the replay.
 const START: u32 = 1_800_000_000;
 
 /// A log in a folder of its own.
@@ -141,7 +141,7 @@ impl Sample {
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let disk = Arc::new(FaultyDisk::default());
         let (aof, _) = open(&disk, options(&folder, fsync));
-        disk.calls();
+        disk.take_calls();
         Sample { aof, disk, folder }
     }
 
@@ -155,12 +155,12 @@ impl Sample {
         self.aof.before_answers().is_ok()
     }
 
-    /// Whether both succeed: then the change is acknowledged.
+    /// Makes a change. Returns whether it is acknowledged.
     fn change(&self, number: u32) -> bool {
         self.aof.before_change().is_ok() && self.append(number) && self.flush()
     }
 
-    /// Rewrites the file: it gets records with these numbers.
+    /// Rewrites the file. The store's items are records with these numbers.
     fn rewrite(&self, numbers: &[u32]) -> io::Result<()> {
         let rewrite = || {
             self.aof.begin_rewrite(|| 1)?;
@@ -219,7 +219,7 @@ fn records_that_could_not_be_written_wait_in_order_and_appending_is_refused() {
         let sample = Sample::new(&format!("stuck-{fsync}"), fsync);
         assert!(sample.append(1) && sample.flush());
         sample.disk.fail("write", 0..usize::MAX);
-        // Nobody can know yet.
+        // No write has failed yet.
         assert!(sample.append(2) && sample.append(3));
         assert!(!sample.flush() && !sample.flush());
         assert!(!sample.append(4) && !sample.flush());
@@ -233,7 +233,7 @@ fn records_that_could_not_be_written_wait_in_order_and_appending_is_refused() {
 #[test]
 fn a_rewrite_writes_a_copy_after_the_pending_records_and_before_later_ones() {
     let sample = Sample::new("pending-rewrite", Fsync::Never);
-    assert!(sample.append(1), "which is part of what is copied");
+    assert!(sample.append(1), "the copy has this change");
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
     assert!(sample.append(2));
     sample
@@ -241,7 +241,7 @@ fn a_rewrite_writes_a_copy_after_the_pending_records_and_before_later_ones() {
         .copy_to_new_file([record(3)].into_iter())
         .expect("it can be copied");
     assert!(sample.append(4) && sample.flush());
-    assert_eq!(sample.numbers(), [1, 2, 4], "the old file has all as well");
+    assert_eq!(sample.numbers(), [1, 2, 4], "the old file has all changes");
     assert!(sample.append(5));
     sample.aof.finish_rewrite().expect("it can be finished");
     assert!(sample.append(6) && sample.flush());
@@ -251,7 +251,7 @@ fn a_rewrite_writes_a_copy_after_the_pending_records_and_before_later_ones() {
 #[test]
 fn a_rewrite_replaces_records_that_could_not_be_written() {
     let sample = Sample::new("stuck-rewrite", Fsync::Always);
-    // Also not in the middle of the rewrite.
+    // A write to the old file fails before the rewrite, and another during it.
     sample.disk.fail("write aof", 0..1);
     assert!(sample.append(1) && !sample.flush());
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
@@ -290,13 +290,13 @@ fn after_a_failed_sync_changes_are_refused_until_a_rewrite() {
         if fsync == Fsync::Always {
             assert!(!sample.flush(), "the change is not acknowledged");
         }
-        assert!(sample.aof.maintain(), "a small file is to be rewritten too");
-        // The disk works again. But a later sync says nothing about what the first one was to make durable.
+        assert!(sample.aof.maintain(), "a small file is rewritten too");
+        // The disk works again. But a later sync does not prove that the records of the first one are durable.
         assert!(sample.aof.before_change().is_err() && !sample.append(2));
         assert!(sample.aof.sync().is_err());
-        assert_eq!(sample.disk.calls(), ["write aof", "sync aof"]);
+        assert_eq!(sample.disk.take_calls(), ["write aof", "sync aof"]);
         sample.rewrite(&[1]).expect("a new file can be made");
-        assert!(!sample.aof.maintain(), "once is enough");
+        assert!(!sample.aof.maintain(), "one rewrite is enough");
         assert!(sample.change(2));
         assert_eq!(sample.numbers(), [1, 2]);
     }
@@ -336,10 +336,10 @@ fn a_new_file_is_written_and_then_its_directory_entry_is_made_durable() {
     let sample = Sample::new("new", Fsync::Never);
     std::fs::remove_file(sample.folder.join("aof")).expect("it is there");
     drop(open(&sample.disk, options(&sample.folder, Fsync::Never)));
-    assert_eq!(sample.disk.calls(), ["write aof", "sync folder"]);
-    // This one is there already.
+    assert_eq!(sample.disk.take_calls(), ["write aof", "sync folder"]);
+    // The file exists now, so nothing is written.
     drop(open(&sample.disk, options(&sample.folder, Fsync::Never)));
-    assert!(sample.disk.calls().is_empty());
+    assert!(sample.disk.take_calls().is_empty());
 }
 
 #[test]
@@ -351,29 +351,29 @@ fn a_repair_makes_the_damaged_part_durable_elsewhere_before_it_truncates_the_fil
     let file = file.as_mut().expect("it is there");
     file.write_all(b"damage\r\n").expect("it can be written");
     let _ = sample.aof.lock().writer.get_ref().unlock();
-    disk.calls();
+    disk.take_calls();
     let repair = Options {
         repair: true,
         ..options(folder, Fsync::Never)
     };
     let (_, found) = open(disk, repair);
     assert_eq!(found, [1]);
-    let mut calls = disk.calls();
+    let mut calls = disk.take_calls();
     assert!(calls[0].starts_with("sync aof.damaged-"), "{calls:?}");
     calls.remove(0);
     assert_eq!(calls, ["sync folder", "truncate aof", "sync aof"]);
 }
 
-/// Holds a sync that fails, lets `meanwhile` happen, and returns when the sync has ended.
+/// Starts a sync that fails, calls `meanwhile` while the sync waits, and returns when it has ended.
 fn while_a_sync_fails(sample: &Sample, meanwhile: impl FnOnce()) {
-    let meeting = Arc::new(Barrier::new(2));
-    *lock(&sample.disk.meeting) = Some(Arc::clone(&meeting));
+    let barrier = Arc::new(Barrier::new(2));
+    *lock(&sample.disk.sync_barrier) = Some(Arc::clone(&barrier));
     sample.disk.fail("sync", 0..1);
     std::thread::scope(|scope| {
         let syncing = scope.spawn(|| sample.aof.sync());
-        meeting.wait();
+        barrier.wait();
         meanwhile();
-        meeting.wait();
+        barrier.wait();
         let outcome = syncing.join().expect("it does not panic");
         outcome.expect_err("the sync fails");
     });
@@ -383,7 +383,7 @@ fn while_a_sync_fails(sample: &Sample, meanwhile: impl FnOnce()) {
 fn changes_and_stats_do_not_wait_for_the_sync_of_every_second() {
     let sample = Sample::new("waiting", Fsync::EverySecond);
     while_a_sync_fails(&sample, || {
-        assert!(sample.change(1), "changes and answers go on");
+        assert!(sample.change(1), "it does not wait for the sync");
         assert_eq!(sample.numbers(), [1]);
         sample.aof.describe();
     });
@@ -411,7 +411,7 @@ fn a_rewrite_syncs_the_new_file_then_renames_it_then_syncs_the_folder() {
     assert!(sample.append(2));
     sample.aof.finish_rewrite().expect("it can be finished");
     assert_eq!(
-        sample.disk.calls(),
+        sample.disk.take_calls(),
         [
             "sync aof.rewrite",
             "sync aof.rewrite",
@@ -500,20 +500,20 @@ fn a_crash_at_any_moment_of_a_rewrite_leaves_one_good_file() {
     let mut crash = 0;
     loop {
         let sample = Sample::new("crash", Fsync::Always);
-        // After a crash nothing that the log asks for happens.
+        // A crash: from one call on, all calls fail.
         sample.disk.fail("", crash..usize::MAX);
         let (has, acknowledged) = changes_and_a_rewrite(&sample);
-        let calls = sample.disk.calls();
+        let calls = sample.disk.take_calls();
         let Sample { aof, disk, folder } = &sample;
-        // The operating system closes the file of a server that was killed.
+        // When a server is killed, the operating system closes its file.
         let _ = aof.lock().writer.get_ref().unlock();
         disk.fail("", 0..0);
         let (_, found) = open(disk, options(folder, Fsync::Always));
-        let told = format!("{calls:?}, the first {crash} succeed: {found:?}");
-        assert!(acknowledged.iter().all(|n| found.contains(n)), "{told}");
-        assert!(found.iter().all(|n| has.contains(n)), "{told}");
+        let message = format!("{calls:?}, the first {crash} succeed: {found:?}");
+        assert!(acknowledged.iter().all(|n| found.contains(n)), "{message}");
+        assert!(found.iter().all(|n| has.contains(n)), "{message}");
         if calls.len() <= crash {
-            assert_eq!(acknowledged, [1, 2, 3, 5], "without a crash all is well");
+            assert_eq!(acknowledged, [1, 2, 3, 5], "there was no crash");
             return;
         }
         crash += 1;
@@ -521,16 +521,16 @@ fn a_crash_at_any_moment_of_a_rewrite_leaves_one_good_file() {
 }
 
 #[test]
-fn after_any_one_fault_changes_are_recorded_again_and_none_is_lost() {
+fn after_any_single_fault_changes_are_recorded_again_and_none_is_lost() {
     let mut fault = 0;
     loop {
         let sample = Sample::new("fault", Fsync::Always);
         sample.disk.fail("", fault..fault + 1);
         let (mut has, _) = changes_and_a_rewrite(&sample);
         sample.disk.fail("", 0..0);
-        let calls = sample.disk.calls();
+        let calls = sample.disk.take_calls();
         if !sample.change(8) {
-            // The keeper of the log rewrites it, if it is not too early to try again.
+            // The log keeper rewrites the file. It need not wait for the next try here.
             sample.aof.lock().retry_at = Instant::now();
             assert!(sample.aof.maintain(), "{calls:?}, {fault} fails");
             sample.rewrite(&has).expect("the disk works again");
@@ -557,25 +557,25 @@ fn part_of_a_record_that_a_failed_write_left_is_truncated_before_the_next_write(
     let whole = sample.size();
     sample.disk.fail("write", 0..1);
     assert!(!sample.change(2));
-    assert_eq!(sample.size(), whole, "it is truncated at once");
-    sample.disk.calls();
+    assert_eq!(sample.size(), whole, "the file is truncated at once");
+    sample.disk.take_calls();
     assert!(sample.change(3));
     // The record that could not be written, and the new one. Nothing is left to truncate.
-    assert_eq!(sample.disk.calls(), ["write aof", "write aof"]);
+    assert_eq!(sample.disk.take_calls(), ["write aof", "write aof"]);
 
-    // If it cannot be truncated at once, that is done before the next write.
+    // If the file cannot be truncated at once, it is truncated before the next write.
     let whole = sample.size();
-    sample.disk.calls();
+    sample.disk.take_calls();
     sample.disk.fail("", 0..2);
     assert!(!sample.change(4));
     assert!(sample.size() > whole);
     assert!(sample.change(5));
     let calls = ["write aof", "truncate aof", "truncate aof", "write aof"];
-    assert_eq!(sample.disk.calls()[..4], calls);
+    assert_eq!(sample.disk.take_calls()[..4], calls);
     assert_eq!(sample.numbers(), [1, 2, 3, 4, 5]);
 }
 
-/// Lets the file grow until it is to be rewritten. That must be when it reaches this size, and no earlier.
+/// Lets the file grow until it must be rewritten. This must happen when it reaches this size, and no earlier.
 #[track_caller]
 fn check_rewritten_at(sample: &Sample, size: u64) {
     let mut before = 0;
@@ -585,7 +585,7 @@ fn check_rewritten_at(sample: &Sample, size: u64) {
         assert!(sample.change(1));
     }
     let now = sample.size();
-    assert!(before < size && now >= size, "at {now}, not at {before}");
+    assert!(before < size && now >= size, "at {now}, and not at {before}");
 }
 
 #[test]
@@ -597,7 +597,7 @@ fn a_file_is_rewritten_when_it_is_large_and_twice_as_large_as_after_the_last_rew
     let size = sample.size();
     assert!(size > 2000, "{size}");
     check_rewritten_at(&sample, 2 * size);
-    // What a replay found to be alive counts as well.
+    // After a replay, the size is that of the items that are alive.
     sample.aof.set_base(4000);
     check_rewritten_at(&sample, 8000);
     sample.rewrite(&[1]).expect("it can be rewritten");
@@ -616,12 +616,12 @@ fn a_rewrite_that_failed_is_not_tried_again_at_once() {
 }
 
 #[test]
-fn a_sync_that_fails_after_the_end_does_not_open_the_log_again() {
+fn a_sync_that_fails_after_the_log_was_closed_does_not_reopen_it() {
     let sample = Sample::new("closed-meanwhile", Fsync::Never);
     while_a_sync_fails(&sample, || sample.aof.close());
     sample
         .rewrite(&[1])
-        .expect_err("the file may be another server's");
+        .expect_err("another server may have opened the file");
     assert!(!sample.change(2));
 }
 
@@ -630,7 +630,7 @@ fn after_closing_the_log_appending_is_refused() {
     let sample = Sample::new("closed", Fsync::EverySecond);
     assert!(sample.append(1));
     sample.aof.close();
-    assert!(sample.flush(), "it was flushed at the end");
+    assert!(sample.flush(), "closing has flushed the record");
     assert!(!sample.append(2));
     assert_eq!(sample.numbers(), [1]);
 }
