@@ -585,7 +585,10 @@ fn check_rewritten_at(sample: &Sample, size: u64) {
         assert!(sample.change(1));
     }
     let now = sample.size();
-    assert!(before < size && now >= size, "at {now}, and not at {before}");
+    assert!(
+        before < size && now >= size,
+        "at {now}, and not at {before}"
+    );
 }
 
 #[test]

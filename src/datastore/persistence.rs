@@ -1,4 +1,4 @@
-//! The store and its append-only file: every change is recorded before it is made, and made again when
+//! The store and its append-only file: every change is recorded before it is made, and is made again when
 //! the file is replayed.
 
 use std::io;
@@ -32,8 +32,8 @@ const RECORD_LINE: usize = 48;
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Datastore {
-    /// Replays an append-only file into this store, which must be empty, and records every change in it
-    /// from now on. `stopping` is asked now and then whether to leave off.
+    /// Replays an append-only file into this store, which must be empty. From then on every change is recorded in the
+    /// file. Calls `stopping` now and then, and gives up when it returns true.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -76,7 +76,7 @@ impl Datastore {
                 self.log.iter().for_each(Aof::request_rewrite);
             }
         }
-        // A flush that came due while nobody was there takes everything, and is recorded.
+        // If a delayed flush came due while the server was down, it happens now, and is recorded.
         self.flush_if_due();
         Ok(replayed)
     }
@@ -116,7 +116,7 @@ impl Datastore {
                 *flush_at = None;
                 self.flush()
             }
-            // Looked at when everything is there that it may have to take.
+            // It happens, if it is due, when all records have been applied.
             Record::FlushAt(time) => {
                 *flush_at = Some(time);
                 Ok(())
@@ -155,7 +155,7 @@ impl Datastore {
     /// Records a change. Call this with the changed key's shard locked, before the change is made.
     ///
     /// # Errors
-    /// [`StoreError::LogFailed`]: then it must not be made.
+    /// [`StoreError::LogFailed`]: then the change must not be made.
     pub(super) fn record<'a>(&self, record: impl FnOnce() -> Record<'a>) -> Result<(), StoreError> {
         self.record_all(std::iter::once_with(record))
     }
@@ -177,7 +177,7 @@ impl Datastore {
     /// Call this before a command that may change something is executed: see [`Aof::before_change`].
     ///
     /// # Errors
-    /// [`StoreError::LogFailed`]: then it must not be executed.
+    /// [`StoreError::LogFailed`]: then the command must not be executed.
     pub fn before_change(&self) -> Result<(), StoreError> {
         let outcome = self.log.as_ref().map_or(Ok(()), Aof::before_change);
         outcome.map_err(|_| StoreError::LogFailed)
@@ -229,12 +229,12 @@ impl Datastore {
             && !stopping()
         {
             log::line(format_args!(
-                "rustmemc: cannot rewrite the append-only file ({error}); it goes on growing"
+                "rustmemc: cannot rewrite the append-only file ({error}); the old file stays in use and grows"
             ));
         }
     }
 
-    /// Syncs the file for the last time, and lets another server have it.
+    /// Syncs the file for the last time, and lets another server open it.
     pub fn close_log(&self) {
         let Some(log) = &self.log else { return };
         if !log.is_in_place()
@@ -247,7 +247,7 @@ impl Datastore {
         log.close();
     }
 
-    /// What `stats` tells about the file.
+    /// The names and values of the file in `stats`.
     pub fn describe_log(&self) -> Vec<(String, String)> {
         self.log.as_ref().map_or_else(Vec::new, Aof::describe)
     }
@@ -258,7 +258,7 @@ impl Datastore {
             log.begin_rewrite(|| self.last_cas.load(Relaxed))?;
             for (number, shard) in self.shards.iter().enumerate() {
                 if stopping() {
-                    return Err(io::Error::other("the server stops"));
+                    return Err(io::Error::other("the server is stopping"));
                 }
                 // The old file is synced every second as before: this may take long.
                 log.sync_if_due();
