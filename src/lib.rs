@@ -1,11 +1,10 @@
 //! rustmemc: a memcached server in plain, synchronous, readable Rust.
 //!
-//! It exists to be run (`make run`, then any memcached client) and to be read. This page is where the
-//! reading starts.
+//! It is made to be run (`make run`, then any memcached client) and to be read. Start reading on this page.
 //!
 //! # A server in your program
 //!
-//! A test of a program that uses memcached can have a server of its own:
+//! If your program uses memcached, its tests can start a server of their own:
 //!
 //! ```
 //! use std::io::{BufRead, BufReader, Write};
@@ -30,7 +29,7 @@
 //!
 //! # The map
 //!
-//! Five parts, which keep the names that they had in the small Go program that this one succeeds:
+//! The first five parts have almost the same names as in the small Go program that came before this one:
 //!
 //! | here                | there                   | what it does                                             |
 //! |---------------------|-------------------------|----------------------------------------------------------|
@@ -40,15 +39,15 @@
 //! | [`datastore`]       | `datastore_handler`     | the items: table, limits, time, eviction                 |
 //! | [`serialization`]   | `serialization_handler` | a response -> bytes                                      |
 //! | [`aof`]             |                         | the append-only file: records, replay, rewrite           |
-//! | [`item`], [`memory`] |                        | what a key holds; the memory that all items are made of  |
+//! | [`item`], [`memory`] |                        | what a key holds; the memory of all items, and its limit |
 //!
-//! Beside them: [`config`] (the flags), [`clients`] (who is connected), [`stopper`] (how the server is told to
-//! stop), [`stats`] (counters), [`memory`] (what is allocated, and its limit), [`trace`] (`-v` and `-vv`: the
-//! conversation on standard error, explained), [`log`] (other lines for the operator).
+//! The others are: [`config`] (the flags), [`clients`] (the connected clients), [`stopper`] (how the server is asked to
+//! stop), [`stats`] (counters), [`trace`] (`-v` and `-vv`: the conversation on standard error, explained), [`log`]
+//! (other lines for the operator).
 //!
-//! Imports run one way: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`. (`aof`
-//! reads the file with the parser of `protocol`.) Everybody may know `item`; `serialization` knows that and `protocol`.
-//! There is no circle, neither of folders nor of files.
+//! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
+//! (`aof` reads the file with the parser of `protocol`.) Every part may use `item`; `serialization` uses only `item`
+//! and `protocol`. There is no circle, neither of folders nor of files.
 //!
 //! # The way of one `set`
 //!
@@ -57,120 +56,123 @@
 //! hello\r\n
 //! ```
 //!
-//! 1. `connection/server.rs` has accepted the client, taken a [permit](clients::Permit) for it, and handed
-//!    it to a worker of the pool: the worker stays with it for its life.
-//! 2. `connection/conversation.rs` reads one line, which is bounded. [`protocol::parse`] turns it into a
-//!    request that borrows the key from that line, and says that 5 bytes of data follow.
-//! 3. [`command::reserve`] makes room for an [`Item`](item::Item) of that size, by evicting others if need be; the data is
-//!    read straight into it.
-//! 4. [`command::execute`] takes the [`KeyGuard`](datastore::guard::KeyGuard) of the key, which is the write lock of the
-//!    shard that the key belongs to, looks at what is there if the command's condition asks for it, and
-//!    stores: the guard first appends a [`Record`](aof::record::Record) to those that are on their way to
-//!    the append-only file, then copies the item to the end of a segment, and notes in the index where it is. (If the old
-//!    item is as long, the new one is copied over it.)
-//! 5. It answers with a response. `serialization` turns that into `STORED\r\n` in the connection's
-//!    buffer.
-//! 6. When the client has sent nothing more, the records are written to the file, and then the answers
-//!    leave in one write (`connection/wire.rs`).
+//! 1. `connection/server.rs` has accepted the client, taken a [permit](clients::Permit) for it, and handed it to a
+//!    worker of the pool. The worker serves this client until the connection is closed.
+//! 2. `connection/conversation.rs` reads one line, whose length is limited. [`protocol::parse`] turns it into a
+//!    [`Request`](protocol::Request), which borrows the key from the line. 5 bytes of data follow.
+//! 3. [`command::reserve`] reserves memory for an [`Item`](item::Item) of that size, and evicts other items if memory
+//!    is short. The data is read straight into the item.
+//! 4. [`command::execute`] locks the key: a [`KeyGuard`](datastore::guard::KeyGuard) holds the write lock of the key's
+//!    shard. If the command has a condition, it is checked against the old item.
+//! 5. The guard first appends a [`Record`](aof::record::Record) to the pending records of the append-only file. Then it
+//!    copies the item to the end of a segment, and its place to the index. (If the old item has the same length, the
+//!    new one is copied over it.)
+//! 6. The answer is a [`Response`](serialization::Response). `serialization` writes it as `STORED\r\n` to the
+//!    connection's buffer.
+//! 7. When no more input of the client is here, the pending records are written to the file, and then the answers are
+//!    sent in one write (`connection/wire.rs`).
 //!
 //! # The way of an expiry
 //!
 //! The item of that `set` expires after 60 seconds, whether somebody asks for it or not.
 //!
-//! 1. `protocol/expiry.rs` has read `60` as a span, [`Exptime`](protocol::Exptime). `datastore/reserve.rs` makes a point
-//!    in time of it, by the store's clock (`datastore/clock.rs`): the item and its record in the log have that
-//!    [`Expiry`](item::Expiry), so a restart does not begin the 60 seconds again.
-//! 2. The item's head has the expiry (`datastore/head.rs`). The segment and the shard note the earliest one of their items
-//!    (`datastore/segment.rs`, `datastore/shard.rs`).
+//! 1. `protocol/expiry.rs` has parsed `60` as a number of seconds from now, an [`Exptime`](protocol::Exptime).
+//!    `datastore/reserve.rs` turns it into a point in time, by the store's clock (`datastore/clock.rs`). The item and
+//!    its record in the log have that [`Expiry`](item::Expiry), so a restart does not begin the 60 seconds again.
+//! 2. The item's head holds the expiry (`datastore/head.rs`). The segment and the shard hold the earliest expiry of
+//!    their items (`datastore/segment.rs`, `datastore/shard.rs`).
 //! 3. At that second the item is no longer found: [`Datastore::get`](datastore::Datastore::get) and the
 //!    [`KeyGuard`](datastore::guard::KeyGuard) compare the expiry with the clock. It still takes memory.
-//! 4. Every second a thread of `connection/server.rs` sweeps (`datastore/eviction.rs`). It visits the shards whose earliest
-//!    expiry has passed, and locks a shard for one segment at a time.
-//! 5. `datastore/shard/reclaim.rs` removes the expired items of a segment from the index. Their bytes are dead. A segment
-//!    in which nothing is alive is given back at once; if a shard has too many dead bytes, its dirtiest segment is
-//!    compacted.
+//! 4. Every second a thread of `connection/server.rs` sweeps (`datastore/eviction.rs`). It visits the shards whose
+//!    earliest expiry has passed, and locks a shard for one segment at a time.
+//! 5. `datastore/shard/reclaim.rs` removes the expired items of a segment from the index. Their bytes are dead. A
+//!    segment in which nothing is alive is given back at once; if a shard has too many dead bytes, its dirtiest segment
+//!    is compacted.
 //! 6. Nothing is recorded: the expiry is in the item's own record, and a replay sweeps when it has read all records
 //!    (`datastore/persistence.rs`).
 //!
 //! # The way of an eviction
 //!
-//! 1. A `set` announces more than is free within `-m`: `datastore/reserve.rs` finds that memory is short, before it
-//!    allocates anything, while it holds no lock. (With `-M` it compacts, and if that is not enough, refuses.)
-//! 2. `datastore/eviction.rs` lets one thread evict at a time. It looks for the shard with the oldest segment, and locks it.
-//!    If items have expired there, it removes those, and evicts nothing.
+//! 1. A `set` announces a value for which too little is free within `-m`. `datastore/reserve.rs` finds that memory is
+//!    short, before it allocates anything, while it holds no lock. (With `-M` it compacts, and refuses the `set` if
+//!    that is not enough.)
+//! 2. `datastore/eviction.rs` lets one thread evict at a time. It looks for the shard with the oldest segment, and
+//!    locks it. If items have expired there, it removes those, and evicts nothing.
 //! 3. The victim is the segment at the front of the shard's probation queue, or at times of its main queue
 //!    (`datastore/shard/reclaim.rs`). Its items that were read since they were queued stay; the others are evicted.
 //! 4. Each evicted key gets a record in the log, before it is evicted. Otherwise a restart would bring it back.
-//! 5. The items that stay are appended to the end of the main queue. The index forgets the others, and the segment is given
-//!    back whole, to the pool in `memory.rs`.
-//! 6. This is repeated until what is used is within `-m`, or until there is enough room for this `set`. Then `set` goes on
-//!    with its data block. If eviction cannot free enough, because clients that read slowly or send slowly hold the memory,
-//!    the answer is `SERVER_ERROR out of memory storing object`.
+//! 5. The items that stay are appended to the end of the main queue. The index forgets the others, and the segment is
+//!    given back whole, to the pool in `memory.rs`.
+//! 6. This is repeated until the used memory is within `-m`, or until enough is freed for this `set`. Then the data
+//!    block of the `set` is read. If eviction cannot free enough, because clients that read slowly or send slowly hold
+//!    the memory, the answer is `SERVER_ERROR out of memory storing object`.
 //!
 //! # The way of a stop
 //!
-//! 1. A signal (`main.rs`), the command `shutdown` (`command/admin.rs`) or [`Running::stop`] calls [`Stopper::stop`]. That
-//!    sets a flag, and wakes the threads that wait for it. From now on no client's next command is begun
-//!    (`connection/conversation.rs`). A server that still replays its log gives up the replay.
-//! 2. The sweeper wakes, and its server is dropped: the end is `Drop for Server` in `connection/server.rs`. It connects to
-//!    its own addresses, so that the acceptors wake, see the flag, and end.
-//! 3. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command finds the end of its input.
-//!    A worker that executes one finishes it, and sends its answer. A client that does not read its answers for 1.5 seconds
-//!    is cut off.
-//! 4. The log writes what is pending, syncs (unless `--fsync never`), and lets go of the file's lock (`aof/mod.rs`). A
+//! 1. A signal (`main.rs`), the command `shutdown` (`command/admin.rs`) or [`Running::stop`] calls [`Stopper::stop`].
+//!    That sets a flag, and wakes the threads that wait for it. From now on no new command is executed
+//!    (`connection/conversation.rs`). A server that still replays its log stops the replay.
+//! 2. The sweeper wakes, and drops the server. All that follows is in `Drop for Server`, in `connection/server.rs`. The
+//!    server connects to its own addresses, so that the acceptors wake, see the flag, and end.
+//! 3. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command reads the end of its
+//!    input. A worker that executes one finishes it, and sends its answer. If a client does not read its answers for
+//!    1.5 seconds, its connection is closed.
+//! 4. The log writes the pending records, syncs (unless `--fsync never`), and unlocks the file (`aof/mod.rs`). A
 //!    rewrite is abandoned: the old file is whole.
-//! 5. It waits for the acceptors, the dispatcher, the busy workers and the log keeper, but not for ever: a thread that waits
-//!    for the disk must not hold up the end.
+//! 5. The server waits for the acceptors, the dispatcher, the busy workers and the log keeper, but only for a limited
+//!    time: a thread that waits for the disk must not delay the end.
 //! 6. [`Running::wait`] returns, and `main` returns the exit code 0.
 //!
 //! # Adding a command
 //!
-//! Begin with the first step, and let the compiler and `make test` name the others. Only the steps marked with * are asked
-//! for by nobody.
+//! Begin with the first step. The compiler and `make test` then name the other steps, except those that are marked with
+//! *.
 //!
-//! 1. The verb: [`protocol::VERBS`]. From now on tests ask for it in the parser, in README.md and in a conversation.
-//! 2. What it asks for: a variant of [`Request`](protocol::Request), in `protocol/request.rs`. Now the compiler names each
-//!    `match` of `command/mod.rs`: [`command::may_change`] (say yes if it may change anything, or its answers leave before
-//!    its records), [`command::reserve`] (if it brings a data block), [`command::execute`].
-//! 3. Its grammar: a function of `protocol/classic.rs` or `protocol/meta.rs`, called by `parse_verb` in `protocol/mod.rs`.
-//!    Decide what becomes of too few words, of more words, of a key that is too long, and of `noreply`.*
+//! 1. The verb: [`protocol::VERBS`]. From now on tests require it in the parser, in README.md and in a conversation.
+//! 2. The request: a variant of [`Request`](protocol::Request), in `protocol/request.rs`. Now the compiler names each
+//!    `match` of `command/mod.rs`: [`command::may_change`] (return true if it may change anything: otherwise its
+//!    answers are sent before its records are written), [`command::reserve`] (if it has a data block),
+//!    [`command::execute`].
+//! 3. Its grammar: a function of `protocol/classic.rs` or `protocol/meta.rs`, called by `parse_verb` in
+//!    `protocol/mod.rs`. Decide what happens with too few words, with too many, with a key that is too long, and with
+//!    `noreply`.*
 //! 4. What it does: a function in a file of `command/`, called by [`command::execute`].
-//! 5. Its answer: a variant of [`Response`](serialization::Response), if there is none like it. Its line is asked for by
-//!    the compiler, and a reason for `-vv` goes into `Response::reason`.*
-//! 6. What it counts: a [`Counter`](stats::Counter) of its own, which `stats` then shows, or one that is there.*
-//! 7. A kind of change that is new to the store: a [`Record`](aof::record::Record), so that it can be replayed. The compiler
-//!    names where it is written and where it is applied, but not where it is read (`aof/record.rs`).* A command that only
-//!    puts, touches or removes items needs none.
-//! 8. A conversation: a section in a file of `tests/conversations`, a new file or an old one. Show its errors too.* A
-//!    command that memcached does not have is marked `(ours alone)`, and README.md says so.*
+//! 5. Its answer: a variant of [`Response`](serialization::Response), if none of the others fits. The compiler asks for
+//!    its line. Add a reason for `-vv` in `Response::reason`.*
+//! 6. What it counts: a new [`Counter`](stats::Counter), which `stats` then shows, or an existing one.*
+//! 7. A new kind of change to the store: a [`Record`](aof::record::Record), so that it can be replayed. The compiler
+//!    names where it is written and where it is applied, but not where it is parsed (`aof/record.rs`).* A command that
+//!    only puts, touches or removes items needs no new record.
+//! 8. A conversation: a section in a new or an old file of `tests/conversations`. Show its errors too.* A
+//!    command that memcached does not have is marked `(ours alone)`, and README.md mentions that.*
 //! 9. The table of commands in README.md.
 //! 10. The random tests: `tests/histories.rs` if it changes items, and `tests/differential.rs` if memcached has it.*
 //!
 //! # Invariants
 //!
-//! Each stands beside the code that keeps it:
+//! Each invariant is explained beside the code that keeps it:
 //!
-//! 1. **No answer before its record.** A change's record is with the operating system before a byte of its
-//!    answer leaves, and with `--fsync always` on disk. If it cannot be written, the answer does not leave and the
-//!    connection ends ([`aof`], `connection/wire.rs`).
-//! 2. **The order of the log is the order of the store, key by key.** A record is appended while its
-//!    key's shard is locked; lock order: shard, then file, then pending records; never two shards except all
-//!    in ascending order ([`datastore::guard::KeyGuard`], [`aof`], [`datastore`]).
-//! 3. **The log replays to the very state that memory held.** Records say what holds afterwards, evictions
-//!    and flushes included ([`aof::record`]).
-//! 4. **No lock across the network.** Nothing reads from or writes to a socket while it holds a lock of
-//!    the store: a small value is copied while the lock is held, a large one is shared ([`datastore`]).
-//! 5. **What a client sends never sizes an allocation by itself.** Lengths are checked first, a refused
-//!    block is swallowed in pieces, a line is bounded (`connection/wire.rs`, [`command::reserve`]).
-//! 6. **Memory is counted as it really is, and stays within `-m`**: memory is reserved before it is taken
-//!    (`datastore/reserve.rs`), and each piece is counted by the value that holds it ([`memory`]).
-//! 7. **A broken request costs its own answer and nothing else.** The next command on that connection
-//!    is understood ([`protocol::Parsed::data_length`]); only a line without end and a browser's are hung up
-//!    on, and data whose length cannot be read is read as commands.
-//! 8. **A panic in one worker is that client's problem alone.** No lock that it poisons reaches another
-//!    ([`datastore`], [`clients`]), its worker survives (`connection/server.rs`), and there is none to
-//!    see: nothing that a client, a file or the system can influence is unwrapped.
-//! 9. **Nobody waits for an answer that lies in a buffer** (`connection/wire.rs`).
+//! 1. **A change is recorded before it is answered.** Before any byte of the answer is sent, the operating system has
+//!    the change's record, and with `--fsync always` it is on disk. If the record cannot be written, the answer is not
+//!    sent and the connection is closed ([`aof`], `connection/wire.rs`).
+//! 2. **The order of the log is the order of the store, key by key.** A record is appended while its key's shard is
+//!    locked. Lock order: shard, then file, then pending records. A thread locks one shard at a time, or all of them in
+//!    ascending order ([`datastore::guard::KeyGuard`], [`aof`], [`datastore`]).
+//! 3. **A replay of the log restores exactly the state that memory held.** A record holds the result of a change, and
+//!    evictions and flushes have records too ([`aof::record`]).
+//! 4. **No lock is held during network input or output.** No thread reads from a socket or writes to one while it holds
+//!    a lock of the store: a small value is copied under the lock, and a large one is shared ([`datastore`]).
+//! 5. **A client alone never decides the size of an allocation.** Lengths are checked first, a refused data block is
+//!    skipped in pieces, and a line has a maximal length (`connection/wire.rs`, [`command::reserve`]).
+//! 6. **All memory of items is counted, and stays within `-m`.** Memory is reserved before it is allocated
+//!    (`datastore/reserve.rs`), and each piece is counted by the value that owns it ([`memory`]).
+//! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]).
+//!    There are two exceptions: a line that is too long and an HTTP request close the connection. If the length of a
+//!    data block cannot be parsed, the block is read as commands.
+//! 8. **A panic in one worker affects only its own client.** A lock that it poisons still works ([`datastore`],
+//!    [`clients`]), and its worker survives (`connection/server.rs`). No panic is known: nothing that a client, a file
+//!    or the operating system can influence is unwrapped.
+//! 9. **No client waits for an answer that is still in a buffer** (`connection/wire.rs`).
 //! 10. **Every client that has a permit has a worker** ([`clients`], `connection/workers.rs`).
 
 #![cfg_attr(
@@ -204,8 +206,8 @@ pub use config::Config;
 pub use connection::{Running, Server, StartError};
 pub use stopper::Stopper;
 
-/// What `tests/common/memory.rs` needs to work with a store without sockets, and the verbs that the conversations must
-/// show. It is not for users of the library.
+/// For `tests/common/memory.rs`, which uses a store without sockets, and for the tests that list all verbs. It is not
+/// for users of the library.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::clients::Clients;
@@ -220,6 +222,6 @@ pub mod internals {
 /// rustmemc's own version: `-V`, and `rustmemc_version` in `stats`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The release of memcached whose protocol is spoken. `version` answers with it, because clients read
-/// from it what they may use: libmemcached refuses 0.x, others ask for at least 1.6.
+/// The release of memcached whose protocol this server implements. It is the answer to `version`, because clients
+/// decide by it which commands they use: libmemcached refuses 0.x, others require at least 1.6.
 pub const VERSION_SPOKEN: &str = "1.6.45";

@@ -11,8 +11,8 @@
 //!    sent ([`Aof::before_answers`]), so a crash of this process loses nothing that was acknowledged.
 //!    (A client that only reads does not wait for the flush. It may see a change that is not acknowledged yet.)
 //!
-//! Between the two steps no lock of the store is held. A thread that flushes writes the records of all threads, and
-//! a thread that had to wait usually finds that its records are written already. With 50 clients that send 16 commands at
+//! Between the two steps no lock of the store is held. A thread that flushes writes the records of all threads, and a
+//! thread that had to wait usually finds that its records are written already. With 50 clients that send 16 commands at
 //! a time, this was measured at more than twice the speed of writing each record while its shard is locked.
 //!
 //! Lock order: a shard of the store, then the file, then the pending records.
