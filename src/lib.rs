@@ -65,8 +65,8 @@
 //! 4. [`command::execute`] locks the key: a [`KeyGuard`](datastore::guard::KeyGuard) holds the write lock of the key's
 //!    shard. If the command has a condition, it is checked against the old item.
 //! 5. The guard first appends a [`Record`](aof::record::Record) to the pending records of the append-only file. Then it
-//!    copies the item to the end of a segment, and its place to the index. (If the old item has the same length, the
-//!    new one is copied over it.)
+//!    copies the item to the end of a segment, and writes its location to the index. (If the old item has the same
+//!    length, the new one is copied over it.)
 //! 6. The answer is a [`Response`](serialization::Response). `serialization` writes it as `STORED\r\n` to the
 //!    connection's buffer.
 //! 7. When no more input of the client is here, the pending records are written to the file, and then the answers are
@@ -74,7 +74,7 @@
 //!
 //! # The way of an expiry
 //!
-//! The item of that `set` expires after 60 seconds, whether somebody asks for it or not.
+//! The item of that `set` expires after 60 seconds, whether or not a client asks for it.
 //!
 //! 1. `protocol/expiry.rs` has parsed `60` as a number of seconds from now, an [`Exptime`](protocol::Exptime).
 //!    `datastore/reserve.rs` turns it into a point in time, by the store's clock (`datastore/clock.rs`). The item and

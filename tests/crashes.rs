@@ -1,7 +1,7 @@
-//! `kill -9` under load, at any moment, again and again on the same file: what was acknowledged is there.
+//! `kill -9` under load, at random moments, again and again on the same file: no acknowledged change is lost.
 //!
-//! Each writer has keys of its own, so it knows what each of them holds: what was acknowledged last, or,
-//! when the server was killed before it could answer, perhaps what was under way.
+//! Each writer has keys of its own, so it knows what each key must hold: its last acknowledged value. If the server was
+//! killed before it answered the next command, the key may also hold the result of that command.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,29 +22,29 @@ use common::{Client, shortened};
 
 const WRITERS: u64 = 4;
 const KEYS: usize = 12;
-/// So many commands a writer sends before it reads the answers, each about another key.
-const AT_A_TIME: usize = 4;
+/// How many commands a writer sends before it reads the answers. Each has another key.
+const PIPELINE: usize = 4;
 
-/// What a key holds.
+/// A key, and what it may hold.
 #[derive(Default)]
 struct Key {
     name: String,
     acknowledged: Option<String>,
-    /// What it holds after the command under way, if one is.
-    under_way: Option<Option<String>>,
+    /// What the key holds after the command that has no answer yet, if there is one.
+    unanswered: Option<Option<String>>,
 }
 
 struct Writer {
     keys: Vec<Key>,
-    /// Values differ from one another by this number.
+    /// A number that makes each value different.
     sequence: u64,
     random: Random,
-    /// How long values are at most, in bytes.
-    longest: usize,
+    /// The maximal length of a value, in bytes.
+    max_length: usize,
 }
 
 impl Writer {
-    fn new(number: u64, longest: usize) -> Self {
+    fn new(number: u64, max_length: usize) -> Self {
         let key = |key| Key {
             name: format!("w{number}-k{key}"),
             ..Key::default()
@@ -53,28 +53,28 @@ impl Writer {
             keys: (0..KEYS).map(key).collect(),
             sequence: 0,
             random: Random(number + 1),
-            longest,
+            max_length,
         }
     }
 
-    /// Sends commands until the server is gone.
+    /// Sends commands until the server is killed.
     fn work(&mut self, stream: TcpStream, acknowledged: &AtomicU64) {
         let mut answers = BufReader::new(&stream);
         loop {
             let first = self.random.below(KEYS);
             let mut expected = Vec::new();
             let mut commands = String::new();
-            for place in (first..first + AT_A_TIME).map(|place| place % KEYS) {
-                let (command, answer) = self.command(place);
+            for index in (first..first + PIPELINE).map(|index| index % KEYS) {
+                let (command, answer) = self.command(index);
                 commands.push_str(&command);
-                expected.push((place, answer));
+                expected.push((index, answer));
             }
             if (&stream).write_all(commands.as_bytes()).is_err() {
                 return;
             }
-            for (place, answer) in expected {
+            for (index, answer) in expected {
                 let mut line = String::new();
-                // A killed server may leave part of a line, which acknowledges nothing.
+                // A killed server may have sent part of a line, which acknowledges nothing.
                 if answers.read_line(&mut line).is_err() || !line.ends_with('\n') {
                     return;
                 }
@@ -84,20 +84,20 @@ impl Writer {
                     "in {}",
                     shortened(commands.as_bytes())
                 );
-                let key = &mut self.keys[place];
-                key.acknowledged = key.under_way.take().expect("it was under way");
+                let key = &mut self.keys[index];
+                key.acknowledged = key.unanswered.take().expect("a command was sent");
                 acknowledged.fetch_add(1, Relaxed);
             }
         }
     }
 
-    /// Makes up a command for a key, and gives the answer that it must get.
-    fn command(&mut self, place: usize) -> (String, String) {
+    /// Returns a random command for a key, and the answer that it must get.
+    fn command(&mut self, index: usize) -> (String, String) {
         self.sequence += 1;
         let number = self.sequence;
-        let length = self.random.below(self.longest);
+        let length = self.random.below(self.max_length);
         let what = self.random.below(8);
-        let key = &mut self.keys[place];
+        let key = &mut self.keys[index];
         let (name, old) = (&key.name, &key.acknowledged);
         let (command, answer, new) = match (what, old) {
             (0, Some(_)) => (format!("delete {name}\r\n"), "DELETED".into(), None),
@@ -106,7 +106,7 @@ impl Writer {
                 let sum = (count + number).to_string();
                 (format!("incr {name} {number}\r\n"), sum.clone(), Some(sum))
             }
-            (1 | 2, Some(old)) if old.len() < 2 * self.longest => {
+            (1 | 2, Some(old)) if old.len() < 2 * self.max_length => {
                 let more = format!("+{number}");
                 let command = format!("append {name} 0 0 {}\r\n{more}\r\n", more.len());
                 (command, "STORED".into(), Some(format!("{old}{more}")))
@@ -120,11 +120,11 @@ impl Writer {
                 (command, "STORED".into(), Some(value))
             }
         };
-        key.under_way = Some(new);
+        key.unanswered = Some(new);
         (command, answer)
     }
 
-    /// Looks at every key: it holds what was acknowledged, or what was under way.
+    /// Checks that every key holds what was acknowledged, or the result of its unanswered command.
     fn check(&mut self, client: &mut Client) {
         for key in &mut self.keys {
             let line = client.send(format!("get {}\r\n", key.name)).line();
@@ -138,14 +138,14 @@ impl Writer {
                 client.expect("\r\nEND\r\n");
                 String::from_utf8(value).expect("it is text")
             });
-            let was_under_way = key.under_way.take();
+            let unanswered = key.unanswered.take();
             assert!(
-                value == key.acknowledged || Some(&value) == was_under_way.as_ref(),
-                "{} holds {}\n  acknowledged was {}\n  under way was {}",
+                value == key.acknowledged || Some(&value) == unanswered.as_ref(),
+                "{} holds {}\n  acknowledged: {}\n  after the unanswered command: {}",
                 key.name,
                 shown(value.as_ref()),
                 shown(key.acknowledged.as_ref()),
-                was_under_way.map_or("nothing".into(), |value| shown(value.as_ref()))
+                unanswered.map_or("there is none".into(), |value| shown(value.as_ref()))
             );
             key.acknowledged = value;
         }
@@ -156,7 +156,7 @@ fn shown(value: Option<&String>) -> String {
     value.map_or("no value".into(), |value| shortened(value.as_bytes()))
 }
 
-/// Writers and their file, from one crash to the next.
+/// The writers and the server's file. Both stay from one crash to the next.
 struct Crashes {
     folder: Folder,
     writers: Vec<Writer>,
@@ -164,19 +164,19 @@ struct Crashes {
 }
 
 impl Crashes {
-    fn new(longest: usize) -> Self {
+    fn new(max_length: usize) -> Self {
         Crashes {
             folder: Folder::new(),
             writers: (0..WRITERS)
-                .map(|number| Writer::new(number, longest))
+                .map(|number| Writer::new(number, max_length))
                 .collect(),
             random: Random(0),
         }
     }
 
-    /// Starts a server on the file and looks at all keys, then lets the writers work until `long_enough`,
-    /// and some random moment longer, and kills it.
-    fn round(&mut self, flags: &str, mut long_enough: impl FnMut(&Process) -> bool) {
+    /// Starts a server on the file and checks all keys. Then lets the writers work until `is_long_enough` returns true,
+    /// and for a random number of commands more, and kills the server.
+    fn round(&mut self, flags: &str, mut is_long_enough: impl FnMut(&Process) -> bool) {
         let path = self.folder.file("aof");
         let server = process::spawn(&format!("-c 16 --aof {} {flags}", path.display()));
         self.check(&server);
@@ -187,11 +187,11 @@ impl Crashes {
                 scope.spawn(|| writer.work(stream, &acknowledged));
             }
             eventually("the writers have worked long enough", || {
-                long_enough(&server)
+                is_long_enough(&server)
             });
-            let moment = acknowledged.load(Relaxed) + self.random.below(300) as u64;
-            eventually("they have gone on for a while", || {
-                acknowledged.load(Relaxed) >= moment
+            let enough = acknowledged.load(Relaxed) + self.random.below(300) as u64;
+            eventually("more commands are acknowledged", || {
+                acknowledged.load(Relaxed) >= enough
             });
             server.signal("KILL");
         });
@@ -216,12 +216,12 @@ impl Crashes {
         );
     }
 
-    /// After the last crash.
+    /// Checks everything after the last crash.
     fn finish(mut self) {
         let path = self.folder.file("aof");
         let server = process::spawn(&format!("-c 16 --aof {}", path.display()));
         self.check(&server);
-        assert_eq!(self.folder.names(), ["aof"], "nothing is left lying about");
+        assert_eq!(self.folder.names(), ["aof"], "there is no other file");
     }
 }
 

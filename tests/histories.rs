@@ -1,8 +1,7 @@
-//! Random histories: whatever happens to a store, and whenever its file is rewritten, replaying the file
-//! gives the very state that memory held. Nobody has to know what a command does for that; it is enough to
-//! look at both.
+//! Random histories: whatever happens to a store, and whenever its file is rewritten, replaying the file restores
+//! exactly the state that memory held. For this the test need not know what a command does: it compares the two states.
 //!
-//! A longer hunt: `PROPTEST_CASES=10000 cargo test --release --test histories`
+//! A longer run: `PROPTEST_CASES=10000 cargo test --release --test histories`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,35 +15,36 @@ use common::folder::Folder;
 use common::memory::{Memory, NOW, State, assert_same};
 use proptest::prelude::*;
 
-/// So little room, in bytes, that evictions are part of most histories; and so much that there are none.
-const LITTLE: usize = 256 << 10;
-const ENOUGH: usize = 1 << 20;
+/// A memory limit, in bytes, so small that most histories have evictions.
+const SMALL_LIMIT: usize = 256 << 10;
+/// A memory limit, in bytes, so large that evictions are rare.
+const LARGE_LIMIT: usize = 1 << 20;
 
 /// What happens to a store.
 #[derive(Debug, Clone)]
 enum Event {
-    /// A client says something.
-    Said(String),
-    /// So many seconds pass.
-    Passed(u32),
+    /// A client sends a command.
+    Command(String),
+    /// This number of seconds passes.
+    TimePasses(u32),
     /// The file is rewritten.
-    Rewritten,
-    /// The server is killed, and started again after so many seconds.
-    Restarted(u32),
+    Rewrite,
+    /// The server is killed, and started again after this number of seconds.
+    Restart(u32),
 }
-use Event::{Passed, Restarted, Rewritten, Said};
+use Event::{Command, Restart, Rewrite, TimePasses};
 
-/// Keys, as classic commands and as meta commands spell them. (The last is `f g`, and only meta commands
-/// can say it.)
+/// Keys as they are written in classic commands.
 fn key() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["a", "b", "c", "d", "key-\u{e9}"])
 }
 
+/// Keys as they are written in meta commands. (The last one is `f g`. Only a meta command can contain it.)
 fn meta_key() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["a", "b", "c", "YQ== b", "ZiBn b"])
 }
 
-/// exptimes: none, some that come within a history, a date, one that has passed.
+/// exptimes: never, times that pass during a history, dates, and one that has passed.
 fn exptime() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => Just("0".to_owned()),
@@ -54,7 +54,7 @@ fn exptime() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Values: numbers to count with, texts, and long ones that need room.
+/// Values: numbers for `incr` and `decr`, texts, and long values that need memory.
 fn value() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => (0..200u32).prop_map(|number| number.to_string()),
@@ -63,7 +63,7 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
-fn classic() -> impl Strategy<Value = String> {
+fn classic_command() -> impl Strategy<Value = String> {
     let verb = prop::sample::select(vec!["set", "set", "add", "replace", "append", "prepend"]);
     prop_oneof![
         4 => (verb, key(), 0..3u32, exptime(), value()).prop_map(|(verb, key, flags, exptime, value)| {
@@ -81,7 +81,7 @@ fn classic() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A flag with its value, or none.
+/// A flag of a meta command with its value, or nothing.
 fn flag(
     letter: &'static str,
     value: impl Strategy<Value = String>,
@@ -92,6 +92,7 @@ fn flag(
     ]
 }
 
+/// A flag without a value, or nothing.
 fn switch(letter: &'static str) -> impl Strategy<Value = String> {
     flag(letter, Just(String::new()))
 }
@@ -100,7 +101,7 @@ fn unique() -> impl Strategy<Value = String> {
     (0..60u32).prop_map(|unique| unique.to_string())
 }
 
-fn meta() -> impl Strategy<Value = String> {
+fn meta_command() -> impl Strategy<Value = String> {
     let mode = prop::sample::select(vec!["S", "E", "A", "P", "R"]).prop_map(str::to_owned);
     let set = (
         (meta_key(), value(), flag("M", mode), flag("T", exptime())),
@@ -138,7 +139,7 @@ fn meta() -> impl Strategy<Value = String> {
         ),
         (flag("C", unique()), flag("E", unique())),
     );
-    // `YQ== b`: the key's flag stands behind the length.
+    // `YQ== b`: the length is between the key and its flag.
     let with_length = |key: &str, length: usize| match key.split_once(' ') {
         Some((key, b)) => format!("{key} {length} {b}"),
         None => format!("{key} {length}"),
@@ -161,28 +162,28 @@ fn event() -> impl Strategy<Value = Event> {
         (1..60u32).prop_map(|seconds| format!("flush_all {seconds}\r\n")),
         Just("flush_all 2592001\r\n".to_owned()),
     ];
-    // Many keys, each once: only these fill the store.
+    // Many different keys with long values: only these fill the store.
     let filler = (0..1000u32, 10_000..30_000usize).prop_map(|(number, length)| {
         format!("set f{number} 0 0 {length}\r\n{}\r\n", "f".repeat(length))
     });
     prop_oneof![
-        12 => classic().prop_map(Said),
-        12 => meta().prop_map(Said),
-        8 => filler.prop_map(Said),
-        1 => flush.prop_map(Said),
-        4 => (1..15u32).prop_map(Passed),
-        1 => Just(Rewritten),
-        1 => (0..15u32).prop_map(Restarted),
+        12 => classic_command().prop_map(Command),
+        12 => meta_command().prop_map(Command),
+        8 => filler.prop_map(Command),
+        1 => flush.prop_map(Command),
+        4 => (1..15u32).prop_map(TimePasses),
+        1 => Just(Rewrite),
+        1 => (0..15u32).prop_map(Restart),
     ]
 }
 
 fn config() -> ProptestConfig {
-    let asked_for = std::env::var_os("PROPTEST_CASES").is_some();
+    let is_number_chosen = std::env::var_os("PROPTEST_CASES").is_some();
     let config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()
     };
-    match asked_for {
+    match is_number_chosen {
         true => config,
         false => ProptestConfig {
             cases: 64,
@@ -191,25 +192,29 @@ fn config() -> ProptestConfig {
     }
 }
 
-/// A key that no classic command can say is spelled in base64 after a restart, in any case.
-fn spelled(mut state: State) -> State {
+/// After a restart, meta commands show every key with a space in base64, because it is in base64 in the file.
+fn as_after_restart(mut state: State) -> State {
     for (key, held) in &mut state {
         held.binary_key |= key.contains(' ');
     }
     state
 }
 
-/// Restarts on a copy of the file after so many seconds. The new memory must be as the old one is by then.
+/// Restarts on a copy of the file after this number of seconds. The new store must have the same state as the old one
+/// has then.
 #[track_caller]
 fn restarted(memory: &Memory, seconds: u32) -> Memory {
     let restarted = memory.successor(seconds);
-    let state = spelled(memory.pass(seconds).state());
+    let state = as_after_restart(memory.pass(seconds).state());
     assert_same(&restarted.state(), &state, "replayed once");
-    // A start may note something down (a flush that came due meanwhile), but the next one does not.
+    // The first start may append a record (of a flush that came due meanwhile), but the next one does not.
     let file = restarted.file();
     let restarted = restarted.restart(0);
     assert_same(&restarted.state(), &state, "replayed twice");
-    assert!(restarted.file() == file, "replaying it changes nothing");
+    assert!(
+        restarted.file() == file,
+        "a replay does not change the file"
+    );
     restarted
 }
 
@@ -217,30 +222,30 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn replaying_any_history_gives_exactly_the_state_that_memory_held(
+    fn replaying_the_file_of_any_history_restores_exactly_the_state_that_memory_held(
         history in prop::collection::vec(event(), 1..100),
-        room in prop::sample::select(vec![LITTLE, LITTLE, ENOUGH]),
+        limit in prop::sample::select(vec![SMALL_LIMIT, SMALL_LIMIT, LARGE_LIMIT]),
         rewritten_at_the_end: bool,
         downtime in 0..30u32,
     ) {
         let folder = Folder::new();
-        let mut memory = Memory::open_within(&folder.file("aof"), NOW, room);
+        let mut memory = Memory::open_within(&folder.file("aof"), NOW, limit);
         for event in history {
             match event {
-                Said(commands) => drop(memory.say(commands)),
-                Passed(seconds) => drop(memory.pass(seconds)),
-                Rewritten => drop(memory.rewrite()),
-                Restarted(seconds) => memory = restarted(&memory, seconds),
+                Command(command) => drop(memory.say(command)),
+                TimePasses(seconds) => drop(memory.pass(seconds)),
+                Rewrite => drop(memory.rewrite()),
+                Restart(seconds) => memory = restarted(&memory, seconds),
             }
         }
         if rewritten_at_the_end {
             memory.rewrite();
         }
-        // At once, and after some time: then it shows when which item ends, and whether a flush is to come.
+        // Once immediately, and once after some time: then a wrong expiry or a wrong pending flush shows.
         for seconds in [0, downtime] {
             memory = restarted(&memory, seconds);
         }
-        // And no unique is given out that an item has.
+        // A new item gets a cas unique that no other item has.
         let state = memory.state();
         memory.say("ms new 0\r\n\r\n");
         let new = memory.cas("new");

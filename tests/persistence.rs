@@ -1,8 +1,8 @@
-//! It remembers: whatever changed the store is there after a restart, down to the cas unique and the second
-//! in which an item ends; and what was gone stays gone.
+//! A restart loses no change: every item is there with its value, flags, cas unique and the second of its expiry, and
+//! removed items do not come back.
 //!
-//! A restart here is a store that goes out of scope without a word, as after `kill -9`, and another one
-//! that replays its file. (`crashes.rs` does that to real processes.)
+//! A restart in these tests is a store that is dropped without closing its log, as after `kill -9`, and another store
+//! that replays the file. (`crashes.rs` does that with real processes.)
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,15 +15,15 @@ mod common;
 use common::folder::Folder;
 use common::memory::{Memory, NOW, assert_same};
 
-/// Lets `before` change a store, restarts it, and lets `after` look at what is there. Beside what that looks
-/// for, everything else must be as it was, too: every value, flags, unique and time. All this again with
-/// a file that is rewritten before the restart.
+/// Lets `before` change a store, restarts it, and lets `after` check the result. The whole state must be the same as
+/// before the restart too: all values, flags, cas uniques and expiries. All this is done once more with a file that is
+/// rewritten before the restart.
 #[track_caller]
 fn check(before: impl Fn(&Memory), after: impl Fn(&Memory)) {
     check_later(0, before, after);
 }
 
-/// The same with so many seconds between stop and start.
+/// The same with this number of seconds between stop and start.
 #[track_caller]
 fn check_later(seconds: u32, before: impl Fn(&Memory), after: impl Fn(&Memory)) {
     for rewritten in [false, true] {
@@ -81,10 +81,10 @@ fn items_stored_by_classic_commands_survive_a_restart() {
 }
 
 #[test]
-fn values_of_any_bytes_survive_a_restart_even_if_they_look_like_the_log() {
-    let anything: Vec<u8> = (0..=255).collect();
-    let set = [&b"set any 0 0 256\r\n"[..], &anything, b"\r\n"].concat();
-    let has = [&b"VALUE any 0 256\r\n"[..], &anything, b"\r\nEND\r\n"].concat();
+fn values_of_any_bytes_survive_a_restart_even_if_they_look_like_records() {
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let set = [&b"set any 0 0 256\r\n"[..], &all_bytes, b"\r\n"].concat();
+    let has = [&b"VALUE any 0 256\r\n"[..], &all_bytes, b"\r\nEND\r\n"].concat();
     check(
         |memory| {
             memory
@@ -121,7 +121,7 @@ fn results_of_incr_and_decr_survive_a_restart() {
         },
         |memory| {
             memory
-                // memcached writes over the old text: so two spaces are part of the value.
+                // Like memcached, `decr` keeps the length of the value: two spaces are part of it.
                 .check("mg n v f\r\n", "VA 3 f3\r\n5  \r\n")
                 .check("incr n 1\r\n", "6\r\n")
                 .check("get new\r\n", "VALUE new 0 1\r\n2\r\nEND\r\n")
@@ -227,7 +227,7 @@ fn deleted_items_stay_deleted_after_a_restart() {
                 .check("md quiet q\r\n", "")
                 .check("delete again\r\n", "DELETED\r\n")
                 .check("set again 0 0 3\r\nnew\r\n", "STORED\r\n")
-                // Who wanted to replace a value must not go on reading it.
+                // A client that wanted to replace a value must not read the old value afterwards.
                 .check(too_large, "SERVER_ERROR object too large for cache\r\n");
         },
         |memory| {
@@ -299,7 +299,7 @@ fn a_stale_item_is_still_stale_after_a_restart_and_can_be_won_again() {
                 .check("md stale I T30\r\n", "HD\r\n")
                 .check("mg stale v\r\n", "VA 3 X W\r\nold\r\n")
                 .check("mg stale v\r\n", "VA 3 Z X\r\nold\r\n")
-                // It comes too late, and is better than nothing.
+                // This `ms` is too late, and its item is stored as stale.
                 .check("ms late 3 E100\r\nold\r\n", "HD\r\n")
                 .check("ms late 4 C99 I E101\r\nlate\r\n", "HD\r\n")
                 .check("ms fresh 3\r\nold\r\n", "HD\r\n")
@@ -329,7 +329,7 @@ fn keys_of_any_bytes_survive_a_restart() {
                 .check("set h\u{e9}llo\u{20ac} 0 0 1\r\n1\r\n", "STORED\r\n")
                 .check(b"set \x80\xff 0 0 1\r\n2\r\n", "STORED\r\n")
                 .check(format!("set {longest} 0 0 1\r\n3\r\n"), "STORED\r\n")
-                // "a b", "a\r\nb", "flush_all", and four bytes that are no text
+                // "a b", "a\r\nb", "flush_all", and four bytes that are not text.
                 .check("ms YSBi 1 b\r\n4\r\n", "HD\r\n")
                 .check("ms YQ0KYg== 1 b\r\n5\r\n", "HD\r\n")
                 .check("ms Zmx1c2hfYWxs 1 b\r\n6\r\n", "HD\r\n")
@@ -400,19 +400,19 @@ fn flushed_items_stay_flushed_after_a_restart() {
 }
 
 #[test]
-fn a_delayed_flush_still_comes_after_a_restart() {
-    let ask = |memory: &Memory| {
+fn a_delayed_flush_still_happens_after_a_restart() {
+    let before = |memory: &Memory| {
         memory
             .check("set k 0 0 1\r\n1\r\n", "STORED\r\n")
             .check("flush_all 100\r\n", "OK\r\n");
     };
-    check_later(50, ask, |memory| {
+    check_later(50, before, |memory| {
         memory
             .check("set since 0 0 1\r\n2\r\n", "STORED\r\n")
             .check("mg k\r\n", "HD\r\n")
             .pass(50)
             .check("get k since\r\n", "END\r\n")
-            // It happens once.
+            // It happens only once.
             .check("set k 0 0 1\r\n3\r\n", "STORED\r\n")
             .pass(100)
             .check("mg k\r\n", "HD\r\n");
@@ -431,7 +431,7 @@ fn a_flush_that_came_due_while_the_server_was_down_removes_everything() {
     memory
         .check("get k since\r\n", "END\r\n")
         .check("set k 0 0 1\r\n2\r\n", "STORED\r\n");
-    // And it does not come again.
+    // It does not happen again.
     memory.restart(1000).check("mg k v\r\n", "VA 1\r\n2\r\n");
 }
 
@@ -474,18 +474,18 @@ fn a_cas_unique_read_before_a_restart_is_valid_after_it() {
     );
 }
 
-/// Says something that gives out a unique, restarts, and looks at the next one: it must be a greater one,
-/// or a client could store over what it has never seen.
+/// Calls `last_unique`, which runs commands and returns the last cas unique of the store. Then restarts the store. The
+/// next cas unique must be greater. Otherwise a client with the old one could replace a value that it has never read.
 #[track_caller]
-fn check_next_unique(last: impl Fn(&Memory) -> u64) {
+fn check_next_unique(last_unique: impl Fn(&Memory) -> u64) {
     for rewritten in [false, true] {
         let folder = Folder::new();
         let memory = Memory::open(&folder.file("aof"), NOW);
-        let last = last(&memory);
+        let last = last_unique(&memory);
         if rewritten {
             memory.rewrite();
         }
-        // Twice: what one restart knows must not be lost in the next one.
+        // Two restarts: the first one must not lose what the second one needs.
         let memory = memory.restart(1).restart(1);
         memory.check("set next 0 0 1\r\n1\r\n", "STORED\r\n");
         let next = memory.cas("next");
@@ -505,7 +505,7 @@ fn no_cas_unique_is_repeated_after_a_restart() {
 
 #[test]
 fn no_cas_unique_is_repeated_after_a_restart_even_if_its_item_is_gone() {
-    for gone in [
+    for removal in [
         "delete k\r\n",
         "flush_all\r\n",
         "touch k -1\r\n",
@@ -516,9 +516,9 @@ fn no_cas_unique_is_repeated_after_a_restart_even_if_its_item_is_gone() {
                 .check("set first 0 0 1\r\n1\r\n", "STORED\r\n")
                 .check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
             let last = memory.cas("k");
-            match gone.starts_with("set") {
-                true => memory.say(format!("{gone}{}\r\n", "x".repeat(9_000_000))),
-                false => memory.say(gone),
+            match removal.starts_with("set") {
+                true => memory.say(format!("{removal}{}\r\n", "x".repeat(9_000_000))),
+                false => memory.say(removal),
             };
             assert_eq!(memory.say("get k\r\n"), b"END\r\n");
             last
@@ -540,11 +540,11 @@ fn no_cas_unique_is_repeated_after_a_restart_even_if_its_item_is_stale() {
 fn no_cas_unique_is_repeated_after_a_restart_even_if_its_item_expired_at_once() {
     check_next_unique(|memory| {
         let answer = memory.say("ms k 1 T-1 c\r\n1\r\n");
-        let answer = String::from_utf8(answer).expect("plain text");
+        let answer = String::from_utf8(answer).expect("it is plain text");
         let unique = answer.trim_end().strip_prefix("HD c");
         unique
             .and_then(|unique| unique.parse().ok())
-            .expect("it shows the unique")
+            .expect("the answer shows the cas unique")
     });
 }
 
@@ -561,7 +561,7 @@ fn an_evicted_item_does_not_come_back_after_a_restart_even_if_it_was_deleted_sin
     let state = memory.state();
     assert!(
         (10..150).contains(&state.len()),
-        "evictions: {} left",
+        "some items are evicted and some stay: {} stay",
         state.len()
     );
     for key in keys.iter().filter(|key| !state.contains_key(*key)) {
@@ -572,11 +572,11 @@ fn an_evicted_item_does_not_come_back_after_a_restart_even_if_it_was_deleted_sin
     let same_room = Memory::open_within(&path, time, ROOM).state();
     assert_same(&same_room, &state, "after a restart");
     let more_room = Memory::open(&path, time).state();
-    assert_same(&more_room, &state, "where there is more room");
+    assert_same(&more_room, &state, "after a restart with more memory");
 }
 
 #[test]
-fn a_restart_with_less_memory_keeps_some_items_and_the_rest_does_not_come_back() {
+fn a_restart_with_less_memory_keeps_some_items_and_the_others_do_not_come_back() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let memory = Memory::open(&path, NOW);
@@ -598,7 +598,7 @@ fn a_restart_with_less_memory_keeps_some_items_and_the_rest_does_not_come_back()
 }
 
 #[test]
-fn items_that_expired_long_ago_take_no_room_from_living_ones_in_a_replay() {
+fn expired_items_do_not_make_a_replay_evict_others() {
     const ROOM: usize = 512 << 10;
     let folder = Folder::new();
     let memory = Memory::open_within(&folder.file("aof"), NOW, ROOM);
@@ -616,12 +616,12 @@ fn items_that_expired_long_ago_take_no_room_from_living_ones_in_a_replay() {
         }
     }
     let state = memory.state();
-    assert_eq!(state.len(), 40, "only the short-lived are gone");
+    assert_eq!(state.len(), 40, "only the short-lived items are removed");
     assert_same(&memory.restart(0).state(), &state, "after a restart");
 }
 
 #[test]
-fn the_growth_of_a_replayed_file_is_measured_against_its_living_items() {
+fn the_growth_of_a_replayed_file_is_measured_against_its_alive_items() {
     let folder = Folder::new();
     let memory = Memory::open(&folder.file("aof"), NOW);
     let value = "v".repeat(100);
@@ -637,5 +637,8 @@ fn the_growth_of_a_replayed_file_is_measured_against_its_living_items() {
     assert!(alive < size / 40, "{alive} of {size} bytes are alive");
     assert_eq!(memory.stat("aof_base_size"), alive, "after a rewrite");
     let is_near = base.abs_diff(alive) < alive / 4;
-    assert!(is_near, "after a replay it is {base} and not {alive}");
+    assert!(
+        is_near,
+        "after a replay the base is {base} bytes, but {alive} bytes are alive"
+    );
 }
