@@ -1,6 +1,6 @@
-//! What can happen to the append-only file, and what the server makes of it: a crash in the middle of a
-//! record, bits that flip, a disk that is full, another server that has it, a file that is none. It serves
-//! what was acknowledged, or it does not start and says why; and it never throws anything away.
+//! What can happen to the append-only file, and what the server does then: a crash in the middle of a record, flipped
+//! bits, a full disk, another server with the same file, a file that is not a log. The server serves everything that
+//! was acknowledged, or it does not start and prints why. It never deletes a record that may have been acknowledged.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,26 +20,26 @@ use common::folder::{Folder, content};
 use common::memory::{Memory, NOW, State, assert_same};
 use common::process::{self, Process, eventually, passed_over};
 
-/// Starts the server on a file, and waits until it has told of it.
+/// Starts the server on a file, and waits until it has printed the line about the replay.
 fn start(path: &Path, flags: &str) -> Process {
     let server = process::spawn(&format!("-c 8 --aof {} {flags}", path.display()));
-    eventually("it tells of the replay", || {
+    eventually("the line about the replay is printed", || {
         server.stderr().contains("replayed")
     });
     server
 }
 
-/// Starts the server on a file that it must refuse: with one line that has all these parts, and with exit
+/// Starts the server on a file that it must refuse. It must print one line that contains all these parts, and exit with
 /// code 1.
 #[track_caller]
 fn check_refused(path: &Path, parts: &[&str]) {
     let flags = format!("-p 0 -c 8 --aof {}", path.display());
     let server = process::launch("", &flags);
-    eventually("it says something", || server.stderr().ends_with('\n'));
-    let said = server.stderr();
+    eventually("a line is printed", || server.stderr().ends_with('\n'));
+    let printed = server.stderr();
     assert!(
-        !said.contains("replayed") && !said.contains("cut off"),
-        "{said}"
+        !printed.contains("replayed") && !printed.contains("are removed"),
+        "{printed}"
     );
     let outcome = server.outcome();
     let (code, stdout, stderr) = (outcome.status.code(), outcome.stdout, outcome.stderr);
@@ -55,8 +55,8 @@ fn check_refused(path: &Path, parts: &[&str]) {
     }
 }
 
-/// A file with one of every kind of record, and after which records what was held. (`a` has a value that
-/// looks like records; `d` is stale; a touch, a delete and a flush to come are among the last.)
+/// Commands whose file has almost every kind of record. (`a` has a value that looks like records;
+/// `d` is stale; the last records include a touch, a delete and a delayed flush.)
 const HISTORY: &[&str] = &[
     "set a 1 0 5\r\nvalue\r\n",
     "set b 2 100000 3\r\nbbb\r\n",
@@ -66,16 +66,17 @@ const HISTORY: &[&str] = &[
     "incr e 1\r\n",
     "append b 0 0 2\r\n++\r\n",
     "flush_all 1000000\r\n",
-    // The last ones are those that are cut at every byte.
+    // The records of the last commands are cut at every byte.
     "set a 5 200000 26\r\nmd b O00000000\r\nms \r\nmd\r\n\r\r\n\r\n",
     "md d I T300000\r\n",
     "delete b\r\n",
     "touch e 300000\r\n",
     "flush_all 2000000\r\n",
 ];
+/// How many commands these last ones are.
 const LAST: usize = 5;
 
-/// Writes that history into a file, and gives the file's length and the state after each command.
+/// Writes the history to a file, and returns the file's length and the state after each command.
 fn write_history(path: &Path) -> Vec<(u64, State)> {
     let memory = Memory::open(path, NOW);
     let commands = HISTORY.iter().map(|command| {
@@ -86,7 +87,7 @@ fn write_history(path: &Path) -> Vec<(u64, State)> {
     commands.collect()
 }
 
-/// Where the records of a file begin, and its end.
+/// The offsets at which the records of a file begin, and the file's length.
 fn borders(file: &[u8]) -> Vec<usize> {
     let (mut borders, mut rest) = (vec![0], file);
     while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
@@ -111,7 +112,7 @@ fn a_file_cut_short_anywhere_by_a_crash_replays_exactly_its_whole_records() {
     assert_eq!(
         borders.len(),
         HISTORY.len() + 2,
-        "a record each, and a heading"
+        "there is a record for each command, and a heading"
     );
     let path = folder.file("cut");
     let first = steps[HISTORY.len() - LAST - 1].0 as usize;
@@ -120,7 +121,7 @@ fn a_file_cut_short_anywhere_by_a_crash_replays_exactly_its_whole_records() {
         let (length, state) = steps
             .iter()
             .rfind(|(length, _)| *length as usize <= cut)
-            .expect("it is behind the first of them");
+            .expect("the first step is before every cut");
         let length = *length as usize;
 
         let server = start(&path, "");
@@ -129,10 +130,14 @@ fn a_file_cut_short_anywhere_by_a_crash_replays_exactly_its_whole_records() {
             state.len() as u64,
             "cut at {cut}"
         );
-        let said = server.stderr();
+        let printed = server.stderr();
         drop(server);
-        let torn = format!("{} bytes at {length} are cut off", cut - length);
-        assert_eq!(said.contains(&torn), cut > length, "cut at {cut}: {said}");
+        let torn = format!("{} bytes at byte {length} are removed", cut - length);
+        assert_eq!(
+            printed.contains(&torn),
+            cut > length,
+            "cut at {cut}: {printed}"
+        );
         assert!(
             content(&path) == whole[..length],
             "cut at {cut}: the whole records stay"
@@ -146,7 +151,7 @@ fn a_file_cut_short_anywhere_by_a_crash_replays_exactly_its_whole_records() {
 }
 
 #[test]
-fn a_command_interrupted_by_a_crash_has_happened_whole_or_not_at_all() {
+fn a_command_interrupted_by_a_crash_happened_completely_or_not_at_all() {
     for command in [
         "ms k 4 C1 I E9\r\nlate\r\n",
         "md k I x\r\n",
@@ -167,7 +172,7 @@ fn a_command_interrupted_by_a_crash_has_happened_whole_or_not_at_all() {
             let state = Memory::open(&path, NOW).state();
             assert!(
                 state == before || state == after,
-                "{command}: half of it is {state:?}"
+                "{command}: only part of it happened: {state:?}"
             );
         }
     }
@@ -192,7 +197,7 @@ fn every_flipped_bit_of_the_file_is_noticed() {
         let error = match Memory::try_open(&path, NOW, 1 << 20) {
             Err(error) => error.to_string(),
             Ok(memory) => panic!(
-                "bit {bit} of byte {byte} goes unnoticed: {:?}",
+                "bit {bit} of byte {byte} is not noticed: {:?}",
                 memory.state()
             ),
         };
@@ -228,11 +233,11 @@ fn a_damaged_file_is_refused_and_a_repair_keeps_the_good_part_and_saves_the_rest
         check_refused(&path, &[&place, "--aof-repair"]);
         assert!(
             content(&path) == damaged && folder.names() == ["aof"],
-            "nothing is touched"
+            "no file is changed or made"
         );
 
         let server = start(&path, "--aof-repair");
-        let said = server.stderr();
+        let printed = server.stderr();
         server
             .client()
             .check("set new 0 0 1\r\n1\r\n", "STORED\r\n");
@@ -244,16 +249,16 @@ fn a_damaged_file_is_refused_and_a_repair_keeps_the_good_part_and_saves_the_rest
         );
         let saved = folder.file(&names[1]);
         assert!(
-            said.contains(&saved.display().to_string()) && said.contains(&place),
-            "{said}"
+            printed.contains(&saved.display().to_string()) && printed.contains(&place),
+            "{printed}"
         );
         assert!(
             content(&saved) == damaged[start_of_record..],
-            "what is cut off is saved"
+            "the damaged part is saved"
         );
         assert!(
             content(&path).starts_with(&damaged[..start_of_record]),
-            "the rest stays"
+            "the good part stays"
         );
 
         let memory = Memory::open(&path, NOW);
@@ -278,7 +283,7 @@ fn a_repair_changes_nothing_in_a_good_file() {
 }
 
 #[test]
-fn a_file_that_is_no_log_is_refused_and_left_unchanged() {
+fn a_file_that_is_not_a_log_is_refused_and_left_unchanged() {
     for other in [
         "Dear diary,\nnothing happened today.\n",
         "Dear diary,\r\nnothing happened today.\r\n",
@@ -297,7 +302,7 @@ fn a_file_that_is_no_log_is_refused_and_left_unchanged() {
 }
 
 #[test]
-fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
+fn a_second_server_on_the_same_file_is_refused_and_the_first_keeps_serving() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let first = start(&path, "");
@@ -310,7 +315,7 @@ fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
         .client()
         .check("set k 0 0 1\r\n2\r\n", "STORED\r\n")
         .check("get k\r\n", "VALUE k 0 1\r\n2\r\nEND\r\n");
-    // Under another name it is still the same file.
+    // Under another name it is the same file.
     let link = folder.file("link");
     symlink(&path, &link).expect("a link can be made");
     check_refused(&link, &["another server"]);
@@ -351,7 +356,7 @@ fn a_rewritten_file_is_smaller_and_keeps_its_content_mode_and_link() {
     let after = content(&path).len();
     assert!(after < before / 100, "{before} bytes became {after}");
     memory.check("append k 0 0 1\r\n!\r\n", "STORED\r\n");
-    assert!(content(&path).len() > after, "it goes on in the new file");
+    assert!(content(&path).len() > after, "the new file grows");
 
     let mode = fs::metadata(&path)
         .expect("it is there")
@@ -380,13 +385,13 @@ fn the_unfinished_file_of_a_crashed_rewrite_is_removed() {
 }
 
 #[test]
-fn a_failed_rewrite_is_counted_and_printed_and_the_old_file_goes_on() {
+fn a_failed_rewrite_is_counted_and_printed_and_the_old_file_stays_in_use() {
     let folder = Folder::new();
     let path = folder.file("aof");
     fs::create_dir(folder.file("aof.rewrite")).expect("a folder can be made");
     let server = start(&path, "--aof-rewrite-size 1");
     server.client().check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
-    eventually("it tells that the rewrite failed", || {
+    eventually("the line about the failed rewrite is printed", || {
         server.stderr().contains("cannot rewrite")
     });
     assert_eq!(server.count("aof_rewrites"), 0);
@@ -398,10 +403,10 @@ fn a_failed_rewrite_is_counted_and_printed_and_the_old_file_goes_on() {
     Memory::open(&path, NOW).check("mg k v\r\n", "VA 2\r\n12\r\n");
 }
 
-/// The shell's words for a disk that is full when a file has 64 blocks.
+/// Shell commands that limit every file to 64 blocks: for the server this is a full disk.
 const SMALL_DISK: &str = "trap '' XFSZ; ulimit -f 64;";
 
-/// A server on a small disk, which cannot make room by rewriting its file: where the new one would be, a folder is.
+/// Starts a server on a small disk that cannot rewrite its file to make room: a folder has the path of the new file.
 fn start_on_small_disk(folder: &Folder) -> Process {
     let flags = format!("-c 8 --aof {}", folder.file("aof").display());
     let server = process::spawn_after(SMALL_DISK, &flags);
@@ -409,7 +414,7 @@ fn start_on_small_disk(folder: &Folder) -> Process {
     server
 }
 
-/// Sets a value of 1,000 bytes, and gives the answer.
+/// Sets a value of 1,000 bytes, and returns the answer.
 fn set(client: &mut Client, key: &str, letter: &str) -> String {
     let value = letter.repeat(1000);
     client
@@ -419,10 +424,10 @@ fn set(client: &mut Client, key: &str, letter: &str) -> String {
 
 const REFUSED: &str = "SERVER_ERROR cannot write to the append-only file";
 
-/// Whether the connection ended, with nothing sent before.
-fn has_ended(client: &Client) -> bool {
-    let ahead = client.stream.peek(&mut [0]);
-    ahead.expect("an answer comes, or the end") == 0
+/// Waits for an answer. Returns whether the server has closed the connection instead.
+fn is_closed(client: &Client) -> bool {
+    let bytes = client.stream.peek(&mut [0]);
+    bytes.expect("an answer or the end can be read") == 0
 }
 
 /// The value that [`fill`] sets with its command of this number: 1,000 bytes.
@@ -430,8 +435,8 @@ fn value(number: usize) -> String {
     format!("{number:01000}")
 }
 
-/// Sets one value after the other until the disk is full: then the connection ends without an answer. Gives how
-/// many were stored, which is the number of the value that has no answer.
+/// Sets one value after the other until the disk is full: then the connection is closed without an answer. Returns how
+/// many values were stored. This is also the number of the value without an answer.
 #[track_caller]
 fn fill(server: &Process, key: impl Fn(usize) -> String) -> usize {
     let mut client = server.client();
@@ -441,7 +446,7 @@ fn fill(server: &Process, key: impl Fn(usize) -> String) -> usize {
             key(number),
             value(number)
         ));
-        if has_ended(&client) {
+        if is_closed(&client) {
             return number;
         }
         client.expect("STORED\r\n");
@@ -460,14 +465,14 @@ fn on_a_full_disk_changes_are_refused_and_reads_are_served() {
     let stored = fill(&server, |number| format!("k{number}"));
     assert!((10..1000).contains(&stored), "{stored} were stored");
     let full = content(&path);
-    for told in [
+    for message in [
         "cannot write (",
         "connection closed (the append-only file cannot be written: ",
     ] {
-        eventually(told, || server.stderr().contains(told));
+        eventually(message, || server.stderr().contains(message));
     }
 
-    // The change without an answer waits for room. What is refused from then on does not happen, in no part.
+    // The change without an answer was made, and its record waits for room. Refused commands change nothing.
     let has = |number| {
         let value = value(number);
         format!("VALUE k{number} 0 1000\r\n{value}\r\nEND\r\n")
@@ -477,7 +482,7 @@ fn on_a_full_disk_changes_are_refused_and_reads_are_served() {
     for key in ["k0", &last, "new"] {
         assert_eq!(set(&mut client, key, "b"), REFUSED);
         for command in [format!("delete {key}\r\n"), format!("touch {key} 1\r\n")] {
-            // Also where nothing would change, and where it is a connection's first command.
+            // Even a command that would change nothing is refused, and also the first command of a connection.
             assert_eq!(client.send(&command).line(), REFUSED, "{command}");
             assert_eq!(server.client().send(&command).line(), REFUSED, "{command}");
         }
@@ -495,7 +500,7 @@ fn on_a_full_disk_changes_are_refused_and_reads_are_served() {
     assert!(server.count("aof_errors") >= 3);
     drop(server);
 
-    // With room again it goes on, and nothing is damaged or cut short. All that was acknowledged is there.
+    // When there is room again, the server starts. Nothing is damaged or cut short, and nothing acknowledged is lost.
     let server = start(&path, "");
     assert!(!server.stderr().contains("cut"), "{}", server.stderr());
     let mut client = server.client();
@@ -511,7 +516,7 @@ fn on_a_full_disk_every_command_of_a_pipeline_gets_its_own_answer() {
     let folder = Folder::new();
     let server = start_on_small_disk(&folder);
     let big = "v".repeat(10_000);
-    // This one has changed something while that was possible.
+    // This client has changed something before the disk was full.
     let mut old = server.client();
     old.check(format!("set big 0 0 10000\r\n{big}\r\n"), "STORED\r\n");
     fill(&server, |_| "k".into());
@@ -531,7 +536,7 @@ fn on_a_full_disk_every_command_of_a_pipeline_gets_its_own_answer() {
             "set a 0 0 1\r\n1\r\n".repeat(400) + "mn\r\n",
             refused.repeat(400) + "MN\r\n",
         );
-        // One that is quiet tells only of an error, and this is one.
+        // `noreply` silences the error, but `q` does not.
         client.check(
             "mg nothing\r\nset a 0 0 1 noreply\r\n1\r\nms a 1 q\r\n1\r\n".repeat(400) + "mn\r\n",
             format!("EN\r\n{refused}").repeat(400) + "MN\r\n",
@@ -541,8 +546,8 @@ fn on_a_full_disk_every_command_of_a_pipeline_gets_its_own_answer() {
 
 #[test]
 fn a_pipeline_that_fills_the_disk_gets_only_true_answers_before_the_connection_closes() {
-    // Where in the pipeline the disk is full depends on the size of the records. Without the `get` no answer leaves
-    // before the end: there are more records than may be pending, and the first that is refused is one in the middle.
+    // The size of the records decides which command of the pipeline fills the disk. Without the `get` no answer is sent
+    // before the end: there are more records than may be pending, and the first refused record is one in the middle.
     let cases = [
         (1500, "get read\r\n"),
         (2500, "get read\r\n"),
@@ -576,7 +581,10 @@ fn a_pipeline_that_fills_the_disk_gets_only_true_answers_before_the_connection_c
             common::shortened(got.as_bytes())
         );
         let acknowledged = got.matches("STORED\r\n").count();
-        assert!(size == 9000 || acknowledged > 0, "some answers have left");
+        assert!(
+            size == 9000 || acknowledged > 0,
+            "some answers were received"
+        );
         server
             .client()
             .check("append log 0 0 1\r\n+\r\n", format!("{REFUSED}\r\n"))
@@ -591,7 +599,7 @@ fn a_pipeline_that_fills_the_disk_gets_only_true_answers_before_the_connection_c
             .expect("a length");
         assert!(
             length >= size + acknowledged,
-            "{acknowledged} were acknowledged: {length}"
+            "{acknowledged} appends were acknowledged, but the value has {length} bytes"
         );
     }
 }
@@ -601,7 +609,7 @@ fn a_noreply_change_that_cannot_be_recorded_closes_the_connection() {
     let folder = Folder::new();
     let server = start_on_small_disk(&folder);
     let mut client = server.client();
-    // Nothing but the end can come. The server may have closed before the last is sent.
+    // No command has an answer. The server may close the connection before the last command is sent.
     for number in 0..100 {
         let command = format!("set k 0 0 1000 noreply\r\n{}\r\n", value(number));
         if client.stream.write_all(command.as_bytes()).is_err() {
@@ -620,16 +628,16 @@ fn a_long_answer_to_a_change_that_cannot_be_recorded_is_not_sent_at_all() {
     let value = "v".repeat(20_000);
     client.check(format!("set long 0 0 20000\r\n{value}\r\n"), "STORED\r\n");
     let answer = format!("VALUE long 0 20000\r\n{value}\r\nEND\r\n");
-    let ended = (0..10_000).any(|_| {
+    let closed = (0..10_000).any(|_| {
         client.send("gat 0 long\r\n");
-        let ended = has_ended(&client);
-        if !ended {
+        let closed = is_closed(&client);
+        if !closed {
             client.expect(&answer);
         }
-        ended
+        closed
     });
-    assert!(ended, "the connection ended");
-    // Others only hear of it.
+    assert!(closed, "the connection is closed");
+    // The connections of other clients stay open: their changes are only refused.
     server.client().check("get long\r\n", &answer);
     assert_eq!(server.client().send("touch long 0\r\n").line(), REFUSED);
 }
@@ -642,7 +650,7 @@ fn a_rewrite_makes_room_for_records_that_could_not_be_written() {
     let server = process::spawn_after(SMALL_DISK, &flags);
     let last = fill(&server, |_| "k".into());
     let mut client = server.client();
-    eventually("it is rewritten", || {
+    eventually("the file is rewritten", || {
         client.send("ms new 1\r\n1\r\n").line() == "HD"
     });
     // The change that got no answer was made, and is recorded now.
@@ -663,7 +671,9 @@ fn a_small_file_that_cannot_be_written_is_rewritten() {
     let server = process::spawn_after(SMALL_DISK, &flags);
     fill(&server, |_| "k".into());
     let mut client = server.client();
-    eventually("it is rewritten", || set(&mut client, "k", "b") == "STORED");
+    eventually("the file is rewritten", || {
+        set(&mut client, "k", "b") == "STORED"
+    });
     assert_eq!(server.count("aof_rewrites"), 1);
     drop(server);
     start(&path, "")
@@ -676,7 +686,7 @@ fn a_rewrite_after_a_restart_makes_room_on_a_full_disk() {
     let folder = Folder::new();
     let path = folder.file("aof");
     let server = start_on_small_disk(&folder);
-    // It is full of one key's old values.
+    // The disk is full of one key's old values.
     fill(&server, |_| "k".into());
     drop(server);
     fs::remove_dir(folder.file("aof.rewrite")).expect("it is empty");
@@ -686,7 +696,9 @@ fn a_rewrite_after_a_restart_makes_room_on_a_full_disk() {
         SMALL_DISK,
         &format!("-c 8 --aof {} --aof-rewrite-size {size}", path.display()),
     );
-    eventually("it is rewritten", || server.count("aof_rewrites") == 1);
+    eventually("the file is rewritten", || {
+        server.count("aof_rewrites") == 1
+    });
     assert_eq!(set(&mut server.client(), "k", "b"), "STORED");
     assert!(content(&path).len() < size / 5);
 }
@@ -736,7 +748,7 @@ fn a_server_does_not_start_on_a_full_disk_but_starts_when_there_is_room() {
     let outcome = process::launch("trap '' XFSZ; ulimit -f 0;", &flags).outcome();
     assert_eq!(outcome.status.code(), Some(1), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("--no-aof"), "{}", outcome.stderr);
-    // Nor is it a reason not to start later.
+    // The failed start left a file that a later start can use.
     start(&path, "")
         .client()
         .check("set k 0 0 1\r\n1\r\n", "STORED\r\n");

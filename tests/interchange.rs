@@ -1,10 +1,10 @@
-//! The append-only file is memcached's protocol: after it is sent to a real memcached, that holds what this server
-//! held. So users can go back to memcached, and the format stays readable.
+//! The append-only file is written in memcached's protocol. If it is sent to a real memcached, this one then holds the
+//! same items. So users can go back to memcached, and the format stays readable.
 //!
-//! Older releases, such as 1.6.18 of Debian 12, do not know the flag `E`, which sets a cas unique. They take the file
-//! without this flag, and give each item a cas unique of their own. They take no key with a zero byte.
+//! Older releases, such as 1.6.18 of Debian 12, do not know the flag `E`, which sets a cas unique. They accept the file
+//! without this flag, and choose the cas uniques themselves. They accept no key with a zero byte.
 //!
-//! The real server is the program that MEMCACHED names, or else `memcached` on the PATH.
+//! The real server is the program in the environment variable MEMCACHED, or else `memcached` on the PATH.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,7 +24,7 @@ use common::memcached::Memcached;
 use common::memory::Memory;
 use common::process;
 
-/// What clients do in a run: a bit of everything that leaves something behind.
+/// The commands of a run. They change items in many different ways.
 const RUN: &[&str] = &[
     "set text 1 0 5\r\nhello\r\n",
     "set text 4294967295 0 5\r\nworld\r\n",
@@ -78,9 +78,9 @@ const KEYS: &[&str] = &[
     "flushed",
 ];
 
-/// Plays commands and gives all that is answered.
-fn said(client: &mut Client, commands: &[u8]) -> String {
-    // `mn` is answered after everything else.
+/// Sends commands, and returns all their answers.
+fn answers(client: &mut Client, commands: &[u8]) -> String {
+    // The answer to `version` comes after all others.
     client.send(commands).send("mn O-the-end\r\nversion\r\n");
     let mut answers = String::new();
     loop {
@@ -93,48 +93,50 @@ fn said(client: &mut Client, commands: &[u8]) -> String {
     }
 }
 
-/// A command or a key as it is sent: for an older memcached, the key in base64 has a first byte that is not zero.
-fn spelled(text: &str, is_new: bool) -> String {
+/// A command or a key as it is sent. Older releases of memcached accept no zero byte in a key, so for them another key
+/// is used.
+fn for_release(text: &str, is_new: bool) -> String {
     match is_new {
         true => text.to_owned(),
         false => text.replace("AAH/", "AQH/"),
     }
 }
 
-/// What a server holds under every key: the line of `mg` with these flags, without the time, the time, and the value.
-fn held(client: &mut Client, flags: &str, is_new: bool) -> Vec<(String, Option<i64>, String)> {
+/// What a server holds under every key: the answer to `mg` with these flags but without its TTL, the TTL, and the
+/// value.
+fn items(client: &mut Client, flags: &str, is_new: bool) -> Vec<(String, Option<i64>, String)> {
     let ask = |key: &&str| {
-        let key = spelled(key, is_new);
+        let key = for_release(key, is_new);
         let line = client.send(format!("mg {key} {flags}\r\n")).line();
         let value = match line.strip_prefix("VA ") {
             Some(rest) => {
                 let length = rest.split(' ').next().and_then(|word| word.parse().ok());
-                read(client, length.expect("a length"))
+                read_value(client, length.expect("a length"))
             }
             None => String::new(),
         };
-        let (mut time, mut words) = (None, Vec::new());
+        let (mut ttl, mut words) = (None, Vec::new());
         for word in line.split(' ') {
-            match word.strip_prefix('t').and_then(|time| time.parse().ok()) {
-                Some(seconds) => time = Some(seconds),
-                // Who has won a vivified item is not in the file.
+            match word.strip_prefix('t').and_then(|ttl| ttl.parse().ok()) {
+                Some(seconds) => ttl = Some(seconds),
+                // The file does not record that a client has won a vivified item.
                 None if word == "Z" => {}
                 None => words.push(word),
             }
         }
-        (format!("{key}: {}", words.join(" ")), time, value)
+        (format!("{key}: {}", words.join(" ")), ttl, value)
     };
     KEYS.iter().map(ask).collect()
 }
 
-/// A value and its `\r\n`.
-fn read(client: &mut Client, length: usize) -> String {
+/// Reads a value and its `\r\n`.
+fn read_value(client: &mut Client, length: usize) -> String {
     let mut value = vec![0; length + 2];
     std::io::Read::read_exact(&mut client.stream, &mut value).expect("the value comes");
     value.escape_ascii().to_string()
 }
 
-/// The file without the flag `E`. (Data is left as it is: that of this run has no line with a checksum.)
+/// The file without the flag `E`. (This changes only lines that end in a checksum, and no data of this run has one.)
 fn without_cas(file: &[u8]) -> Vec<u8> {
     let is_cas = |word: &&[u8]| {
         let digits = word.strip_prefix(b"E");
@@ -154,8 +156,8 @@ fn without_cas(file: &[u8]) -> Vec<u8> {
     lines.collect::<Vec<_>>().concat()
 }
 
-/// Runs the commands on this server, and sends a copy of its file to a real memcached. `prepare` may change the copy
-/// first. Then both servers must hold the same.
+/// Runs the commands on our server, and sends a copy of its file to a real memcached. `prepare` may change the copy
+/// first. Then both servers must hold the same items.
 fn compare(before: &str, prepare: impl Fn(&Path)) {
     let Some((program, release)) = Memcached::find_any() else {
         return;
@@ -166,8 +168,8 @@ fn compare(before: &str, prepare: impl Fn(&Path)) {
     let mut ours = server.client();
     let is_new = release >= (1, 6, 40);
     for command in [before].iter().chain(RUN) {
-        let command = spelled(command, is_new);
-        let answers = said(&mut ours, command.as_bytes());
+        let command = for_release(command, is_new);
+        let answers = answers(&mut ours, command.as_bytes());
         assert!(!answers.contains("ERROR"), "{command}: {answers}");
     }
     let copy = folder.file("copy");
@@ -180,25 +182,25 @@ fn compare(before: &str, prepare: impl Fn(&Path)) {
 
     let theirs = Memcached::start(&program, "");
     let mut theirs = Client::connect(theirs.address);
-    let answers = said(&mut theirs, &file);
-    let surprise = answers
+    let answers = answers(&mut theirs, &file);
+    let refusal = answers
         .lines()
         .find(|line| !["MN", "HD", "OK"].contains(&line.split(' ').next().expect("a word")));
-    assert_eq!(surprise, None, "every record is understood: {answers}");
+    assert_eq!(refusal, None, "memcached accepts every record: {answers}");
 
     for (ours, theirs) in
-        held(&mut ours, flags, is_new)
+        items(&mut ours, flags, is_new)
             .into_iter()
-            .zip(held(&mut theirs, flags, is_new))
+            .zip(items(&mut theirs, flags, is_new))
     {
         assert_eq!((&ours.0, &ours.2), (&theirs.0, &theirs.2));
-        // Their clocks need not tick together.
-        let differ = ours
+        // The clocks of the two servers may differ a little.
+        let difference = ours
             .1
             .zip(theirs.1)
             .map(|(ours, theirs)| ours.abs_diff(theirs));
         assert!(
-            ours.1.is_some() == theirs.1.is_some() && differ.is_none_or(|seconds| seconds <= 2),
+            ours.1.is_some() == theirs.1.is_some() && difference.is_none_or(|seconds| seconds <= 2),
             "{}: {:?} and {:?} seconds",
             ours.0,
             ours.1,
