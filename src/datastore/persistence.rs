@@ -116,7 +116,7 @@ impl Datastore {
                 *flush_at = None;
                 self.flush()
             }
-            // It happens, if it is due, when all records have been applied.
+            // A flush that is due happens when all records have been applied.
             Record::FlushAt(time) => {
                 *flush_at = Some(time);
                 Ok(())
