@@ -735,7 +735,7 @@ fn a_server_on_a_full_disk_with_less_memory_than_its_file_serves_what_it_has() {
     let mut client = server.client();
     client.check("mg k99 s\r\n", "HD s200000\r\n");
     client.send("set k 0 0 1\r\n1\r\n");
-    assert!(has_ended(&client), "the change is not acknowledged");
+    assert!(is_closed(&client), "the change is not acknowledged");
     let said = server.stderr();
     assert!(said.contains("what was evicted is still in it"), "{said}");
 }

@@ -65,7 +65,7 @@ pub struct Log {
     /// The length after the last rewrite: growth is measured against it.
     pub base: u64,
     /// The new file, while the old one is being rewritten.
-    pub copy: Option<RewriteFile>,
+    pub new_file: Option<RewriteFile>,
     /// The folder of a file that has just got its name, until the directory entry is durable. Nothing that only the new
     /// file holds is durable before.
     pub unsynced_folder: Option<Arc<File>>,

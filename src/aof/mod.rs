@@ -306,7 +306,7 @@ impl Aof {
         let mark = |offset| encoded([Record::Mark { time, offset, cas }]).0;
         let bytes = mark(log.length + log.unwritten.len() as u64);
         log.unwritten.extend_from_slice(&bytes);
-        if let Some(copy) = &mut log.copy {
+        if let Some(copy) = &mut log.new_file {
             copy.append(&mark(copy.length));
         }
         self.records.fetch_add(1, Relaxed);
@@ -328,7 +328,7 @@ impl Aof {
         self.look_for_file(&log);
         let is_requested = self.rewrite_requested.load(Relaxed);
         let is_time = cannot_be_written || is_requested;
-        let may_begin = log.copy.is_none() && Instant::now() >= log.retry_at;
+        let may_begin = log.new_file.is_none() && Instant::now() >= log.retry_at;
         self.has_grown(&log) || (is_time && may_begin)
     }
 
@@ -360,7 +360,7 @@ impl Aof {
     /// Whether the file has grown so much that it is time to rewrite it.
     fn has_grown(&self, log: &Log) -> bool {
         log.length >= self.rewrite_threshold(log)
-            && log.copy.is_none()
+            && log.new_file.is_none()
             && Instant::now() >= log.retry_at
     }
 

@@ -67,11 +67,11 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OpenError::InUse { path, process } => {
-                write!(f, "--aof {}: another server has this file", path.display())?;
+                write!(f, "--aof {}: another server uses this file", path.display())?;
                 if let Some(process) = process {
                     write!(f, " (process {process})")?;
                 }
-                f.write_str("; give each its own")
+                f.write_str("; give each server a file of its own")
             }
             OpenError::NotAFile { path, kind } => write!(
                 f,
@@ -90,7 +90,7 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Damaged { path, offset, what } => write!(
                 f,
-                "--aof {}: damaged at byte {offset} ({what}); --aof-repair keeps what is before it and saves the rest beside the file",
+                "--aof {}: damaged at byte {offset} ({what}); --aof-repair keeps what is before this byte and moves the rest to another file",
                 path.display()
             ),
             OpenError::CannotSave(path, error) => write!(
@@ -100,7 +100,7 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Io(path, error) => write!(
                 f,
-                "--aof {}: {error}; --no-aof does without a file",
+                "--aof {}: {error}; to run without a file, use --no-aof",
                 path.display()
             ),
             OpenError::Stopped => f.write_str("stopped while the append-only file was replayed"),

@@ -128,7 +128,7 @@ impl Aof {
                 let saved = move_end(&file, &path, length, "damaged", &*disk)
                     .map_err(|(saved, error)| OpenError::CannotSave(saved, error))?;
                 crate::log::line(format_args!(
-                    "rustmemc: {}: damaged at byte {length} ({what}); the {} bytes from there on are saved in {}",
+                    "rustmemc: {}: damaged at byte {length} ({what}); the {} bytes from there to the end were moved to {}",
                     path.display(),
                     size - length,
                     saved.display()
@@ -136,16 +136,16 @@ impl Aof {
             }
             Next::TornTail => {
                 let kept = match move_end(&file, &path, length, "torn", &*disk) {
-                    Ok(saved) => format!("kept in {}", saved.display()),
+                    Ok(saved) => format!(", and kept in {}", saved.display()),
                     // A crash because of a full disk leaves a torn tail, and the server must start then. Nothing in the
                     // tail was acknowledged.
                     Err((_, error)) => {
                         disk.truncate(&file, length).map_err(failed)?;
-                        format!("removed, because they cannot be kept ({error})")
+                        format!("; they cannot be kept ({error})")
                     }
                 };
                 crate::log::line(format_args!(
-                    "rustmemc: {}: the last record is cut short by a crash; {} bytes at {length} are cut off and {kept}",
+                    "rustmemc: {}: a crash cut the last record short; its {} bytes at byte {length} are removed{kept}",
                     path.display(),
                     size - length
                 ));
@@ -172,7 +172,7 @@ impl Aof {
             length,
             marked: 0,
             base: 0,
-            copy: None,
+            new_file: None,
             unsynced_folder: None,
             retry_at: Instant::now(),
         };
@@ -284,8 +284,8 @@ impl<'f> Reader<'f> {
                 Ok(Next::Record)
             }
             Ok(Parsed::Announced(mut item, checksum)) => {
-                let room = item.value_mut();
-                let end = self.offset + length + room.len() as u64 + 2;
+                let value = item.value_mut();
+                let end = self.offset + length + value.len() as u64 + 2;
                 let mut line_end = [0; 2];
                 self.input.read_exact(value)?;
                 self.input.read_exact(&mut line_end)?;

@@ -31,7 +31,7 @@ impl Aof {
         if lock(&self.pending).state == FileState::Closed {
             return Err(io::Error::other("the server has stopped"));
         }
-        if log.copy.is_some() {
+        if log.new_file.is_some() {
             return Err(io::Error::other("another rewrite has begun"));
         }
         let path = rewrite_path(&self.path);
@@ -49,7 +49,7 @@ impl Aof {
         file.try_lock()?;
         let file = LogFile::new(file, &self.disk);
         let begin = || -> io::Result<RewriteFile> {
-            let mut copy = RewriteFile {
+            let mut new_file = RewriteFile {
                 writer: BufWriter::new(file.clone()),
                 length: 0,
                 failure: None,
@@ -63,8 +63,8 @@ impl Aof {
         // shards. It gets a record of its own for each later change.
         log.take(&self.pending);
         self.rewrite_requested.store(false, Relaxed);
-        let copy = begin().inspect_err(|_| drop(fs::remove_file(&path)))?;
-        log.copy = Some(copy);
+        let new_file = begin().inspect_err(|_| drop(fs::remove_file(&path)))?;
+        log.new_file = Some(new_file);
         Ok(())
     }
 
@@ -92,10 +92,10 @@ impl Aof {
     /// The rewrite must be abandoned. Either the old file is unchanged, or the new one has replaced it and only its
     /// directory entry may not be durable.
     pub fn finish_rewrite(&self) -> io::Result<()> {
-        self.sync_copy(false)?;
+        self.sync_new_file(false)?;
         // From now on whatever is synced is synced in both files. So when this sync is done, all that is durable in the
         // old file is durable in the new one.
-        self.sync_copy(true)?;
+        self.sync_new_file(true)?;
 
         // The folder is opened before the rename, because a failure does no harm yet.
         let folder = open_folder(&self.path)?;
@@ -104,17 +104,17 @@ impl Aof {
         let Some(mut new_file) = log.new_file.take() else {
             return Ok(());
         };
-        let renamed = copy
+        let renamed = new_file
             .check()
             .and_then(|()| self.make_way(&log))
             .and_then(|()| self.disk.rename(&rewrite_path(&self.path), &self.path));
         if let Err(error) = renamed {
-            log.copy = Some(copy);
+            log.new_file = Some(new_file);
             return Err(error);
         }
-        log.writer = copy.writer;
-        log.length = copy.length;
-        log.base = copy.length;
+        log.writer = new_file.writer;
+        log.length = new_file.length;
+        log.base = new_file.length;
         log.unsynced_folder = Some(Arc::new(folder));
         // The new file holds the records that the old file could not take, because it holds everything.
         let written = log.unwritten.len() as u64;
@@ -152,13 +152,13 @@ impl Aof {
     }
 
     /// Syncs the new file while other threads go on appending. `is_synced_too`: see [`RewriteFile`].
-    fn sync_copy(&self, is_synced_too: bool) -> io::Result<()> {
+    fn sync_new_file(&self, is_synced_too: bool) -> io::Result<()> {
         let file = {
             let mut log = self.lock();
             let none = || io::Error::other("no rewrite has begun");
-            let copy = log.copy.as_mut().ok_or_else(none)?;
-            copy.is_synced_too = is_synced_too;
-            copy.writer.get_ref().clone()
+            let new_file = log.new_file.as_mut().ok_or_else(none)?;
+            new_file.is_synced_too = is_synced_too;
+            new_file.writer.get_ref().clone()
         };
         file.sync()
     }

@@ -59,15 +59,18 @@ impl Aof {
             return Err(io::Error::other("a sync has failed"));
         }
         let file = log.writer.get_ref().clone();
-        let copy = log.copy.as_ref().filter(|copy| copy.is_synced_too);
-        let copy = copy.map(|copy| copy.writer.get_ref().clone());
+        let new_file = log
+            .new_file
+            .as_ref()
+            .filter(|new_file| new_file.is_synced_too);
+        let new_file = new_file.map(|new_file| new_file.writer.get_ref().clone());
         let folder = log.unsynced_folder.clone();
         let up_to = self.written.load(Relaxed);
         drop(log);
         // No lock is held during the syncs.
         self.sync_or_fail(&file, || file.sync())?;
-        if let Some(copy) = copy {
-            self.sync_or_fail(&copy, || copy.sync())?;
+        if let Some(new_file) = new_file {
+            self.sync_or_fail(&new_file, || new_file.sync())?;
         }
         if let Some(folder) = folder {
             self.sync_or_fail(&file, || self.disk.sync_folder(&folder))?;
@@ -88,14 +91,14 @@ impl Aof {
         let outcome = sync();
         if let Err(error) = &outcome {
             let mut log = self.lock();
-            let copy = log.copy.as_mut();
-            let copy = copy.filter(|copy| file.is_same_as(copy.writer.get_ref()));
-            let is_copy = copy.is_some();
-            if let Some(copy) = copy {
-                copy.failure = Some(io::Error::other("a sync has failed"));
+            let new_file = log.new_file.as_mut();
+            let new_file = new_file.filter(|new_file| file.is_same_as(new_file.writer.get_ref()));
+            let is_new_file = new_file.is_some();
+            if let Some(new_file) = new_file {
+                new_file.failure = Some(io::Error::other("a sync has failed"));
             }
             // If a rewrite has replaced the file meanwhile, the new file is good.
-            if is_copy || file.is_same_as(log.writer.get_ref()) {
+            if is_new_file || file.is_same_as(log.writer.get_ref()) {
                 self.set_state(FileState::SyncFailed);
             }
             drop(log);

@@ -407,7 +407,7 @@ fn a_rewrite_syncs_the_new_file_then_renames_it_then_syncs_the_folder() {
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
     let copied = sample.aof.copy_to_new_file([record(1)].into_iter());
     copied.expect("the new file can be written");
-    sample.disk.calls();
+    sample.disk.take_calls();
     assert!(sample.append(2));
     sample.aof.finish_rewrite().expect("it can be finished");
     assert_eq!(
@@ -429,11 +429,11 @@ fn no_thread_waits_for_the_syncs_of_a_rewrite_and_what_is_acknowledged_meanwhile
     let sample = Sample::new("rounds", Fsync::Always);
     assert!(sample.change(1));
     sample.aof.begin_rewrite(|| 1).expect("it can begin");
-    let copied = sample.aof.copy([record(1)].into_iter());
+    let copied = sample.aof.copy_to_new_file([record(1)].into_iter());
     copied.expect("the new file can be written");
     let next_sync = || {
         let meeting = Arc::new(Barrier::new(2));
-        *lock(&sample.disk.meeting) = Some(Arc::clone(&meeting));
+        *lock(&sample.disk.sync_barrier) = Some(Arc::clone(&meeting));
         meeting
     };
     let mut meeting = next_sync();
@@ -443,9 +443,9 @@ fn no_thread_waits_for_the_syncs_of_a_rewrite_and_what_is_acknowledged_meanwhile
         for number in 2..=4 {
             meeting.wait();
             assert!(sample.aof.log.try_lock().is_ok(), "no lock is held");
-            sample.disk.calls();
+            sample.disk.take_calls();
             assert!(sample.change(number));
-            let synced = sample.disk.calls();
+            let synced = sample.disk.take_calls();
             let synced = synced.iter().filter(|call| call.starts_with("sync"));
             let expected = match number {
                 2 => &["sync aof"][..],
@@ -456,7 +456,7 @@ fn no_thread_waits_for_the_syncs_of_a_rewrite_and_what_is_acknowledged_meanwhile
             let ended = std::mem::replace(&mut meeting, next_sync());
             ended.wait();
         }
-        *lock(&sample.disk.meeting) = None;
+        *lock(&sample.disk.sync_barrier) = None;
         let rewritten = rewriting.join().expect("it does not panic");
         rewritten.expect("it can be finished");
     });
