@@ -1,10 +1,10 @@
 //! The pool of workers. It grows with the number of clients: when a client comes and no worker is idle, a worker is
 //! started. It stays until the server stops.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ pub struct Workers {
     limit: usize,
     /// How many workers the system's limit on memory mappings allowed when it was last read.
     limit_by_mappings: usize,
+    /// The thread of each worker has a copy, and drops it when it ends: `threadpool` has no way to join its threads.
+    alive: Arc<()>,
     /// When the system last refused a worker; `None` if it has allowed one since.
     last_refusal: Option<Instant>,
 }
@@ -57,12 +59,16 @@ impl Workers {
                 .build()
         };
         let pool = catch_refusal(build).ok_or(StartError::NoWorker)?;
-        Ok(Workers {
+        let workers = Workers {
             pool,
             limit,
             limit_by_mappings: limit_by_mappings(),
+            alive: Arc::default(),
             last_refusal: None,
-        })
+        };
+        // The first worker gets its copy even if no client ever comes.
+        workers.execute(|| ());
+        Ok(workers)
     }
 
     /// How many workers there are, busy or idle.
@@ -115,14 +121,19 @@ impl Workers {
     /// Gives a job to a worker. The job must not panic: the pool would replace the lost worker by a new one, and if the
     /// system refused the new one, there would be a panic during a panic, which aborts the process.
     pub fn execute(&self, job: impl FnOnce() + Send + 'static) {
-        self.pool.execute(job);
+        let alive = Arc::clone(&self.alive);
+        self.pool.execute(move || {
+            ALIVE.set(Some(alive));
+            job();
+        });
     }
 
-    /// Waits until no worker is busy, or until `deadline`. Then idle workers end. A worker that is still busy ends when
-    /// its job is done.
+    /// Waits until all workers have ended, or until `deadline`. A worker that is busy ends when its job is done.
     pub fn finish(self, deadline: Instant) {
-        let is_busy = || self.pool.queued_count() + self.pool.active_count() > 0;
-        while is_busy() && Instant::now() < deadline {
+        let Workers { pool, alive, .. } = self;
+        // Without the pool, a worker ends as soon as it has nothing to do.
+        drop(pool);
+        while Arc::strong_count(&alive) > 1 && Instant::now() < deadline {
             thread::sleep(POLL_INTERVAL);
         }
     }
@@ -138,6 +149,9 @@ fn limit_by_mappings() -> usize {
 }
 
 thread_local! {
+    /// What a worker's thread has of [`Workers`].
+    static ALIVE: RefCell<Option<Arc<()>>> = const { RefCell::new(None) };
+
     /// Whether a panic of this thread is expected, and must not be printed.
     static PANIC_IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
