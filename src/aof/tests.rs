@@ -432,35 +432,61 @@ fn no_thread_waits_for_the_syncs_of_a_rewrite_and_what_is_acknowledged_meanwhile
     let copied = sample.aof.copy_to_new_file([record(1)].into_iter());
     copied.expect("the new file can be written");
     let next_sync = || {
-        let meeting = Arc::new(Barrier::new(2));
-        *lock(&sample.disk.sync_barrier) = Some(Arc::clone(&meeting));
-        meeting
+        let barrier = Arc::new(Barrier::new(2));
+        *lock(&sample.disk.sync_barrier) = Some(Arc::clone(&barrier));
+        barrier
     };
-    let mut meeting = next_sync();
+    let (mut barrier, mut found) = (next_sync(), Vec::new());
     std::thread::scope(|scope| {
         let rewriting = scope.spawn(|| sample.aof.finish_rewrite());
         // Two syncs of the new file, and one when it has its name.
         for number in 2..=4 {
-            meeting.wait();
-            assert!(sample.aof.log.try_lock().is_ok(), "no lock is held");
+            barrier.wait();
+            let is_unlocked = sample.aof.log.try_lock().is_ok();
             sample.disk.take_calls();
-            assert!(sample.change(number));
-            let synced = sample.disk.take_calls();
-            let synced = synced.iter().filter(|call| call.starts_with("sync"));
-            let expected = match number {
-                2 => &["sync aof"][..],
-                3 => &["sync aof", "sync aof.rewrite"],
-                _ => &["sync aof", "sync folder"],
-            };
-            assert!(synced.eq(expected), "change {number}");
-            let ended = std::mem::replace(&mut meeting, next_sync());
-            ended.wait();
+            // If the lock is held, this would wait for ever.
+            let is_acknowledged = is_unlocked && sample.change(number);
+            let mut calls = sample.disk.take_calls();
+            calls.retain(|call| call.starts_with("sync"));
+            found.push((is_acknowledged, calls.join(", ")));
+            std::mem::replace(&mut barrier, next_sync()).wait();
         }
         *lock(&sample.disk.sync_barrier) = None;
         let rewritten = rewriting.join().expect("it does not panic");
         rewritten.expect("it can be finished");
     });
+    let expected = [
+        "sync aof",
+        "sync aof, sync aof.rewrite",
+        "sync aof, sync folder",
+    ];
+    assert_eq!(found, expected.map(|calls| (true, calls.to_owned())));
     assert_eq!(sample.numbers(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn the_write_that_makes_the_file_large_wakes_the_thread_that_rewrites_it() {
+    const LONG: Duration = Duration::from_secs(20);
+    let sample = Sample::new("woken", Fsync::Never);
+    let is_ready = Barrier::new(2);
+    std::thread::scope(|scope| {
+        let keeper = scope.spawn(|| {
+            sample.aof.set_keeper();
+            is_ready.wait();
+            let start = Instant::now();
+            thread::park_timeout(LONG);
+            start.elapsed() < LONG
+        });
+        is_ready.wait();
+        for number in 0.. {
+            if sample.size() > 1000 || keeper.is_finished() {
+                break;
+            }
+            assert!(sample.change(number));
+        }
+        assert!(keeper.join().expect("it does not panic"));
+    });
+    assert!(sample.size() > 1000, "and not before");
 }
 
 /// Changes, and a rewrite amid them. Returns the numbers that the store has, and those that were acknowledged.
