@@ -221,7 +221,10 @@ impl Crashes {
         let path = self.folder.file("aof");
         let server = process::spawn(&format!("-c 16 --aof {}", path.display()));
         self.check(&server);
-        assert_eq!(self.folder.names(), ["aof"], "there is no other file");
+        let mut names = self.folder.names();
+        // What a crash left of a record is kept.
+        names.retain(|name| !name.starts_with("aof.torn-"));
+        assert_eq!(names, ["aof"], "there is no other file");
     }
 }
 
