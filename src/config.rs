@@ -126,7 +126,7 @@ struct Flags {
     #[argh(switch, short = 'v')]
     verbose: u32,
 
-    /// the append-only file (default: rustmemc.aof in the current directory; with another port than 11211, rustmemc-<port>.aof; with port 0, none)
+    /// the append-only file (default: rustmemc.aof in the current directory; with another port than 11211, `rustmemc-<port>.aof`; with port 0, none)
     #[argh(option, arg_name = "path")]
     aof: Vec<PathBuf>,
 

@@ -4,7 +4,7 @@
 //! that is not read blocks its writer for ever. So a thread of its own writes the lines, from a queue. It starts when
 //! there are lines, and ends when there are none.
 //!
-//! Invariant: [`line`] never waits for standard error, and the queue has at most [`MAX_QUEUED`] bytes. Lines that do not
+//! Invariant: [`line()`] never waits for standard error, and the queue has at most [`MAX_QUEUED`] bytes. Lines that do not
 //! fit are dropped and counted.
 
 use std::collections::VecDeque;
