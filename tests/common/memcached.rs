@@ -1,10 +1,11 @@
 //! The real memcached: the program that the variable MEMCACHED names, or `memcached` on the PATH.
 
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::Client;
+use super::TIMEOUT;
 use super::process::{eventually, passed_over};
 use super::system::{free_port, is_root};
 
@@ -93,5 +94,14 @@ impl Drop for Memcached {
 
 /// Whether this process listens at this address. Another server may have taken the port first.
 fn is_server(address: SocketAddr, pid: u32) -> bool {
-    TcpStream::connect(address).is_ok() && Client::connect(address).stat("pid") == pid.to_string()
+    // While it starts, memcached may accept a connection and reset it.
+    let stats = || -> io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.write_all(b"stats\r\nquit\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    stats().is_ok_and(|stats| stats.contains(&format!("STAT pid {pid}\r\n")))
 }
