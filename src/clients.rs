@@ -43,7 +43,7 @@ pub struct Client {
     pub stream: TcpStream,
     /// The client's address.
     pub address: SocketAddr,
-    /// When bytes of a command last came from it, by the store's clock. A stored data block does not count.
+    /// When the client last sent bytes of a command, by the store's clock. A data block does not count.
     pub last_command: AtomicU32,
     /// An [`Activity`].
     activity: AtomicU8,
@@ -177,7 +177,7 @@ impl Clients {
         self.stopper.stop();
     }
 
-    /// Whether the server was asked to stop. Then no further command is begun.
+    /// Whether the server was asked to stop. Then no further command is executed.
     pub fn is_stopping(&self) -> bool {
         self.stopper.is_stopping()
     }

@@ -1,7 +1,7 @@
 //! The command line: memcached's one-letter flags, and a long name for each.
 //!
-//! `argh` does the parsing. Before that, [`normalised`] rewrites getopt's short forms (`-vv`, `-m64`, `--port=11211`):
-//! argh does not know them, but scripts written for memcached use them.
+//! `argh` does the parsing. Before that, [`normalised`] rewrites forms that getopt accepts (`-vv`, `-m64`,
+//! `--port=11211`): argh does not know them, but scripts written for memcached use them.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -43,13 +43,14 @@ pub struct Config {
     pub disable_flush_all: bool,
     /// The connection of a client that sends nothing, or reads no answers, for this long is closed. `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// How much is printed on standard error: 0 nothing, 1 connections and errors, 2 also all commands and answers.
+    /// How much of the conversations is printed on standard error: 0 nothing, 1 connections and errors, 2 also all
+    /// commands and answers.
     pub verbosity: u32,
     /// Whether the command `debugtime` exists.
     pub debug: bool,
     /// How changes are recorded. `None`: they are not recorded.
     pub aof: Option<aof::Options>,
-    /// Notes for the user, which the server prints when it starts: they name flags that have no effect here.
+    /// Notes for the user, which the server prints when it starts, for example that a flag has no effect here.
     pub notes: Vec<String>,
 }
 
@@ -118,7 +119,7 @@ struct Flags {
     #[argh(switch, short = 'F')]
     disable_flush_all: bool,
 
-    /// close connections whose client sends nothing for this many seconds (default: 0, never)
+    /// close connections whose client sends nothing, or reads no answers, for this many seconds (default: 0, never)
     #[argh(option, arg_name = "seconds")]
     idle_timeout: Vec<u64>,
 
@@ -138,7 +139,7 @@ struct Flags {
     #[argh(switch)]
     fresh: bool,
 
-    /// when the file is synced to disk: always (before each answer), everysec or never (default: everysec)
+    /// when the file is synced to disk: always (before each answer to a change), everysec or never (default: everysec)
     #[argh(option, arg_name = "when")]
     fsync: Vec<Fsync>,
 
@@ -294,8 +295,7 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
     let path = aof.or_else(|| flags.aof.into_iter().next_back());
     let path = path.or_else(|| default_aof(port));
     if path.is_none() && !flags.no_aof {
-        notes
-            .push("with port 0 there is no append-only file: give it a name with --aof".to_owned());
+        notes.push("with port 0 there is no append-only file, unless --aof names one".to_owned());
     }
     let defaults = aof::Options::new(path.clone().unwrap_or_default());
     let aof = aof::Options {
@@ -339,8 +339,8 @@ fn checked(flags: Flags, aof: Option<PathBuf>) -> Result<Config, String> {
     })
 }
 
-/// The append-only file of a server that is given no name for it: servers on different ports can run in one folder. A
-/// server on port 0 has none, because the next start could not find it.
+/// The append-only file if `--aof` does not name one. It depends on the port, so servers on different ports can run in
+/// one folder. A server on port 0 has none, because the next start could not find it.
 fn default_aof(port: u16) -> Option<PathBuf> {
     match port {
         0 => None,
@@ -421,7 +421,8 @@ impl Words {
     }
 }
 
-/// Rewrites getopt's short forms: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as `--port 11211`.
+/// Rewrites forms that getopt accepts and argh does not: `-vv` as `-v -v`, `-m64` as `-m 64`, `--port=11211` as `--port
+/// 11211`.
 ///
 /// # Errors
 /// One line for the user, if a word is not UTF-8 and is not the value of `--aof`.
@@ -468,7 +469,7 @@ fn normalised(args: impl IntoIterator<Item = OsString>) -> Result<Words, String>
     Ok(out)
 }
 
-/// Converts a word to text. `before` is the word before it: the error names it if it is the flag of this value.
+/// Converts a word to text. `before` is the word before it. If that is a flag, the error names it.
 fn text(word: OsString, before: Option<&String>) -> Result<String, String> {
     word.into_string().map_err(|word| {
         let shown = word.to_string_lossy();
@@ -513,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn getopts_short_forms_are_rewritten_for_argh() {
+    fn forms_that_only_getopt_accepts_are_rewritten_for_argh() {
         for (short, long) in [
             ("-vv", "-v -v"),
             ("-m64", "-m 64"),

@@ -24,8 +24,9 @@
 //! # }
 //! ```
 //!
-//! This is the whole library: [`Config`], [`Server`], [`Running`], [`Stopper`], [`StartError`]. `main.rs` is its first
-//! user, and the tests in `tests/` are the second. The rest of this page is for readers of the code.
+//! The library is [`Config`] (with [`AofOptions`] and [`Fsync`]), [`Server`], [`Running`], [`Stopper`] and
+//! [`StartError`] (with [`OpenError`]). The other public names are for `main.rs`. `main.rs` is its first user, and the
+//! tests in `tests/` are the second. The rest of this page is for readers of the code.
 //!
 //! # The map
 //!
@@ -38,12 +39,12 @@
 //! | [`command`]         | `command_handler`       | a request and the store -> [`Response`](serialization::Response)s |
 //! | [`datastore`]       | `datastore_handler`     | the items: table, limits, time, eviction                 |
 //! | [`serialization`]   | `serialization_handler` | a response -> bytes                                      |
-//! | [`aof`]             |                         | the append-only file: records, replay, rewrite           |
+//! | [`aof`]             |                         | the append-only file, "the log": records, replay, rewrite |
 //! | [`item`], [`memory`] |                        | what a key holds; the memory of all items, and its limit |
 //!
 //! The others are: [`config`] (the flags), [`clients`] (the connected clients), [`stopper`] (how the server is asked to
 //! stop), [`stats`] (counters), [`trace`] (`-v` and `-vv`: the conversation on standard error, explained), [`log`]
-//! (other lines for the operator).
+//! (writes all lines for the operator; it is not the append-only file).
 //!
 //! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
 //! (`aof` reads the file with the parser of `protocol`.) Every part may use `item`; `serialization` uses only `item`
@@ -88,24 +89,28 @@
 //! 5. `datastore/shard/reclaim.rs` removes the expired items of a segment from the index. Their bytes are dead. A
 //!    segment in which nothing is alive is given back at once; if a shard has too many dead bytes, its dirtiest segment
 //!    is compacted.
-//! 6. Nothing is recorded: the expiry is in the item's own record, and a replay sweeps when it has read all records
+//! 6. The removals have no records of their own, because the expiry is in the item's record. The sweep appends a time
+//!    mark to the log. A replay removes expired items at each time mark, and sweeps at its end
 //!    (`datastore/persistence.rs`).
 //!
 //! # The way of an eviction
 //!
-//! 1. A `set` announces a value for which too little is free within `-m`. `datastore/reserve.rs` finds that memory is
-//!    short, before it allocates anything, while it holds no lock. (With `-M` it compacts, and refuses the `set` if
-//!    that is not enough.)
-//! 2. `datastore/eviction.rs` lets one thread evict at a time. It looks for the shard with the oldest segment, and
-//!    locks it. If items have expired there, it removes those, and evicts nothing.
+//! 1. A `set` announces a value for which too little is free within `-m` (or, if it is small, the limit is exceeded
+//!    already). `datastore/reserve.rs` finds that memory is short, before it allocates anything, while it holds no
+//!    lock. (With `-M` it compacts, and refuses the `set` if that is not enough.)
+//! 2. `datastore/eviction.rs` lets one thread evict at a time. It looks for the shard whose probation queue has the
+//!    oldest segment, and locks it. If items have expired there, it removes those, and evicts nothing.
 //! 3. The victim is the segment at the front of the shard's probation queue, or at times of its main queue
-//!    (`datastore/shard/reclaim.rs`). Its items that were read since they were queued stay; the others are evicted.
+//!    (`datastore/shard/reclaim.rs`). Its items that were read since they were queued stay, and so do those that are
+//!    being sent; the others are evicted. (If a round over all segments frees nothing, items that were read are evicted
+//!    too.)
 //! 4. Each evicted key gets a record in the log, before it is evicted. Otherwise a restart would bring it back.
 //! 5. The items that stay are appended to the end of the main queue. The index forgets the others, and the segment is
 //!    given back whole, to the pool in `memory.rs`.
 //! 6. This is repeated until the used memory is within `-m`, or until enough is freed for this `set`. Then the data
 //!    block of the `set` is read. If eviction cannot free enough, because clients that read slowly or send slowly hold
-//!    the memory, the answer is `SERVER_ERROR out of memory storing object`.
+//!    the memory, the answer is `SERVER_ERROR out of memory storing object`, and a `set` removes the old value of its
+//!    key.
 //!
 //! # The way of a stop
 //!
@@ -117,16 +122,16 @@
 //! 3. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command reads the end of its
 //!    input. A worker that executes one finishes it, and sends its answer. If a client does not read its answers for
 //!    1.5 seconds, its connection is closed.
-//! 4. The log writes the pending records, syncs (unless `--fsync never`), and unlocks the file (`aof/mod.rs`). A
-//!    rewrite is abandoned: the old file is whole.
-//! 5. The server waits for the acceptors, the dispatcher, the busy workers and the log keeper, but only for a limited
-//!    time: a thread that waits for the disk must not delay the end.
+//! 4. The log syncs (unless `--fsync never`), writes the records that were appended meanwhile, and unlocks the file
+//!    (`aof/mod.rs`). This takes as long as the disk. A rewrite is abandoned, because the old file is whole; but if the
+//!    file was removed or replaced, it is written anew.
+//! 5. The server waits for the acceptors, the dispatcher, the busy workers and the log keeper, but for 0.3 seconds at
+//!    most.
 //! 6. [`Running::wait`] returns, and `main` returns the exit code 0.
 //!
 //! # Adding a command
 //!
-//! Begin with the first step. The compiler and `make test` then name the other steps, except those that are marked with
-//! *.
+//! Begin with the first step. The compiler and `make test` then name the rest, except the sentences that end in *.
 //!
 //! 1. The verb: [`protocol::VERBS`]. From now on tests require it in the parser, in README.md and in a conversation.
 //! 2. The request: a variant of [`Request`](protocol::Request), in `protocol/request.rs`. Now the compiler names each
@@ -158,17 +163,18 @@
 //! 2. **The order of the log is the order of the store, key by key.** A record is appended while its key's shard is
 //!    locked. Lock order: shard, then file, then pending records. A thread locks one shard at a time, or all of them in
 //!    ascending order ([`datastore::guard::KeyGuard`], [`aof`], [`datastore`]).
-//! 3. **A replay of the log restores exactly the state that memory held.** A record holds the result of a change, and
-//!    evictions and flushes have records too ([`aof::record`]).
+//! 3. **A replay of the log restores exactly the items that memory held.** It does not restore when an item was read,
+//!    or that a client has won it. A record holds the result of a change, and evictions and flushes have records too
+//!    ([`aof::record`]).
 //! 4. **No lock is held during network input or output.** No thread reads from a socket or writes to one while it holds
 //!    a lock of the store: a small value is copied under the lock, and a large one is shared ([`datastore`]).
 //! 5. **A client alone never decides the size of an allocation.** Lengths are checked first, a refused data block is
 //!    skipped in pieces, and a line has a maximal length (`connection/wire.rs`, [`command::reserve`]).
 //! 6. **All memory of items is counted, and stays within `-m`.** Memory is reserved before it is allocated
 //!    (`datastore/reserve.rs`), and each piece is counted by the value that owns it ([`memory`]).
-//! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]).
-//!    There are two exceptions: a line that is too long and an HTTP request close the connection. If the length of a
-//!    data block cannot be parsed, the block is read as commands.
+//! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]). The
+//!    exceptions: after a line that is too long, or an HTTP request, the connection is closed without an answer; and if
+//!    a data block is not as long as announced, or its length cannot be parsed, its bytes are read as commands.
 //! 8. **A panic in one worker affects only its own client.** A lock that it poisons still works ([`datastore`],
 //!    [`clients`]), and its worker survives (`connection/server.rs`). No panic is known: nothing that a client, a file
 //!    or the operating system can influence is unwrapped.

@@ -1,11 +1,11 @@
 //! Lines for the operator of the server.
 //!
-//! A closed or full standard output or standard error is not a failure, and nobody may be reading standard error: a pipe
-//! that is not read blocks its writer for ever. So a thread of its own writes the lines, from a queue. It starts when
-//! there are lines, and ends when there are none.
+//! A closed or full standard output or standard error is not an error. If standard error is a pipe that no program
+//! reads, a write to it blocks for ever. So a thread of its own writes the lines, from a queue. It starts when there
+//! are lines, and ends when there are none.
 //!
-//! Invariant: [`line()`] never waits for standard error, and the queue has at most [`MAX_QUEUED`] bytes. Lines that do not
-//! fit are dropped and counted.
+//! Invariant: [`line()`] never waits for standard error (unless the system has no thread for the writer), and the queue
+//! has at most [`MAX_QUEUED`] bytes. Lines that do not fit are dropped and counted.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// How many bytes of lines may wait: some ten thousand lines, so that a terminal keeps up with `-vv`.
+/// How many bytes of lines may wait: about ten thousand lines, so that a terminal keeps up with `-vv`.
 const MAX_QUEUED: usize = 1 << 20;
 
 /// Lines that wait for standard error.
@@ -38,7 +38,8 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
 /// Is notified when the writer ends.
 static WRITER_ENDED: Condvar = Condvar::new();
 
-/// Writes one line to standard error. It is for what the operator must know even without `-v`.
+/// Writes one line to standard error. `trace` calls it for `-v` and `-vv`; other callers print what the operator must
+/// know even without `-v`.
 pub fn line(line: impl Display) {
     // `eprintln!` lets the test harness capture the line, and show it only if the test fails.
     #[cfg(test)]
@@ -63,7 +64,7 @@ fn enqueue(line: String) {
     drop(queue);
     let writer = thread::Builder::new().name("log".into());
     if writer.spawn(write_queued).is_err() {
-        // The line may be about just that: the system has no threads left.
+        // The system has no thread left, so this thread writes. (The line may be about this.)
         write_queued();
     }
 }
@@ -92,7 +93,7 @@ fn write_queued() {
     WRITER_ENDED.notify_all();
 }
 
-/// Waits until all lines are written, but not longer than `at_most`. To be called before the process ends.
+/// Waits until all lines are written, but not longer than `at_most`. Call this before the process ends.
 pub fn flush(at_most: Duration) {
     let wait = WRITER_ENDED.wait_timeout_while(lock(), at_most, |queue| queue.has_writer);
     drop(wait.unwrap_or_else(PoisonError::into_inner));
@@ -102,7 +103,7 @@ fn lock() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes one line, or a longer text, to standard output. It is for what the operator has asked for.
+/// Writes one line, or a longer text, to standard output. It is for the addresses, and for `-h` and `-V`.
 pub fn print(text: impl Display) {
     let mut out = io::stdout();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

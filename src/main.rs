@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustmemc::config::{self, Invocation};
 use rustmemc::{Server, StartError, Stopper, VERSION, log};
 
-/// How long the end of the process waits for standard error to take the last lines.
+/// How long the process waits, before it ends, until the last lines are written to standard error.
 const LAST_LINES_GRACE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {

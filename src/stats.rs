@@ -1,7 +1,8 @@
-//! The counters that `stats` shows, with memcached's names.
+//! The counters that `stats` shows, with memcached's names. A meta command uses the counters of the classic command
+//! that does the same.
 //!
 //! A worker counts in its own [`Counts`], plain numbers that cost next to nothing. They are added to the server's
-//! [`Stats`] before answers leave, so a client that has read an answer finds its command counted.
+//! [`Stats`] before answers are sent, so a client that has read an answer finds its command counted.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,9 +28,9 @@ macro_rules! counters {
 counters! {
     /// Connections accepted since the start.
     TotalConnections => "total_connections",
-    /// Connections refused because `-c` was reached.
+    /// Connections refused because `-c` was reached, or the system had no thread.
     RejectedConnections => "rejected_connections",
-    /// Keys requested with `get`, `gets` or `mg`.
+    /// Keys requested with `get`, `gets` or `mg`, except those that `mg` found and touched.
     CmdGet => "cmd_get",
     /// Items that clients tried to store, after their data block was read. Not all were stored.
     CmdSet => "cmd_set",
@@ -39,9 +40,9 @@ counters! {
     CmdTouch => "cmd_touch",
     /// `me`. No other counter counts it.
     CmdMeta => "cmd_meta",
-    /// Keys that were found.
+    /// Keys counted in `cmd_get` that were found.
     GetHits => "get_hits",
-    /// Keys that were not found.
+    /// Keys counted in `cmd_get` that were not found.
     GetMisses => "get_misses",
     /// Keys that were not found because the item had expired.
     GetExpired => "get_expired",
@@ -65,7 +66,7 @@ counters! {
     CasHits => "cas_hits",
     /// `cas` with another cas unique than the item's.
     CasBadval => "cas_badval",
-    /// `touch` and `gat` that found an item.
+    /// `touch`, `gat` and `mg … T` that found an item.
     TouchHits => "touch_hits",
     /// `touch` and `gat` that found no item.
     TouchMisses => "touch_misses",

@@ -11,7 +11,8 @@ pub struct Stopper(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     is_stopping: AtomicBool,
-    /// Locked while the flag is set, so that no thread is between reading the flag and waiting: it would miss the wake.
+    /// `stop` holds this lock when it sets the flag. Otherwise a thread that has read the flag, and does not wait yet,
+    /// would miss the wake.
     lock: Mutex<()>,
     /// Wakes the threads that wait in [`Stopper::wait`].
     stopped: Condvar,

@@ -1,9 +1,9 @@
-//! `-v` and `-vv`: the lines on standard error that show what clients and the server say to each other.
+//! `-v` and `-vv`: the lines on standard error that show what clients and the server send.
 //!
 //! `-v` prints connections, and the errors that clients get, with the reason. `-vv` also prints the conversation,
 //! except the data that clients send. Its form is memcached's: `<28 get a`, `>28 END`, where 28 is the connection's
-//! file descriptor. If an answer is not clear by itself, its reason is printed. A learner can read these lines next to
-//! the client.
+//! file descriptor. If an answer is not clear by itself, its reason is printed. A learner can watch these lines while
+//! using a client.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -6,7 +6,8 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the log asks of the operating system. Each method does what std does, unless a test replaces it.
@@ -73,7 +74,7 @@ impl LogFile {
 
     /// Whether it has this name.
     pub fn is_at(&self, path: &Path) -> bool {
-        super::open::is_at(&self.file, path)
+        is_at(&self.file, path)
     }
 
     /// Lets another server open the file.
@@ -95,4 +96,32 @@ impl Write for LogFile {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether this open file has this name.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => id(ours) == id(there),
+        _ => false,
+    }
+}
+
+/// The path of another file in the same folder: this path with a suffix.
+pub fn path_beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Makes a file's directory entry durable.
+pub fn sync_folder_of(path: &Path, disk: &dyn Disk) -> io::Result<()> {
+    disk.sync_folder(&open_folder(path)?)
+}
+
+pub fn open_folder(path: &Path) -> io::Result<File> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))
 }

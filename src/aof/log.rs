@@ -16,7 +16,7 @@ pub const MAX_PENDING: usize = 256 << 10;
 
 /// Whether the file can be written.
 ///
-/// | state         | what happened                                 | appending      | it ends with           |
+/// | state         | what happened                                 | a change       | it ends with           |
 /// |---------------|-----------------------------------------------|----------------|------------------------|
 /// | `Good`        | the last write succeeded                      | allowed        |                        |
 /// | `WriteFailed` | a write failed                                | writes first   | a write, or a rewrite  |
@@ -24,11 +24,11 @@ pub const MAX_PENDING: usize = 256 << 10;
 /// | `SyncFailed`  | a sync failed                                 | refused        | a rewrite              |
 /// | `Closed`      | the server has stopped                        | refused        | nothing                |
 ///
-/// "Writes first": appending first tries again to write the records that could not be written, and is refused if that
-/// fails. "Truncates too": before that, it truncates the file to its last whole record.
-/// A state lower in the table replaces a higher one: after a failed sync it does not matter whether the file is torn.
-/// In all states but `Good`, memory may hold changes that the file does not hold. Their records are in
-/// [`Log::unwritten`].
+/// "Writes first": [`Aof::before_change`](super::Aof::before_change) first tries again to write the records that could
+/// not be written, and the change is refused if that fails. "Truncates too": before that, it truncates the file to its
+/// last whole record. A state lower in the table replaces a higher one: after a failed sync it does not matter whether
+/// the file is torn. In all states but `Good`, memory may hold changes that the file does not hold. Their records are
+/// in [`Log::unwritten`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FileState {
     #[default]
@@ -42,8 +42,8 @@ pub enum FileState {
     Closed,
 }
 
-/// Records that have not been written to the file yet. This lock is held for no longer than it takes to copy
-/// them, and never during a system call.
+/// Records that were appended, and that no thread has taken yet to write them. This lock is held for no longer than it
+/// takes to copy them, and never during a system call.
 #[derive(Debug, Default)]
 pub struct Pending {
     pub bytes: Vec<u8>,

@@ -41,8 +41,9 @@
 //! # What is not recorded, on purpose
 //!
 //! - Reads: after a restart it is unknown when an item was last read, so other items may be evicted first.
-//! - Which client has won a stale or vivified item (`W`): after a restart a stale item can be won again.
-//! - Expiries: an item's record says when it expires.
+//! - Which client has won a stale or vivified item (`W`). After a restart a stale item can be won again. A vivified
+//!   item stays empty until a client stores a value or it expires.
+//! - Each removal of an expired item: its record says when it expires, and a time mark says that it was removed.
 //! - The removal of items that were expired when the file was replayed, or that a flush removed later.
 
 mod crc;

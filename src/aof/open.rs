@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::disk::Disk;
-use super::rewrite::{path_beside, sync_folder_of};
+use super::disk::{Disk, is_at, path_beside, sync_folder_of};
 use super::{Options, unix_time};
 
 /// How often a server that waits for the lock tries again.
@@ -168,15 +167,6 @@ pub fn kind_of(file: FileType) -> &'static str {
         _ if file.is_symlink() => "a link",
         _ if file.is_file() => "a regular file",
         _ => "a device",
-    }
-}
-
-/// Whether this open file has this name.
-pub fn is_at(file: &File, path: &Path) -> bool {
-    let id = |found: fs::Metadata| (found.dev(), found.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => id(ours) == id(there),
-        _ => false,
     }
 }
 

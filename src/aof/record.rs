@@ -15,11 +15,12 @@
 //! A `<time>` after January 2038 is one that no client can say. Then `T` and `flush_all` have the last one that a client
 //! can, and the line has ` L<time>` behind it, which memcached ignores.
 //!
-//! Every line ends in `\r\n`, and so does the data. `<time>` is unix time in seconds, or 0 for never. With `b` the key
-//! is in base64, because meta commands show it in base64, or because it contains a space or a line feed. The checksums
-//! are CRC-32 in eight hexadecimal digits. The line's checksum covers all bytes before ` O`. The checksums are in the
-//! opaque token, which any memcached echoes and ignores. The line has its own checksum: otherwise a damaged `<bytes>`
-//! could look like a record that was cut short, and everything after it would be lost.
+//! Every line ends in `\r\n`, and so does the data. `<time>` is unix time in seconds; in `T`, 0 means never. (A flush
+//! happens one second before the time of its record.) With `b` the key is in base64, because meta commands show it in
+//! base64, or because it contains a space or a line feed. The checksums are CRC-32 in eight hexadecimal digits. The
+//! line's checksum covers all bytes before ` O`. The checksums are in the opaque token, which any memcached echoes and
+//! ignores. The line has its own checksum: otherwise a damaged `<bytes>` could look like a record that was cut short,
+//! and everything after it would be lost.
 //!
 //! A record holds the result of a change and not the command (the sum and not the `incr`), so replaying a record twice
 //! changes nothing.

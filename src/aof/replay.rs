@@ -3,8 +3,9 @@
 //! Two things can be wrong with a file:
 //! - **A torn tail**: the last record is cut short. A crash leaves that of a write that it interrupted. The change was
 //!   not acknowledged. The server moves the tail to a file beside the log, and prints a line about it.
-//! - **Damage**: anything else that does not match its checksum. Then the server does not start, because it cannot
-//!   know what is wrong and what is missing. It prints where the damage begins and what the user can do.
+//! - **Damage**: anything else that is wrong: a checksum that does not match, a line that is not a record, a time mark
+//!   at another offset. Then the server does not start, because it cannot know what is wrong and what is missing. It
+//!   prints where the damage begins and what the user can do.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -15,11 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::crc::crc32;
-use super::disk::{Disk, LogFile, SystemDisk};
+use super::disk::{Disk, LogFile, SystemDisk, sync_folder_of};
 use super::log::{Log, write_and_flush};
 use super::open::{OpenError, move_aside, move_end, open_and_lock};
 use super::record::{self, HEADING, Parsed, Record};
-use super::rewrite::{rewrite_path, sync_folder_of};
+use super::rewrite::rewrite_path;
 use super::{Aof, Options, encoded, unix_time};
 
 /// No record's line is longer than this, in bytes: it has a key, a few numbers and two checksums.

@@ -7,14 +7,14 @@
 //! the end the new file is synced and renamed over the old one. All syncs are made while no lock is held. A crash at any moment leaves one good file: the old
 //! one before the rename, the new one after it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::disk::{Disk, LogFile};
+use super::disk::{LogFile, open_folder, path_beside};
 use super::log::{FileState, Log, RewriteFile, lock};
 use super::open::{create_exclusively, kind_of, move_aside};
 use super::record::Record;
@@ -183,23 +183,4 @@ impl Aof {
 /// The path of the new file. It is beside the old one, because a file can be renamed only within a file system.
 pub fn rewrite_path(path: &Path) -> PathBuf {
     path_beside(path, ".rewrite")
-}
-
-/// The path of another file in the same folder: this path with a suffix.
-pub fn path_beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Makes a file's directory entry durable.
-pub fn sync_folder_of(path: &Path, disk: &dyn Disk) -> io::Result<()> {
-    disk.sync_folder(&open_folder(path)?)
-}
-
-fn open_folder(path: &Path) -> io::Result<File> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))
 }

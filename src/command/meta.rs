@@ -2,8 +2,8 @@
 //!
 //! `ms` and `ma` change the store through the same functions as `set` and `incr`. What is new here: with `mg` and `md`,
 //! one of many clients brings a new value, while the others wait or use the old one (`doc/protocol.txt`, "Meta Get").
-//! This begins when an item is *vivified* or *stale* or about to expire. The first client that reads it *wins* (its
-//! answer has `W`). The answers to the others have `Z`: another client has won.
+//! This begins when an item is *vivified* (created empty by `N`) or *stale* or about to expire. The first client that
+//! reads it *wins* (its answer has `W`). The answers to the others have `Z`: another client has won.
 
 use super::{arithmetic, storage};
 use crate::datastore::{Bump, Datastore, PendingItem};
@@ -162,7 +162,7 @@ impl<'a> Found<'a> {
         counts.add(hits);
         let has_this_version = request.compare == Some(self.item.cas);
         let code = match request.return_flags.value && !has_this_version {
-            true => Code::Value(Value::Of(self.item)),
+            true => Code::Value(Value::Item(self.item)),
             false => Code::Done,
         };
         // `q` hides a miss, but not a hit.

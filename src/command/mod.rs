@@ -57,13 +57,13 @@ impl From<StoreError> for ProtocolError {
 pub enum AfterCommand {
     /// The next command is read.
     Continue,
-    /// The answers so far are sent, then the connection is closed.
-    Close,
+    /// The connection is closed for this reason, after the answers so far are sent.
+    Close(&'static str),
 }
 
-/// Whether a request may change the stored items. This is also true if another client has made the change already: a
-/// `delete` that finds nothing promises that the key holds nothing after a restart either.
-/// A request that only reads is answered even if the append-only file cannot be written.
+/// Whether a request may change the stored items. A `delete` that finds nothing counts too: its answer may depend on
+/// another client's `delete`, whose record is not written yet. A request that only reads is answered even if the
+/// append-only file cannot be written.
 pub fn may_change(request: &Request<'_>) -> bool {
     match request {
         Request::Get(request) => request.touch.is_some(),
@@ -161,9 +161,10 @@ pub fn execute<'a>(
         }
         // This cannot happen: `reserve` makes a pending item for each of them.
         (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue),
-        (Request::Quit | Request::Http, _) => return Ok(AfterCommand::Close),
+        (Request::Quit, _) => return Ok(AfterCommand::Close("the client asked for it")),
+        (Request::Http, _) => return Ok(AfterCommand::Close("it was an HTTP request")),
         (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
-            Ok(()) => return Ok(AfterCommand::Close),
+            Ok(()) => return Ok(AfterCommand::Close("the client stopped the server")),
             Err(error) => Err(error),
         },
 

@@ -57,18 +57,19 @@ fn serve_commands(
     // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
     let (mut line, mut value_buffer) = (Vec::new(), Vec::new());
     let ending = loop {
+        let read = wire.read_line(&mut line)?;
+        // Also if the command arrived while this worker was waiting for it.
         if service.clients.is_stopping() {
             break "the server is stopping";
         }
-        match wire.read_line(&mut line)? {
+        match read {
             Line::Complete => {}
             Line::Closed => break "the client closed it",
             Line::TooLong => break "a line was too long",
         }
-        if serve_command(&line, &mut value_buffer, wire, service, counts, trace)?
-            == AfterCommand::Close
-        {
-            break "the client asked to close it";
+        match serve_command(&line, &mut value_buffer, wire, service, counts, trace)? {
+            AfterCommand::Continue => {}
+            AfterCommand::Close(reason) => break reason,
         }
     };
     wire.flush()?;
@@ -87,7 +88,7 @@ fn serve_command(
     trace.received(line);
     let parsed = protocol::parse(line);
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
-    // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that leave while
+    // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that are sent while
     // the block is read need not wait for its record.
     let outcome = match parsed.request.and_then(|request| {
         if may_change {

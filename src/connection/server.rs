@@ -42,7 +42,8 @@ type Accepted = (TcpStream, SocketAddr);
 
 /// A server. [`Server::start`] starts one, and returns a [`Running`].
 ///
-/// Dropping this value ends the server: see [`Server::run`].
+/// Dropping this value stops the server (`Drop for Server`). Only the sweeper has it: see [`Server::run`]. Callers have
+/// a [`Running`].
 #[derive(Debug)]
 pub struct Server {
     service: Arc<Service>,
@@ -82,8 +83,9 @@ impl Running {
     /// Waits until the server has stopped. Its [`Stopper`] and the command `shutdown` stop it.
     ///
     /// A stopping server finishes the commands that are being executed, closes all connections, and ends its threads,
-    /// within two seconds. A client that does not read its answers is cut off. A thread that still waits for the disk
-    /// after that time is not waited for: it ends when the disk has answered.
+    /// within two seconds and the time that the disk takes for the last write and sync. A client that does not read its
+    /// answers is cut off. A thread that still waits for the disk after that time is not waited for: it ends when the
+    /// disk has answered.
     pub fn wait(&mut self) {
         if let Some(sweeper) = self.sweeper.take() {
             // The sweeper does not panic. If it did, the server would have been dropped, and so have ended.
@@ -206,8 +208,7 @@ impl Drop for Server {
         clients.stop();
         self.wake_acceptors();
         let cut_off = clients.close_all(SHUTDOWN_GRACE);
-        // The file is closed before a line is printed, because printing may block if standard error is not read. It is
-        // also closed before the log keeper is waited for, because this ends a rewrite.
+        // The file is closed before the log keeper is waited for, because this ends a rewrite.
         self.service.store.close_log();
         if cut_off > 0 {
             log::line(format_args!(
@@ -286,7 +287,8 @@ fn open_store(
     Ok(store)
 }
 
-/// Listens on each address. Returns the listeners with their real addresses: for port 0 the system chooses the port.
+/// Listens on each name, at its first address that works. Returns the listeners with their real addresses: for port 0
+/// the system chooses the port.
 fn listen(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {
     let port = config.port;
     let listen_on = |name: &String| {

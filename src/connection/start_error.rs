@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 
 use crate::aof::open::OpenError;
 
-/// Why a server did not start. `Display` is one line for the user, which names the flag on the command line.
+/// Why a server did not start. `Display` is one line for the user, which names the flag if one is the cause.
 #[derive(Debug)]
 pub enum StartError {
     /// The append-only file cannot be opened or replayed.

@@ -2,20 +2,19 @@
 //!
 //! Invariants:
 //! - No client waits for an answer that is still in a buffer: the buffer is sent before a read that may block.
-//! - No answer before its record: before a byte of an answer to a change leaves, the change's record is
-//!   with the operating system, and with `--fsync always` on disk. If that fails, the connection is closed, and
-//!   nothing more is sent. Answers to commands that only read do not wait for records.
-//! - What a client sends never sizes an allocation by itself: a line is bounded, a block is read into
-//!   memory that the caller has reserved, and a refused block is swallowed in pieces.
+//! - No answer before its record: before a byte of an answer to a change is sent, the operating system has the change's
+//!   record, and with `--fsync always` it is on disk. If that fails, the connection is closed, and nothing more is
+//!   sent. Answers to commands that only read do not wait for records.
+//! - A client alone never decides the size of an allocation: a line is bounded, a block is read into memory that the
+//!   caller has reserved, and a refused block is swallowed in pieces.
 //!
 //! # Answers leave when:
 //!
 //! Answers are collected in a buffer of 16 KB ([`BUFFER`]). The buffer is sent:
 //!
-//! 1. before a read that may block: when the next line or block has not arrived completely. While the client's next
-//!    bytes are here already, its answers stay in the buffer, and leave together.
-//! 2. when the next piece of an answer does not fit into the buffer. A piece of 16 KB or more, such as a large value,
-//!    is then sent directly.
+//! 1. before a read that may block: when the next line or block is not completely in the read buffer. While the
+//!    client's next bytes are here already, its answers stay in the buffer, and are sent together.
+//! 2. when the next piece of an answer does not fit into the buffer.
 //! 3. at the end of the conversation: at `quit` or `shutdown`, when the client has closed its connection, after a line
 //!    that is too long, and when the server stops. (If a worker panics, the buffer is sent when it is dropped.) After
 //!    an error of the socket or of the append-only file, the buffer is discarded.
@@ -24,7 +23,7 @@
 //!
 //! - Records: in all three cases they are flushed first, if an answer may need it ([`Outgoing::flush_log`]).
 //! - Counts: the worker's counts are added to the server's. So a client that has read an answer finds its command
-//!   counted, in whatever connection it asks.
+//!   counted, even if it asks on another connection.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -147,7 +146,7 @@ impl<'c> Wire<'c> {
     /// block.
     ///
     /// The answer may depend on another client's change: a `delete` that finds nothing may depend on the `delete`
-    /// before it. Only a refusal, because the log has failed, depends on no change.
+    /// before it. Only the error `LogFailed` depends on no change.
     pub fn require_log_flush(&mut self, response: &Response<'_>) {
         let is_refusal = matches!(response, Response::Error(ProtocolError::LogFailed));
         self.writer.get_mut().must_flush_log |= !is_refusal;
@@ -213,13 +212,13 @@ struct Outgoing<'c> {
     stream: &'c TcpStream,
     service: &'c Service,
     counts: &'c Counts,
-    /// Whether an answer that has not left, or that was silenced, may depend on a change whose record is not safe yet.
-    /// A record is safe when the operating system has it, and with `--fsync always` when it is on disk.
+    /// Whether an answer that has not been sent, or that was silenced, may depend on a change whose record is not safe
+    /// yet. A record is safe when the operating system has it, and with `--fsync always` when it is on disk.
     must_flush_log: bool,
 }
 
 impl Outgoing<'_> {
-    /// Makes the records safe that the answers depend on.
+    /// Flushes the log if an unsent answer may depend on its records.
     fn flush_log(&mut self) -> io::Result<()> {
         if self.must_flush_log {
             // An error of the file must not look like an error of the socket: BufWriter tries again after

@@ -1,7 +1,7 @@
 //! The classic text protocol. Each command has one parsing function, with its grammar above it.
 //!
 //! `args` is always the line after the verb. Words beyond the grammar are ignored, as in memcached (except by
-//! `shutdown` and `lru_crawler`, which refuse them). Too few words are a [`LineError`].
+//! `shutdown` and `lru_crawler`, which refuse them). Too few words are mostly a [`LineError::TooFewWords`].
 
 use super::request::{
     Arithmetic, DebugTime, Direction, Flush, Keys, OnFailure, Request, Retrieval, ShutdownMode,

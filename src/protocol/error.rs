@@ -55,7 +55,7 @@ pub enum ProtocolError {
     ShutdownNotEnabled,
     /// The word after `shutdown` is not `graceful`.
     InvalidShutdownMode,
-    /// rustmemc has no `stats detail`. memcached has this answer too (with its flag `-o no_dump` and others).
+    /// rustmemc has no `stats detail`. memcached has this answer too (with its flag `-X`).
     StatsDetailNotAllowed,
     /// There are no `stats` with this name.
     UnknownStats,
@@ -170,7 +170,7 @@ impl ProtocolError {
                 "the item is larger than -I allows; a refused set removes the old value".into()
             }
             ProtocolError::OutOfMemory => {
-                "the limit of -m is reached, and -M forbids evictions, or they cannot free enough"
+                "the limit of -m is reached, and -M forbids evictions, or they cannot free enough; a set removes the old value"
                     .into()
             }
             ProtocolError::InvalidFlag => {

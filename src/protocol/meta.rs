@@ -35,8 +35,8 @@ pub(super) fn mg(args: &[u8]) -> Parsed<'_> {
     })
 }
 
-/// `ms <key> <bytes> <flags>*`, then the data block. `M` is the mode: `S`et (if it is not given),
-/// r`E`place nothing (add), `A`ppend, `P`repend, `R`eplace.
+/// `ms <key> <bytes> <flags>*`, then the data block. `M` is the mode: `S` set (the default), `E` add, `A` append, `P`
+/// prepend, `R` replace.
 pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
     let (key_word, rest) = first_word(args);
     let (bytes, flag_words) = first_word(rest);
@@ -98,7 +98,7 @@ pub(super) fn md(args: &[u8]) -> Parsed<'_> {
     })
 }
 
-/// `ma <key> <flags>*`. `M` is the mode: `I` or `+` (if it is not given), `D` or `-`.
+/// `ma <key> <flags>*`. `M` is the mode: `I` or `+` increments (the default), `D` or `-` decrements.
 pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
     let mut parsed = key_and_flags(args, |key, flags| {
         let direction = match flags.mode {

@@ -31,11 +31,13 @@ pub struct Parsed<'a> {
     /// Whether the client wants an answer.
     pub answer: Answer,
     /// The length of the data block after the line, in bytes, without its closing `\r\n`. A refused line has a data
-    /// block too, if its length could be read: then the data must be swallowed.
+    /// block too, if its length could be read: then the data must be swallowed. (Not after [`LineError::FlagLetter`],
+    /// as in memcached.)
     pub data_length: Option<usize>,
 }
 
-/// Whether the client wants an answer. It does not if the last word of the line is `noreply`.
+/// Whether the client wants an answer. It does not if the last word of the line is `noreply` and the command allows
+/// that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// The ordinary case.
@@ -63,7 +65,7 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// A line that could not be parsed. It is always answered: `noreply` is ignored.
+    /// A line with too few words, or without a readable length. It is always answered: `noreply` is ignored.
     fn bad_line(error: LineError) -> Self {
         Parsed::always_answered(Err(ProtocolError::BadLine(error)))
     }
@@ -225,7 +227,7 @@ fn is_http(args: &[u8]) -> bool {
 }
 
 /// The word itself, if it is a valid key: at most 250 bytes. (It is not empty and has no space, because a line is split
-/// into words so.)
+/// into words at its spaces.)
 fn checked_key(word: &[u8]) -> Result<&[u8], LineError> {
     if word.len() > MAX_KEY {
         Err(LineError::KeyTooLong(word.len()))

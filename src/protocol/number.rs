@@ -86,7 +86,7 @@ pub fn number_in_value(value: &[u8]) -> Option<u64> {
     digits(number).filter(|&number| !is_negative || number == 0)
 }
 
-/// The value of any number of decimal digits. No digits are 0.
+/// The value of any number of decimal digits. An empty text is 0.
 fn digits(word: &[u8]) -> Option<u64> {
     word.iter().try_fold(0u64, |sum, byte| {
         let digit = byte.wrapping_sub(b'0');

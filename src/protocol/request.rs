@@ -239,7 +239,7 @@ pub struct MetaDelete<'a> {
 pub struct ReturnFlags<'a> {
     /// Whether it shows the value (`v`).
     pub value: bool,
-    /// Whether the ordinary answer is not sent (`q`).
+    /// Whether the common answer is not sent (`q`): the miss of `mg`, the success of `ms`, `md` and `ma`.
     pub quiet: bool,
     /// Whether the opaque is too long. All other errors are answered before this one.
     pub opaque_too_long: bool,

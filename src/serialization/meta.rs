@@ -39,7 +39,7 @@ pub enum Code<'a> {
 #[derive(Debug, Clone)]
 pub enum Value<'a> {
     /// The value of an item.
-    Of(Item<'a>),
+    Item(Item<'a>),
     /// The new number after `ma`.
     Number(u64),
 }
@@ -76,7 +76,7 @@ impl Meta<'_> {
     pub(super) fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
         match &self.code {
             Code::Done => out.write_all(b"HD")?,
-            Code::Value(Value::Of(item)) => write!(out, "VA {}", item.value_length())?,
+            Code::Value(Value::Item(item)) => write!(out, "VA {}", item.value_length())?,
             Code::Value(Value::Number(number)) => write!(out, "VA {}", number.to_string().len())?,
             Code::Miss => out.write_all(b"EN")?,
             Code::NotFound => out.write_all(b"NF")?,

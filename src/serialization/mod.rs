@@ -80,7 +80,7 @@ impl<'a> Response<'a> {
         match self {
             Response::Value(item, _)
             | Response::Meta(Meta {
-                code: Code::Value(Value::Of(item)),
+                code: Code::Value(Value::Item(item)),
                 ..
             }) => Some(item),
             _ => None,
@@ -215,7 +215,7 @@ fn item_has_changed(cas: u64) -> String {
     format!("the item has changed; its cas unique is now {cas}")
 }
 
-/// Writes when an item expires; `None`: never.
+/// Writes the expiry of an item; `None`: it never expires.
 fn write_exp(exp: Option<UnixTime>, out: &mut impl Write) -> io::Result<()> {
     match exp {
         Some(exp) => write!(out, " exp={exp}"),
