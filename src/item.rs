@@ -176,8 +176,8 @@ pub(crate) fn earlier(one: Option<UnixTime>, other: Option<UnixTime>) -> Option<
     [one, other].into_iter().flatten().min()
 }
 
-/// The last moment at which an item can expire (7 February 2106). A client can name dates until January 2038 only, but a
-/// number of seconds from now on can end later.
+/// The last moment at which an item can expire (7 February 2106). A client can name dates until January 2038 only, but
+/// a number of seconds from now can lead to a later time.
 const LAST_DATE: UnixTime = UnixTime::MAX - 1;
 
 /// The time from which an item is expired.

@@ -1,11 +1,11 @@
 //! Lines for the operator of the server.
 //!
 //! A closed or full standard output or standard error is not an error. If standard error is a pipe that no program
-//! reads, a write to it blocks for ever. So a thread of its own writes the lines, from a queue. It starts when there
-//! are lines, and ends when there are none.
+//! reads, a write to it blocks for ever. So a thread of its own writes the lines, from a queue. It lives as long as there
+//! is a server or a line.
 //!
-//! Invariant: [`line()`] never waits for standard error (unless the system has no thread for the writer), and the queue
-//! has at most [`MAX_QUEUED`] bytes. Lines that do not fit are dropped and counted.
+//! Invariant: [`line()`] never waits for standard error, and the queue has at most [`MAX_QUEUED`] bytes. Lines that do not
+//! fit are dropped and counted.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -26,6 +26,10 @@ struct Queue {
     dropped: u64,
     /// Whether a thread writes the lines.
     has_writer: bool,
+    /// Whether the thread has written every line.
+    is_written: bool,
+    /// How many servers want the writer to wait for more lines.
+    servers: usize,
 }
 
 static QUEUE: Mutex<Queue> = Mutex::new(Queue {
@@ -33,15 +37,41 @@ static QUEUE: Mutex<Queue> = Mutex::new(Queue {
     bytes: 0,
     dropped: 0,
     has_writer: false,
+    is_written: true,
+    servers: 0,
 });
 
-/// Is notified when the writer ends.
-static WRITER_ENDED: Condvar = Condvar::new();
+/// Is notified when there is a line, and when the last server has ended.
+static CHANGED: Condvar = Condvar::new();
+
+/// Is notified when all lines are written.
+static WRITTEN: Condvar = Condvar::new();
+
+/// As long as this lives, there is a thread that writes lines: a server that has got its last thread can still print.
+#[derive(Debug)]
+pub struct Writer(());
+
+impl Writer {
+    /// Starts the thread, if there is none.
+    pub fn start() -> Self {
+        let mut queue = lock();
+        queue.servers += 1;
+        start_writer(queue);
+        Writer(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        lock().servers -= 1;
+        CHANGED.notify_all();
+    }
+}
 
 /// Writes one line to standard error. `trace` calls it for `-v` and `-vv`; other callers print what the operator must
 /// know even without `-v`.
 pub fn line(line: impl Display) {
-    // `eprintln!` lets the test harness capture the line, and show it only if the test fails.
+    // A unit test's lines belong to that test. Only this macro's are kept back until the test fails.
     #[cfg(test)]
     eprintln!("{line}");
     #[cfg(not(test))]
@@ -57,19 +87,21 @@ fn enqueue(line: String) {
     }
     queue.bytes += line.len();
     queue.lines.push_back(line);
-    if queue.has_writer {
-        return;
-    }
-    queue.has_writer = true;
-    drop(queue);
-    let writer = thread::Builder::new().name("log".into());
-    if writer.spawn(write_queued).is_err() {
-        // The system has no thread left, so this thread writes. (The line may be about this.)
-        write_queued();
+    queue.is_written = false;
+    CHANGED.notify_all();
+    start_writer(queue);
+}
+
+/// Starts a thread that writes the lines, if there is none. If the system has no thread, the lines wait: the next line tries
+/// again.
+fn start_writer(mut queue: MutexGuard<'static, Queue>) {
+    if !queue.has_writer {
+        let writer = thread::Builder::new().name("log".into());
+        queue.has_writer = writer.spawn(write_queued).is_ok();
     }
 }
 
-/// Writes lines until there are none.
+/// Writes lines until there are none, and no server.
 fn write_queued() {
     let mut queue = lock();
     loop {
@@ -82,7 +114,15 @@ fn write_queued() {
                 let dropped = std::mem::take(&mut queue.dropped);
                 format!("rustmemc: {dropped} lines were dropped: standard error was not read\n")
             }
-            None => break,
+            None => {
+                queue.is_written = true;
+                WRITTEN.notify_all();
+                if queue.servers == 0 {
+                    break;
+                }
+                queue = CHANGED.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
         };
         drop(queue);
         // One write, so that no other line gets into this one.
@@ -90,12 +130,13 @@ fn write_queued() {
         queue = lock();
     }
     queue.has_writer = false;
-    WRITER_ENDED.notify_all();
 }
 
 /// Waits until all lines are written, but not longer than `at_most`. Call this before the process ends.
 pub fn flush(at_most: Duration) {
-    let wait = WRITER_ENDED.wait_timeout_while(lock(), at_most, |queue| queue.has_writer);
+    // The last line that a thread has taken may not be written yet, so the thread itself must be waiting or ended.
+    let is_busy = |queue: &mut Queue| queue.has_writer && !queue.is_written;
+    let wait = WRITTEN.wait_timeout_while(lock(), at_most, is_busy);
     drop(wait.unwrap_or_else(PoisonError::into_inner));
 }
 

@@ -44,7 +44,7 @@ pub struct Memory {
     used: AtomicUsize,
     /// Pieces that are not in use.
     pool: Mutex<Vec<Vec<u8>>>,
-    /// The length of `pool`. It can be read without the lock, because every write reads it.
+    /// The length of `pool`. It is kept outside the lock, because every write to the store reads it.
     pooled: AtomicUsize,
     /// The blocks that large values are stored in.
     blocks: Mutex<Blocks>,
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(
             pooled(),
             3,
-            "the limit has room for two, and one is allowed"
+            "two fit within the limit, and the allowance is one more"
         );
         drop(charge);
         memory.set_limit(0);

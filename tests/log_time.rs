@@ -1,4 +1,4 @@
-//! The log keeps the time: a replay removes expired items where the running server removed them, under any memory limit.
+//! Time in the log: a replay removes expired items where the running server removed them, under any memory limit.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -43,7 +43,7 @@ fn sessions_that_were_touched_in_time_survive_a_replay_beside_many_items_that_ex
     assert_eq!(state.len(), sessions.len(), "the sessions are alive");
     let restarted = memory.successor(0);
     assert_same(&restarted.state(), &state, "after a restart");
-    // What is deleted then stays away.
+    // An item that is deleted after the restart does not come back.
     restarted.check("delete s1\r\n", "DELETED\r\n");
     assert!(!restarted.restart(0).state().contains_key("s1"));
 }

@@ -173,7 +173,7 @@ fn the_shutdown_command_stops_the_server_where_it_is_allowed() {
     }
 }
 
-/// The server must never wait for a pipe that nobody reads: not with its answers, and not with its end.
+/// The server must never wait for a pipe that nobody reads: neither before it answers nor before it stops.
 #[test]
 fn a_server_whose_standard_error_is_not_read_serves_and_stops() {
     const COMMANDS: usize = 100_000;
@@ -192,7 +192,7 @@ fn a_server_whose_standard_error_is_not_read_serves_and_stops() {
     talk(&unread);
     check(unread, |server| server.signal("TERM"));
 
-    // As soon as somebody reads, whole lines come, and the number of those that were dropped.
+    // When the pipe is read, it has whole lines, and then the number of lines that were dropped.
     let read_late = server();
     talk(&read_late);
     let mut lines = BufReader::new(File::open(&path).expect("it is a pipe")).lines();

@@ -1,7 +1,8 @@
 //! The operations that make records durable: writing, truncating, syncing, renaming.
 //!
-//! The log does all of them through [`Disk`], because their order matters and each may fail. The server uses
-//! [`SystemDisk`]. The tests use a disk that records the calls and fails some of them (`tests.rs`).
+//! The log does them through [`Disk`] (except in `open.rs`, where std copies or renames what is moved to another file),
+//! because their order matters and each may fail. The server uses [`SystemDisk`]. The tests use a disk that records the
+//! calls and fails some of them (`tests.rs`).
 
 use std::fmt;
 use std::fs::{self, File};
@@ -67,7 +68,7 @@ impl LogFile {
         self.disk.sync(&self.file)
     }
 
-    /// The file, for what cannot fail in an interesting way.
+    /// The file, for operations whose failures are not tested.
     pub fn file(&self) -> &File {
         &self.file
     }

@@ -26,9 +26,9 @@ pub const MAX_PENDING: usize = 256 << 10;
 ///
 /// "Writes first": [`Aof::before_change`](super::Aof::before_change) first tries again to write the records that could
 /// not be written, and the change is refused if that fails. "Truncates too": before that, it truncates the file to its
-/// last whole record. A state lower in the table replaces a higher one: after a failed sync it does not matter whether
-/// the file is torn. In all states but `Good`, memory may hold changes that the file does not hold. Their records are
-/// in [`Log::unwritten`].
+/// last whole record. If two of these apply, the state is the one that is lower in the table: after a failed sync it
+/// does not matter whether the file is torn. In every state, memory may hold changes that the file does not hold. Their
+/// records are in [`Log::unwritten`] and [`Pending::bytes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FileState {
     #[default]
@@ -47,6 +47,8 @@ pub enum FileState {
 #[derive(Debug, Default)]
 pub struct Pending {
     pub bytes: Vec<u8>,
+    /// Copies of shards for the new file of a rewrite. Each comes after the pending records up to this offset.
+    pub copies: Vec<(usize, Vec<u8>)>,
     /// The state of the file. It is changed only while the file's lock is held too.
     pub state: FileState,
 }
@@ -62,7 +64,8 @@ pub struct Log {
     pub length: u64,
     /// How much of the history there was at the last time mark.
     pub marked: u64,
-    /// The length after the last rewrite: growth is measured against it.
+    /// The length after the last rewrite, or after a replay an estimate of it (`Aof::set_base`): growth is measured
+    /// against it.
     pub base: u64,
     /// The new file, while the old one is being rewritten.
     pub new_file: Option<RewriteFile>,
@@ -115,11 +118,19 @@ impl Log {
             self.unwritten.append(&mut pending.bytes);
         }
         let state = pending.state;
+        let copies = std::mem::take(&mut pending.copies);
         drop(pending);
         // The new file gets each record once, even if the old file cannot be written. If the new file cannot be
         // written, the rewrite is abandoned, and the old file stays in use.
         if let Some(new_file) = &mut self.new_file {
-            let (_, taken) = self.unwritten.split_at(before);
+            let (_, mut taken) = self.unwritten.split_at(before);
+            let mut done = 0;
+            for (offset, copy) in copies {
+                let (records, rest) = taken.split_at(offset - done);
+                new_file.append(records);
+                new_file.append(&copy);
+                (taken, done) = (rest, offset);
+            }
             new_file.append(taken);
         }
         state

@@ -1,8 +1,9 @@
 //! The append-only file (AOF): every change to the store, in order, so that the changes can be replayed.
 //!
-//! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to
-//! any memcached with `nc`. At boot the file is [replayed](replay). When it has become much larger than the items that
-//! it describes, it is [rewritten](rewrite). A record is written in two steps:
+//! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to a recent
+//! memcached with `nc`. (Older releases, such as 1.6.18, do not know the flag `E`.) At boot the file is
+//! [replayed](replay). When it has become much larger than the items that it describes, it is [rewritten](rewrite). A
+//! record is written in two steps:
 //!
 //! 1. It is **appended** to the pending records, in memory, while the changed key's shard is locked.
 //!    So the order of the file is the order of the store, key by key.
@@ -11,7 +12,7 @@
 //!    sent ([`Aof::before_answers`]), so a crash of this process loses nothing that was acknowledged.
 //!    (A client that only reads does not wait for the flush. It may see a change that is not acknowledged yet.)
 //!
-//! Between the two steps no lock of the store is held. A thread that flushes writes the records of all threads, and a
+//! In the second step no lock of the store is held. A thread that flushes writes the records of all threads, and a
 //! thread that had to wait usually finds that its records are written already. With 50 clients that send 16 commands at
 //! a time, this was measured at more than twice the speed of writing each record while its shard is locked.
 //!
@@ -44,7 +45,8 @@
 //! - Which client has won a stale or vivified item (`W`). After a restart a stale item can be won again. A vivified
 //!   item stays empty until a client stores a value or it expires.
 //! - Each removal of an expired item: its record says when it expires, and a time mark says that it was removed.
-//! - The removal of items that were expired when the file was replayed, or that a flush removed later.
+//! - The removal of items that had expired when the file was replayed, and of each item that is flushed: the flush has
+//!   one record.
 
 mod crc;
 mod disk;
@@ -114,7 +116,7 @@ pub struct Options {
     pub path: PathBuf,
     /// When it is synced.
     pub fsync: Fsync,
-    /// A file that is smaller than this, in bytes, is not rewritten.
+    /// A file that is smaller than this, in bytes, is not rewritten for its growth.
     pub rewrite_size: u64,
     /// The file is rewritten when it has grown by this factor since the last rewrite.
     pub rewrite_growth: u64,
@@ -141,14 +143,14 @@ impl Options {
     }
 }
 
-/// How long a start waits until another server has let go of the file.
+/// How long a start waits until another server has unlocked the file.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// The append-only file, open for appending.
 #[derive(Debug)]
 pub struct Aof {
     options: Options,
-    /// The file itself: symbolic links are resolved.
+    /// The path of the file. Symbolic links in it are resolved.
     path: PathBuf,
     disk: Arc<dyn Disk>,
     log: Mutex<Log>,
@@ -175,6 +177,8 @@ pub struct Aof {
     replay_took: Duration,
     /// Whether another file, or none, has the log's name.
     is_misplaced: AtomicBool,
+    /// Whether the log's folder is gone.
+    has_no_folder: AtomicBool,
 }
 
 /// How often a thread that waits for another thread's write or sync yields before it sleeps. Meanwhile other threads
@@ -223,8 +227,7 @@ impl Aof {
     /// Call this before sending answers to changes. When it returns, the operating system has all records that had been
     /// appended before; with `--fsync always` they are on disk.
     ///
-    /// # Errors
-    /// Nothing may be acknowledged.
+    /// # Errors The records are not safe, so no answer to a change may be sent.
     pub fn before_answers(&self) -> io::Result<()> {
         match self.options.fsync {
             Fsync::Always => self.sync(),
@@ -295,8 +298,8 @@ impl Aof {
     /// Appends a time mark: every item that has expired by `time` is removed from memory. Without a new record since the
     /// last mark there is nothing to mark, unless items were `removed`. `cas` returns the highest cas unique so far.
     ///
-    /// A later mark is as true as an early one, as long as the clock does not go back: what is stored after the items were
-    /// removed expires later than `time`.
+    /// Other records may be appended between the removal and the mark. The mark is still true if the clock did not go
+    /// back: what is stored after the removal expires later than `time`.
     pub fn mark(&self, time: UnixTime, removed: bool, cas: impl FnOnce() -> u64) {
         let mut log = self.lock();
         let is_marked = self.appended.load(Relaxed) == log.marked && !removed;
@@ -317,16 +320,17 @@ impl Aof {
     }
 
     /// Flushes records that no client waits for, and syncs the file if its options say so. Returns whether it is time
-    /// to rewrite the file: it has grown enough, or it cannot be written. Call this about every second.
+    /// to rewrite the file: it has grown enough, it cannot be written, or a rewrite was requested. Call this about
+    /// every second.
     pub fn maintain(&self) -> bool {
         self.sync_as_configured();
-        let log = self.lock();
-        // Records that could not be written may fit when the file says the same in fewer bytes.
+        let mut log = self.lock();
+        // Records that could not be written may fit after a rewrite has made the file smaller.
         let cannot_be_written = match lock(&self.pending).state {
             FileState::Good | FileState::Closed => false,
             FileState::WriteFailed | FileState::Torn | FileState::SyncFailed => true,
         };
-        self.look_for_file(&log);
+        self.look_for_file(&mut log);
         let is_requested = self.rewrite_requested.load(Relaxed);
         let is_time = cannot_be_written || is_requested;
         let may_begin = log.new_file.is_none() && Instant::now() >= log.retry_at;
@@ -335,14 +339,19 @@ impl Aof {
 
     /// Looks whether the log's name still leads to its file. If not, prints that, and asks for a rewrite: it makes a new
     /// file of that name.
-    fn look_for_file(&self, log: &Log) {
+    fn look_for_file(&self, log: &mut Log) {
         let is_misplaced = !log.writer.get_ref().is_at(&self.path);
         let was_misplaced = self.is_misplaced.swap(is_misplaced, Relaxed);
         if is_misplaced {
             self.request_rewrite();
         }
-        if is_misplaced && !was_misplaced {
-            let folder = self.path.parent().filter(|folder| !folder.is_dir());
+        let folder = self.path.parent().filter(|folder| !folder.is_dir());
+        let had_folder = !self.has_no_folder.swap(folder.is_some(), Relaxed);
+        if folder.is_none() && !had_folder {
+            // The last attempt failed because of the folder.
+            log.retry_at = Instant::now();
+        }
+        if is_misplaced && (!was_misplaced || (folder.is_some() && had_folder)) {
             match folder {
                 Some(folder) => self.print(format_args!(
                     "its folder {} is gone; the file is written anew when the folder is there again",
@@ -382,7 +391,8 @@ impl Aof {
         self.rewrite_requested.store(true, Relaxed);
     }
 
-    /// Syncs for the last time, and lets another server open the file. After this, appending is refused.
+    /// Writes the pending records, syncs unless `--fsync never`, and unlocks the file, so that another server can open
+    /// it. After this, appending is refused.
     pub fn close(&self) {
         self.sync_as_configured();
         let mut log = self.lock();

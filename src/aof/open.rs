@@ -26,7 +26,7 @@ pub enum OpenError {
     InUse {
         /// Which file.
         path: PathBuf,
-        /// The process that has locked it, if the system tells.
+        /// The process that has locked it, if the system lists it.
         process: Option<u32>,
     },
     /// It is not a regular file.
@@ -36,7 +36,7 @@ pub enum OpenError {
         /// What it is.
         kind: &'static str,
     },
-    /// It is a file of something else.
+    /// It is a file, but not a log of rustmemc.
     NotALog(PathBuf),
     /// It was written by a later version.
     NewerFormat {
@@ -148,7 +148,7 @@ fn open(path: &Path) -> Result<File, OpenError> {
             }
             options.create_new(true);
         }
-        // If it is an error, opening says so.
+        // If there is another error, `open` below returns it.
         _ => {}
     }
     match options.open(path) {
@@ -158,7 +158,7 @@ fn open(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// What a file is that is not a regular one.
+/// The kind of a file, in words for a message.
 pub fn kind_of(file: FileType) -> &'static str {
     match file {
         _ if file.is_dir() => "a folder",
@@ -210,36 +210,38 @@ pub fn create_exclusively(log: &File, path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Moves the end of the log, from `offset` on, to another file: `<path>.<what>-<unix time>`. Returns its path. If that
-/// fails, the log is unchanged, and nothing is left of the other file.
+/// Moves the end of the log, from `offset` on, to another file: `<path>.<what>-<unix time>`. Returns its path.
+///
+/// # Errors
+/// [`OpenError::CannotSave`]: the log is unchanged, and nothing is left of the other file. [`OpenError::Io`]: the other file
+/// is whole, but the log could not be truncated.
 pub fn move_end(
     mut log: &File,
     path: &Path,
     offset: u64,
     what: &str,
     disk: &dyn Disk,
-) -> Result<PathBuf, (PathBuf, io::Error)> {
+) -> Result<PathBuf, OpenError> {
     let (saved, created) = create_beside(log, path, &format!(".{what}-{}", unix_time()));
-    let mut save = |mut rest: File| {
+    let save = |mut rest: File| {
         log.seek(SeekFrom::Start(offset))?;
         io::copy(&mut log, &mut rest)?;
         // The copy is made durable before the file is truncated.
         disk.sync(&rest)?;
         sync_folder_of(&saved, disk)
     };
-    let outcome =
-        created.and_then(|rest| save(rest).inspect_err(|_| drop(fs::remove_file(&saved))));
-    let truncate = || {
-        disk.truncate(log, offset)?;
-        disk.sync(log)
-    };
-    match outcome.and_then(|()| truncate()) {
+    if let Err(error) = created.and_then(save) {
+        let _ = fs::remove_file(&saved);
+        return Err(OpenError::CannotSave(saved, error));
+    }
+    let truncated = disk.truncate(log, offset).and_then(|()| disk.sync(log));
+    match truncated {
         Ok(()) => Ok(saved),
-        Err(error) => Err((saved, error)),
+        Err(error) => Err(OpenError::Io(path.to_owned(), error)),
     }
 }
 
-/// Gives a file at this path another name beside it, `<path>.<what>-<unix time>`, and returns that.
+/// Renames the file at this path to `<path>.<what>-<unix time>`, and returns the new path.
 pub fn move_aside(path: &Path, what: &str) -> io::Result<PathBuf> {
     let file = File::open(path)?;
     // The new name is created first, so that no other file is overwritten.

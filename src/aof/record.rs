@@ -12,8 +12,8 @@
 //!                                                                 (2592001, which is long past: never)
 //! ```
 //!
-//! A `<time>` after January 2038 is one that no client can say. Then `T` and `flush_all` have the last one that a client
-//! can, and the line has ` L<time>` behind it, which memcached ignores.
+//! A `<time>` after January 2038 is one that no client can name. Then `T` and `flush_all` have the last time that a
+//! client can name, and ` L<time>` follows it, which memcached ignores.
 //!
 //! Every line ends in `\r\n`, and so does the data. `<time>` is unix time in seconds; in `T`, 0 means never. (A flush
 //! happens one second before the time of its record.) With `b` the key is in base64, because meta commands show it in
@@ -41,7 +41,7 @@ use crate::protocol::{self, Exptime, Flush, Request, base64};
 /// The earliest date that a command can name. A flush at this time flushes nothing, and replaces a pending flush.
 const LONG_PAST: u64 = 2_592_001;
 
-/// The last time that a client can say, 19 January 2038: its numbers have 31 bits.
+/// The last time that a client can name, 19 January 2038: its numbers have 31 bits.
 const LAST_PLAIN_TIME: UnixTime = i32::MAX as UnixTime;
 
 /// The beginning of a file, in this version of the format.
@@ -56,12 +56,12 @@ const MARK: &[u8] = b"mn rustmemc at ";
 /// One change to the store.
 #[derive(Debug, Clone)]
 pub enum Record<'a> {
-    /// The highest cas unique that was returned before this point.
+    /// The highest cas unique that was given out before this point.
     Heading {
         /// The cas unique.
         cas: u64,
     },
-    /// The items that have expired by now are removed.
+    /// The items that have expired by `time` are removed.
     Mark {
         /// The time.
         time: UnixTime,
@@ -198,7 +198,7 @@ fn add(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
-/// Adds the flag `T`, and if a client could not say this time, `L` too.
+/// Adds the flag `T`, and if no client can name this time, `L` too.
 fn add_time(out: &mut Vec<u8>, time: UnixTime) {
     add(out, format_args!(" T{}", time.min(LAST_PLAIN_TIME)));
     add_late_time(out, time);
@@ -317,8 +317,8 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
     }))
 }
 
-/// Whether bytes without a line end can be the beginning of one record's line: what a write leaves that a crash
-/// interrupted. (Blocks of zeros or of another file cannot.)
+/// Whether bytes without a line end can be the beginning of one record's line: what a crash in the middle of a write
+/// leaves. (Blocks of zeros or of another file cannot.)
 pub fn is_beginning(bytes: &[u8]) -> bool {
     let is_text = |bytes: &[u8]| {
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
@@ -328,7 +328,8 @@ pub fn is_beginning(bytes: &[u8]) -> bool {
     let is_key_and_text = |rest: &[u8]| {
         let end = rest.iter().position(|&byte| byte == b' ');
         let (key, rest) = rest.split_at(end.unwrap_or(rest.len()));
-        let is_zeros = key.windows(2).any(|two| two == [0, 0]);
+        // A block of the disk that was never written has only zeros; a key may end with a few.
+        let is_zeros = bytes.ends_with(&[0; 8]);
         key.len() <= MAX_KEY_IN_BASE64 && !is_zeros && is_text(rest)
     };
     [&b"ms "[..], b"mg ", b"md ", b"mn rustmemc ", b"flush_all "]

@@ -1,8 +1,9 @@
 //! Replaying: the file is read once, from its beginning, and each record is applied to the store.
 //!
 //! Two things can be wrong with a file:
-//! - **A torn tail**: the last record is cut short. A crash leaves that of a write that it interrupted. The change was
-//!   not acknowledged. The server moves the tail to a file beside the log, and prints a line about it.
+//! - **A torn tail**: the last record is cut short. A crash in the middle of a write leaves this. The change was not
+//!   acknowledged, or it was not synced yet. The server moves the tail to a file beside the log, and prints a line
+//!   about it.
 //! - **Damage**: anything else that is wrong: a checksum that does not match, a line that is not a record, a time mark
 //!   at another offset. Then the server does not start, because it cannot know what is wrong and what is missing. It
 //!   prints where the damage begins and what the user can do.
@@ -65,8 +66,7 @@ impl Aof {
     /// Opens the file, creates it if it does not exist, and passes each of its records to `apply`, in order. Calls
     /// `stopping` now and then, and gives up when it returns true.
     ///
-    /// # Errors
-    /// See [`OpenError`]. After an error the file is unchanged.
+    /// # Errors See [`OpenError`]. A file that is refused (not a log, newer format, damaged) is unchanged.
     pub fn open(
         options: Options,
         apply: impl FnMut(Record<'_>),
@@ -92,7 +92,15 @@ impl Aof {
                 path.display(),
                 old.display()
             ));
-            file = open_and_lock(&options, &stopping)?;
+            // If the log's name is a link, it leads to the new file.
+            let path = path.clone();
+            file = open_and_lock(
+                &Options {
+                    path,
+                    ..options.clone()
+                },
+                &stopping,
+            )?;
         }
         // A rewrite that a crash interrupted may have left this file. The log itself is whole.
         remove_stale(&rewrite_path(&path));
@@ -105,7 +113,7 @@ impl Aof {
                 Next::Record => records += 1,
                 ending => break ending,
             }
-            // By bytes, because a record may have many.
+            // This counts bytes and not records, because one record may have many bytes.
             if reader.offset >= next_check {
                 next_check = reader.offset + CHECK_INTERVAL;
                 reader.print_progress(start, records);
@@ -126,8 +134,7 @@ impl Aof {
                 return Err(OpenError::Damaged { path, offset, what });
             }
             Next::Damage(what) => {
-                let saved = move_end(&file, &path, length, "damaged", &*disk)
-                    .map_err(|(saved, error)| OpenError::CannotSave(saved, error))?;
+                let saved = move_end(&file, &path, length, "damaged", &*disk)?;
                 crate::log::line(format_args!(
                     "rustmemc: {}: damaged at byte {length} ({what}); the {} bytes from there to the end were moved to {}",
                     path.display(),
@@ -138,12 +145,13 @@ impl Aof {
             Next::TornTail => {
                 let kept = match move_end(&file, &path, length, "torn", &*disk) {
                     Ok(saved) => format!(", and kept in {}", saved.display()),
-                    // A crash because of a full disk leaves a torn tail, and the server must start then. Nothing in the
-                    // tail was acknowledged.
-                    Err((_, error)) => {
+                    // A crash because of a full disk leaves a torn tail, and the server must start then. The tail was
+                    // not acknowledged, or not synced.
+                    Err(OpenError::CannotSave(_, error)) => {
                         disk.truncate(&file, length).map_err(failed)?;
                         format!("; they cannot be kept ({error})")
                     }
+                    Err(error) => return Err(error),
                 };
                 crate::log::line(format_args!(
                     "rustmemc: {}: a crash cut the last record short; its {} bytes at byte {length} are removed{kept}",
@@ -165,8 +173,9 @@ impl Aof {
             let (heading, _) = encoded([Record::Heading { cas: 0 }]);
             write_and_flush(&mut writer, &heading).map_err(failed)?;
             length = heading.len() as u64;
-            sync_folder_of(&path, &*disk).map_err(failed)?;
         }
+        // The directory entry may be as new as a crash of the last server.
+        sync_folder_of(&path, &*disk).map_err(failed)?;
         let log = Log {
             writer,
             unwritten: Vec::new(),
@@ -198,6 +207,7 @@ impl Aof {
             errors: AtomicU64::new(0),
             replay_took: replayed.took,
             is_misplaced: AtomicBool::new(false),
+            has_no_folder: AtomicBool::new(false),
         };
         Ok((aof, replayed))
     }
@@ -334,7 +344,7 @@ impl<'f> Reader<'f> {
     }
 }
 
-/// What a file is whose first line is not the heading of this format, if it is not a damaged heading.
+/// What the first line of a file shows: no log, or a newer format. `None` if it may be a damaged heading.
 fn other_format(line: &[u8]) -> Option<Next> {
     let Some(rest) = line.strip_prefix(b"mn rustmemc ") else {
         return Some(Next::NotALog);
@@ -344,9 +354,18 @@ fn other_format(line: &[u8]) -> Option<Next> {
     (version > FORMAT).then_some(Next::NewerFormat(version))
 }
 
-/// Removes a file that an interrupted rewrite has left. What is not a regular file is not ours.
+/// Removes a file that an interrupted rewrite has left: one that begins like a log, and that no server has locked.
 fn remove_stale(path: &Path) {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    let Some(file) = is_file.then(|| File::open(path).ok()).flatten() else {
+        return;
+    };
+    let mut begin = Vec::new();
+    let is_read = (&file)
+        .take(HEADING.len() as u64)
+        .read_to_end(&mut begin)
+        .is_ok();
+    if is_read && HEADING.starts_with(&begin) && file.try_lock().is_ok() {
         let _ = fs::remove_file(path);
     }
 }

@@ -1,13 +1,13 @@
 //! Rewriting: a new file replaces the old one. The old file has every change, and the new one only the items that the
 //! store holds.
 //!
-//! The server serves clients meanwhile. From the beginning of a rewrite every record is written to both files. Then
-//! the store's shards are copied one by one. Each is locked while it is copied, and its copy is written after all
-//! records that are pending at that time. So what comes before and after a shard's copy is in order, key by key. At
-//! the end the new file is synced and renamed over the old one. All syncs are made while no lock is held. A crash at any moment leaves one good file: the old
-//! one before the rename, the new one after it.
+//! The server serves clients meanwhile. From the beginning of a rewrite every record is written to both files. Then the
+//! store's shards are copied one by one. Each is locked while it is copied, and its copy is written after all records
+//! that are pending at that time. So what comes before and after a shard's copy is in order, key by key. At the end the
+//! new file is synced and renamed over the old one. All syncs are made while no lock is held. A crash at any moment
+//! leaves one good file: the old one before the rename, the new one after it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Aof {
                 _ => error,
             }
         })?;
-        // While it is locked, another server knows that it is not left from a crash.
+        // It is locked before it gets the log's name, so that no other server can open it then.
         file.try_lock()?;
         let file = LogFile::new(file, &self.disk);
         let begin = || -> io::Result<RewriteFile> {
@@ -59,8 +59,8 @@ impl Aof {
             new_file.check()?;
             Ok(new_file)
         };
-        // Memory has the changes of the pending records already, so the new file gets them with the copies of the
-        // shards. It gets a record of its own for each later change.
+        // The changes of the pending records are made before their shard is copied, because it is locked until then. So
+        // the new file gets them with the copies. It gets a record of its own for each later change.
         log.take(&self.pending);
         self.rewrite_requested.store(false, Relaxed);
         let new_file = begin().inspect_err(|_| drop(fs::remove_file(&path)))?;
@@ -68,34 +68,37 @@ impl Aof {
         Ok(())
     }
 
-    /// Writes a shard's items to the new file. The shard must be locked.
+    /// Appends a shard's items, for the new file only, to the pending records. The shard must be locked, and this does not
+    /// wait for the disk.
+    pub fn append_copy<'a>(&self, records: impl Iterator<Item = Record<'a>>) {
+        let (copy, _) = encoded(records);
+        let mut pending = lock(&self.pending);
+        let offset = pending.bytes.len();
+        pending.copies.push((offset, copy));
+    }
+
+    /// Writes the copies to the new file. No shard is locked.
     ///
     /// # Errors
     /// The rewrite must be abandoned.
-    pub fn copy_to_new_file<'a>(
-        &self,
-        records: impl Iterator<Item = Record<'a>>,
-    ) -> io::Result<()> {
-        let (bytes, _) = encoded(records);
+    pub fn write_copies(&self) -> io::Result<()> {
         let mut log = self.lock();
         log.take(&self.pending);
-        let Some(new_file) = &mut log.new_file else {
-            return Err(io::Error::other("no rewrite has begun"));
-        };
-        new_file.append(&bytes);
-        new_file.check()
+        let none = || io::Error::other("no rewrite has begun");
+        log.new_file.as_mut().ok_or_else(none)?.check()
     }
 
     /// Replaces the old file by the new one.
     ///
-    /// # Errors
-    /// The rewrite must be abandoned. Either the old file is unchanged, or the new one has replaced it and only its
-    /// directory entry may not be durable.
+    /// # Errors The rewrite must be abandoned. Either the old file is unchanged, or the new one has replaced it, and
+    /// its directory entry or its last records may not be durable.
     pub fn finish_rewrite(&self) -> io::Result<()> {
         self.sync_new_file(false)?;
         // From now on whatever is synced is synced in both files. So when this sync is done, all that is durable in the
         // old file is durable in the new one.
-        self.sync_new_file(true)?;
+        // It takes its turn, because threads that sync the log now sync the new file too: of two syncs of one file at the
+        // same time, only one would return an error.
+        self.one_sync_at_a_time(|| self.sync_new_file(true))?;
 
         // The folder is opened before the rename, because a failure does no harm yet.
         let folder = open_folder(&self.path)?;
@@ -104,10 +107,17 @@ impl Aof {
         let Some(mut new_file) = log.new_file.take() else {
             return Ok(());
         };
-        let renamed = new_file
-            .check()
-            .and_then(|()| self.make_way(&log))
-            .and_then(|()| self.disk.rename(&rewrite_path(&self.path), &self.path));
+        let renamed = new_file.check().and_then(|()| {
+            let new_path = rewrite_path(&self.path);
+            if log.writer.get_ref().is_at(&self.path) {
+                self.disk.rename(&new_path, &self.path)
+            } else {
+                self.move_other_file_aside()?;
+                // Not a rename: it would replace a file that got the name just now.
+                fs::hard_link(&new_path, &self.path)?;
+                fs::remove_file(&new_path)
+            }
+        });
         if let Err(error) = renamed {
             log.new_file = Some(new_file);
             return Err(error);
@@ -125,34 +135,45 @@ impl Aof {
         drop(log);
         // The new directory entry must be durable before a record counts as synced that only the new file holds. If this
         // fails, the next rewrite tries again.
-        self.sync_now()
+        self.one_sync_at_a_time(|| self.sync_now())
     }
 
-    /// Makes sure that a rename to the log's name overwrites nothing but the old log.
-    fn make_way(&self, log: &Log) -> io::Result<()> {
-        if log.writer.get_ref().is_at(&self.path) {
-            return Ok(());
-        }
-        match fs::symlink_metadata(&self.path) {
-            Ok(found) if found.is_file() => {
-                let aside = move_aside(&self.path, "replaced")?;
-                self.print(format_args!(
-                    "another file has this name; it is kept as {}",
-                    aside.display()
-                ));
-                Ok(())
+    /// Gives another file that has the log's name a new name.
+    ///
+    /// # Errors
+    /// It is another server's, or not a regular file.
+    fn move_other_file_aside(&self) -> io::Result<()> {
+        let there = match fs::symlink_metadata(&self.path) {
+            Ok(found) if found.is_file() => File::open(&self.path)?,
+            Ok(found) => {
+                return Err(io::Error::other(format!(
+                    "{} is now {} and not a regular file",
+                    self.path.display(),
+                    kind_of(found.file_type())
+                )));
             }
-            Ok(found) => Err(io::Error::other(format!(
-                "{} is now {} and not a regular file",
-                self.path.display(),
-                kind_of(found.file_type())
-            ))),
-            Err(_) => Ok(()),
+            Err(_) => return Ok(()),
+        };
+        if there.try_lock().is_err() {
+            return Err(io::Error::other(
+                "another server uses the file of this name now",
+            ));
         }
+        let aside = move_aside(&self.path, "replaced")?;
+        self.print(format_args!(
+            "another file has this name; it is kept as {}",
+            aside.display()
+        ));
+        Ok(())
+    }
+
+    /// Whether a rewrite has begun and not ended.
+    pub fn is_rewriting(&self) -> bool {
+        self.lock().new_file.is_some()
     }
 
     /// Syncs the new file while other threads go on appending. `is_synced_too`: see [`RewriteFile`].
-    fn sync_new_file(&self, is_synced_too: bool) -> io::Result<()> {
+    pub(super) fn sync_new_file(&self, is_synced_too: bool) -> io::Result<()> {
         let file = {
             let mut log = self.lock();
             let none = || io::Error::other("no rewrite has begun");

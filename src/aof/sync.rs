@@ -4,7 +4,9 @@
 //! finds no sync running syncs everything that has been appended. Threads that come meanwhile wait, and share
 //! the next sync.
 
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -46,9 +48,28 @@ impl Aof {
         *syncing = true;
         drop(syncing);
         let outcome = self.sync_now();
+        self.end_sync();
+        outcome
+    }
+
+    /// Waits until no thread syncs, and then does this sync.
+    pub(super) fn one_sync_at_a_time(
+        &self,
+        sync: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let syncing = self
+            .has_synced
+            .wait_while(lock(&self.syncing), |syncing| *syncing);
+        *syncing.unwrap_or_else(PoisonError::into_inner) = true;
+        let outcome = sync();
+        self.end_sync();
+        outcome
+    }
+
+    /// Lets the next thread sync. A failure of this sync is noted already.
+    fn end_sync(&self) {
         *lock(&self.syncing) = false;
         self.has_synced.notify_all();
-        outcome
     }
 
     pub(super) fn sync_now(&self) -> io::Result<()> {
@@ -74,7 +95,12 @@ impl Aof {
         }
         if let Some(folder) = folder {
             self.sync_or_fail(&file, || self.disk.sync_folder(&folder))?;
-            self.lock().unsynced_folder = None;
+            let mut log = self.lock();
+            // Another rewrite may have made the next directory entry meanwhile.
+            let is_last = |last: &Arc<File>| Arc::ptr_eq(last, &folder);
+            if log.unsynced_folder.as_ref().is_some_and(is_last) {
+                log.unsynced_folder = None;
+            }
         }
         self.synced.fetch_max(up_to, Relaxed);
         self.last_sync.store(unix_time(), Relaxed);

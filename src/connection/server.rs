@@ -51,6 +51,8 @@ pub struct Server {
     keeper: Option<JoinHandle<()>>,
     dispatcher: Option<JoinHandle<Workers>>,
     acceptors: Vec<JoinHandle<()>>,
+    /// Dropped last, because the end of the server prints lines too.
+    _writer: log::Writer,
 }
 
 /// A running server. It serves in its own threads, and stops when this value is dropped.
@@ -120,6 +122,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_with(config: Config, stopper: Stopper) -> Result<Running, StartError> {
+        let writer = log::Writer::start();
         for note in &config.notes {
             log::line(format_args!("rustmemc: note: {note}"));
         }
@@ -145,6 +148,7 @@ impl Server {
             keeper: None,
             dispatcher: None,
             acceptors: Vec::new(),
+            _writer: writer,
         };
         server.start_threads(listeners, workers, &stopper)?;
         let sweeper = {

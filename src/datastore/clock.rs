@@ -10,7 +10,7 @@
 //! | worker     | `reserve.rs`, `src/command/`              | to turn a relative exptime into an expiry               |
 //! | worker     | `mod.rs`, `guard.rs`                      | whether an item has expired, and when it was last read  |
 //! | worker     | `mod.rs`                                  | whether a delayed flush is due                          |
-//! | worker     | `eviction.rs`                             | whether items have expired, before it evicts others     |
+//! | worker     | `reserve.rs`                              | whether items have expired, before it evicts others     |
 //! | worker     | `src/command/`, `src/connection/wire.rs`  | the times in `stats` and `me`; a client's last command  |
 //! | sweeper    | `eviction.rs`                             | which items have expired, every second                  |
 //! | log keeper | `persistence.rs`                          | which items have expired: a rewrite leaves them out     |
@@ -26,7 +26,8 @@
 //!
 //! - the sweeper thread, every second (`Datastore::sweep`);
 //! - an eviction: the thread that needs memory removes the expired items of a shard before it evicts others there;
-//! - a command that stores an item under the same key (a new item that is as long overwrites the old one), or a flush.
+//! - a command that stores an item under the same key, or whose item is refused (a new item that is as long overwrites
+//!   the old one), or a flush.
 //!
 //! Dead bytes are freed with their segment: at once if all its items are dead, or else when it is compacted. The thread
 //! that made the bytes dead compacts, as soon as a shard has too many of them (`shard/reclaim.rs`). Compaction itself

@@ -29,7 +29,7 @@
 //! | CLOCK (FIFO with a second chance)        |  78.55 |  59.35 |  73.67 |
 //! | SIEVE (Zhang et al., NSDI 2024)          |  79.58 |  61.31 |  68.08 |
 //! | S3-FIFO (Yang et al., SOSP 2023)         |  79.31 |  60.97 |  71.38 |
-//! | S3-FIFO, half of it for new ones         |  78.94 |  61.51 |  73.16 |
+//! | S3-FIFO, half of it for new items        |  78.94 |  61.51 |  73.16 |
 //! | CAR (Bansal and Modha, FAST 2004), close |  79.15 |  61.36 |  73.62 |
 //! | **this one**                             |  79.01 |  60.57 |  73.49 |
 //! | memcached 1.6.45, measured, 131,064 keys |  78.49 |  59.37 |  73.17 |
@@ -67,7 +67,7 @@ struct Attempt {
     /// Items that have expired by this time are removed instead.
     now: UnixTime,
     /// The next sequence number of a segment when this thread began to evict.
-    begun: u64,
+    sequence_at_start: u64,
     /// Whether items that were read stay.
     spares_read: bool,
 }
@@ -101,7 +101,7 @@ impl Datastore {
             Err(_) => lock(&self.evicting),
         };
         let enough = bytes.saturating_add(SHRINK_STEP);
-        let begun = self.shared.sequence.load(Relaxed);
+        let sequence_at_start = self.shared.sequence.load(Relaxed);
         let (mut freed, mut failed_attempts) = (0, 0);
         while self.memory.used() > limit && freed < enough {
             let survey = self.survey();
@@ -117,7 +117,7 @@ impl Datastore {
             // In the first round items that were read stay, in the second round they do not.
             let attempt = Attempt {
                 now,
-                begun,
+                sequence_at_start,
                 spares_read: failed_attempts <= survey.segments,
             };
             let freed_now = self.evict_from(&mut write(shard), attempt)?;
@@ -162,7 +162,7 @@ impl Datastore {
         let before = shard.size();
         if let Some(removed) = shard.remove_expired(attempt.now) {
             self.count_expired(removed);
-        } else if let Some(id) = shard.next_victim(attempt.begun) {
+        } else if let Some(id) = shard.next_victim(attempt.sequence_at_start) {
             // Determined once: a reader may finish at any moment, but the items that are recorded must be those that
             // are then evicted.
             let is_being_sent = shard.items_of(id).any(ItemRef::is_being_sent);
@@ -185,7 +185,8 @@ impl Datastore {
         Ok(before.saturating_sub(shard.size()))
     }
 
-    /// Removes the items that have expired. Otherwise an item that no client asks for would keep its memory for ever.
+    /// Removes the items that have expired. Otherwise an expired item would keep its memory until it is replaced,
+    /// flushed, or removed by an eviction.
     ///
     /// A shard is locked for one segment at a time, so no client waits long when millions of items expire together.
     pub fn sweep(&self) {

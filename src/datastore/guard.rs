@@ -95,7 +95,8 @@ impl KeyGuard<'_> {
         Ok(cas)
     }
 
-    /// Changes the expiry of the item, if there is one. Its cas unique stays, because its value does.
+    /// Changes the expiry of the item, if there is one. Its cas unique does not change, because its value does not
+    /// change.
     ///
     /// # Errors
     /// [`StoreError::LogFailed`]: then nothing has changed.

@@ -18,8 +18,8 @@
 //! - **Shard**: a share of the keys, with a lock, an index, segments and queues of its own.
 //! - **Segment**: 64 KB of memory with small items one behind another, or else one large item (over 16 KB).
 //! - **Head**: the 16 bytes in front of an item's key and value: its cas unique, its flags and its expiry.
-//! - **Slot**: 8 bytes beside the segment, one slot for each item: where the item begins, its last access, and whether
-//!   it is dead.
+//! - **Slot**: 8 bytes beside the piece, one slot for each item: where the item begins, its last access, and whether it
+//!   is dead.
 //! - **Dead bytes**: the memory of items that were replaced or removed. It is freed together with their segment.
 //! - **Probation queue**: the segments with new items, the oldest segment in front.
 //! - **Main queue**: the segments with items that were read in time, so that eviction has spared them.
@@ -45,7 +45,7 @@
 //!
 //! - Nothing here waits for the network. When a method has returned, no lock is held, except the one in a `KeyGuard`,
 //!   and a `KeyGuard` cannot reach a socket.
-//! - Lock order: `evicting`, then a shard, then the log's locks or those of `memory`, which are held for a moment only.
+//! - Lock order: `evicting`, then a shard, then the log's locks or those of `memory`. They are held for a moment only.
 //!   No thread locks two shards at once, except all of them in ascending order ([`Datastore::flush`]).
 //! - A lock that a panic has poisoned still works: each change to a shard is complete in itself.
 
@@ -61,7 +61,7 @@ mod segment;
 mod shard;
 
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::aof::Aof;
@@ -79,11 +79,12 @@ use shard::{HashedKey, Shard, Shared};
 /// The most shards that a store has. With many shards, few clients wait when a table grows, and only for a short time.
 const MAX_SHARDS: usize = 256;
 
-/// A shard is not made for less than this many bytes of the memory limit, because it has an open segment in each queue.
+/// A store has one shard for each this many bytes of its memory limit, and at least one. More would cost too much: each
+/// shard has an open segment in each queue.
 const MIN_SHARD_MEMORY: usize = 4 << 20;
 
-/// How much memory the segment numbers of a shard can address, in bytes. The memory limit is at most the sum for all
-/// shards.
+/// How much memory a shard can have before its segment numbers run out, in bytes. The smallest segment is that of a
+/// large item: at least `MAX_SMALL_ITEM`. The memory limit is at most the sum for all shards.
 const MAX_SHARD_MEMORY: usize = MAX_SEGMENTS * MAX_SMALL_ITEM;
 
 /// What happens when the memory limit is reached.
@@ -142,7 +143,9 @@ pub struct Datastore {
     last_cas: AtomicU64,
     /// When a delayed flush is due; 0 if none is pending.
     flush_at: AtomicU32,
-    /// The time of the last mark in the log.
+    /// Whether a delayed flush has removed the items, but is not recorded yet.
+    has_unrecorded_flush: AtomicBool,
+    /// The time of the last `mark_log`, which may have found nothing to mark. It shows whether the clock went back.
     marked_at: AtomicU32,
     /// Where changes are recorded; `None` without an append-only file.
     log: Option<Aof>,
@@ -169,6 +172,7 @@ impl Datastore {
             evicting: Mutex::default(),
             last_cas: AtomicU64::new(0),
             flush_at: AtomicU32::new(0),
+            has_unrecorded_flush: AtomicBool::new(false),
             marked_at: AtomicU32::new(0),
             log: None,
         }
@@ -247,20 +251,20 @@ impl Datastore {
     }
 
     /// Every item, a segment at a time. A segment is copied when the iterator reaches it, so a client that reads slowly
-    /// keeps one segment in memory and no lock. An item that is moved or overwritten meanwhile may be returned twice.
+    /// keeps one segment in memory and no lock. An item that is moved or replaced meanwhile may be returned twice.
     pub fn snapshot(&self) -> impl Iterator<Item = Vec<Item<'static>>> {
         self.flush_if_due();
         let now = self.clock.now();
         self.shards.iter().flat_map(move |lock| {
             let mut next = 0;
             let segments = std::iter::from_fn(move || {
-                let shard = read(lock);
-                let (sequence, items) = shard.unexpired_of_segment(next, now)?;
+                let mut shard = write(lock);
+                let (sequence, items) = shard.close_segment(next, now)?;
                 next = sequence + 1;
                 Some(items.map(Item::into_owned).collect())
             });
-            // Items that move get into segments with higher numbers, and so do new ones. This bound makes an end even
-            // if new segments come faster than the client reads.
+            // Items that move get into segments with higher numbers, and so do new items. This bound ends the iteration
+            // even if new segments are made faster than the client reads.
             segments.take(2 * read(lock).segment_count() + 2)
         })
     }
@@ -281,7 +285,7 @@ impl Datastore {
     fn flush_if_due(&self) {
         let due = self.flush_at.load(Relaxed);
         if due != 0 && due <= self.clock.now() {
-            // If its end cannot be recorded now, the next call tries again.
+            // If the flush cannot be recorded now, the next call tries again.
             let _ = self.remove_everything(Some(due));
         }
     }
@@ -293,12 +297,13 @@ impl Datastore {
         if due.is_some_and(|due| self.flush_at.load(Relaxed) != due) {
             return Ok(());
         }
-        let recorded = self.record(|| Record::Flush);
+        let recorded = self.record_flush();
         if due.is_none() {
             recorded?;
         }
-        // A delayed flush is in the log already, so it happens even if its end cannot be recorded. It stays pending until
-        // that is recorded, before the next change.
+        // A delayed flush is in the log already, so the items are removed even if `Record::Flush` cannot be appended
+        // now. Then the flush stays pending, and is tried again before the next change.
+        self.has_unrecorded_flush.store(recorded.is_err(), Relaxed);
         if recorded.is_ok() {
             self.flush_at.store(0, Relaxed);
         } else if shards.iter().all(|shard| shard.len() == 0) {
@@ -314,7 +319,7 @@ impl Datastore {
         Ok(())
     }
 
-    /// The shard of a key. All shards have equal shares of the upper half of the hashes.
+    /// The shard of a key. The upper 32 bits of the key's hash decide it. All shards have equal shares of their values.
     fn shard(&self, key: HashedKey<'_>) -> &RwLock<Shard> {
         let number = ((key.hash >> 32) * self.shards.len() as u64) >> 32;
         #[allow(clippy::indexing_slicing)] // It is less than the number of shards.

@@ -17,12 +17,13 @@ use crate::item::UnixTime;
 use crate::log;
 use crate::stats::Counter;
 
-/// A record does not say whether its cas unique was given out or chosen by a client (`E`). One below this counts as given
-/// out. One from here on does not, so that there is always a next one; if it was given out, the next time mark says so.
+/// A record does not say whether its cas unique was given out or chosen by a client (`E`). A cas unique below this
+/// counts as given out. A higher one does not: otherwise a client could use up all cas uniques. If it was given out,
+/// the next time mark has it.
 const MIN_CHOSEN_CAS: u64 = 1 << 62;
 
-/// How many cas uniques a start skips. A crash can take back changes whose cas uniques a client has seen. There are fewer
-/// than this between two time marks, and enough are left for a thousand million starts.
+/// How many cas uniques a start skips. A crash can take back changes whose cas uniques a client has seen. The server
+/// gives out fewer than this between two time marks, and there are enough for a thousand million starts.
 const CAS_SKIPPED_AT_START: u64 = 1 << 32;
 
 /// About how many bytes a record has beside key and value: verb, numbers and checksums.
@@ -30,6 +31,9 @@ const RECORD_LINE: usize = 48;
 
 /// How often the file is synced (`--fsync everysec`) and looked at.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a stopping server looks whether the log keeper's rewrite has ended.
+const REWRITE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Datastore {
     /// Replays an append-only file into this store, which must be empty. From then on every change is recorded in the
@@ -50,7 +54,7 @@ impl Datastore {
         )?;
         self.sweep();
         let evicted = self.stats.get(Counter::Evictions);
-        // A new file has only its heading, and nothing was given out.
+        // If the file had no record, not even a heading, it is new, and nothing was given out.
         if replayed.records > 0 {
             self.last_cas.fetch_add(CAS_SKIPPED_AT_START, Relaxed);
         }
@@ -64,7 +68,8 @@ impl Datastore {
         self.log = Some(log);
         self.flush_at.store(flush_at.unwrap_or(0), Relaxed);
         if evicted > 0 {
-            // The file knows keys that memory had no room for, and so would not know to remove.
+            // The file still has items that were evicted here, and nothing has recorded that. A later start could bring
+            // them back, so the file is rewritten.
             log::line(format_args!(
                 "rustmemc: -m holds less than the file: {evicted} items were evicted"
             ));
@@ -83,8 +88,8 @@ impl Datastore {
 
     /// Makes a recorded change again. That cannot fail, because nothing is recorded during a replay.
     ///
-    /// Time is the log's own: an item that has expired by now may be touched by a later record, which then was in time. So
-    /// expired items are removed where the running server removed them, which is at a time mark.
+    /// An item's expiry is not compared with the clock: a later record may touch an item that has expired by now, and
+    /// was in time when it was written. So expired items are removed only at the time marks, as in the running server.
     fn apply(&self, record: Record<'_>, flush_at: &mut Option<u32>) {
         let _: Result<_, StoreError> = match record {
             Record::Heading { cas } => {
@@ -130,8 +135,8 @@ impl Datastore {
 
     /// Evicts if the file holds more than memory may, with `-M` too.
     ///
-    /// Items lie otherwise in segments than they did, so they may take a little more than they did. What was there must be
-    /// there again, and the next writes evict what is too much.
+    /// After a replay the items are in other segments than before, so they may take a little more memory. No item may
+    /// be lost for that reason, so a little more than the limit is allowed here. The next writes evict the excess.
     fn evict_in_replay(&self) {
         let slack = self.memory_limit() / 16 + 2 * SEGMENT_SIZE;
         let limit = self.memory_limit().saturating_add(slack);
@@ -160,15 +165,26 @@ impl Datastore {
         self.record_all(std::iter::once_with(record))
     }
 
-    /// Records several changes together, to keys of one shard.
+    /// Records a flush.
     ///
     /// # Errors
-    /// [`StoreError::LogFailed`]: then none of them must be made.
+    /// [`StoreError::LogFailed`].
+    pub(super) fn record_flush(&self) -> Result<(), StoreError> {
+        let record = std::iter::once(Record::Flush);
+        let outcome = self.log.as_ref().map_or(Ok(()), |log| log.append(record));
+        outcome.map_err(|_| StoreError::LogFailed)
+    }
+
+    /// Records several changes together, to keys of one shard.
+    ///
+    /// # Errors [`StoreError::LogFailed`]: then none of them may be made.
     pub(super) fn record_all<'a>(
         &self,
         records: impl Iterator<Item = Record<'a>>,
     ) -> Result<(), StoreError> {
         match &self.log {
+            // What is stored before the flush is recorded would be flushed by a replay.
+            Some(_) if self.has_unrecorded_flush.load(Relaxed) => Err(StoreError::LogFailed),
             Some(log) => log.append(records).map_err(|_| StoreError::LogFailed),
             None => Ok(()),
         }
@@ -185,16 +201,15 @@ impl Datastore {
 
     /// Call this before an answer to a change is sent: see [`Aof::before_answers`].
     ///
-    /// # Errors
-    /// Nothing may be acknowledged.
+    /// # Errors The records are not safe, so no answer to a change may be sent.
     pub fn before_answers(&self) -> io::Result<()> {
         self.log.as_ref().map_or(Ok(()), Aof::before_answers)
     }
 
     /// Appends a time mark to the log, after the items that have expired by `now` were removed.
     ///
-    /// If the clock went back, the log is rewritten: what expired by the old time and was not recorded as removed could
-    /// be alive by the new time.
+    /// If the clock went back, the log is rewritten: an item that has expired by the old time, and whose removal is not
+    /// recorded, would be alive again by the new time.
     pub(super) fn mark_log(&self, now: UnixTime, has_removed: bool) {
         let Some(log) = &self.log else { return };
         let before = self.marked_at.swap(now, Relaxed);
@@ -208,8 +223,9 @@ impl Datastore {
         log.mark(now, has_removed, || self.last_cas.load(Relaxed));
     }
 
-    /// Looks after the file until the server stops: every second, and as soon as a write has made it large. A thread of
-    /// its own calls this, because a sync or a rewrite may take long. To end it, unpark that thread.
+    /// Maintains the file until the server stops: every second, and as soon as a write has made it large. A thread of
+    /// its own calls this, because a sync or a rewrite may take long. To end it, let `stopping` return true, and unpark
+    /// that thread.
     pub fn keep_log(&self, stopping: impl Fn() -> bool) {
         if let Some(log) = &self.log {
             log.set_keeper();
@@ -220,7 +236,7 @@ impl Datastore {
         }
     }
 
-    /// To be called about every second, by one thread: syncs the file, and rewrites it when it is time.
+    /// Call this about every second, from one thread. It syncs the file, and rewrites it when it is time.
     pub fn maintain_log(&self, stopping: impl Fn() -> bool) {
         let Some(log) = &self.log else { return };
         if log.maintain()
@@ -229,20 +245,27 @@ impl Datastore {
             && !stopping()
         {
             log::line(format_args!(
-                "rustmemc: cannot rewrite the append-only file ({error}); the old file stays in use and grows"
+                "rustmemc: cannot rewrite the append-only file ({error})"
             ));
         }
     }
 
-    /// Syncs the file for the last time, and lets another server open it.
+    /// Writes the pending records, syncs unless `--fsync never`, and unlocks the file, so that another server can open
+    /// it. If the file has lost its name, it is rewritten first.
     pub fn close_log(&self) {
         let Some(log) = &self.log else { return };
-        if !log.is_in_place()
-            && let Err(error) = self.rewrite_log(|| false)
-        {
-            log::line(format_args!(
-                "rustmemc: cannot write the append-only file anew ({error}): its items are lost"
-            ));
+        while !log.is_in_place() {
+            match self.rewrite_log(|| false) {
+                Ok(()) => break,
+                // The log keeper's rewrite is about to end, in one way or the other.
+                Err(_) if log.is_rewriting() => thread::sleep(REWRITE_POLL_INTERVAL),
+                Err(error) => {
+                    log::line(format_args!(
+                        "rustmemc: cannot write the append-only file anew ({error}): the items are only in the file that was removed or replaced"
+                    ));
+                    break;
+                }
+            }
         }
         log.close();
     }
@@ -254,24 +277,26 @@ impl Datastore {
 
     fn rewrite_log(&self, stopping: impl Fn() -> bool) -> io::Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
-        let rewrite = || {
-            log.begin_rewrite(|| self.last_cas.load(Relaxed))?;
+        log.begin_rewrite(|| self.last_cas.load(Relaxed))?;
+        let copy = || {
             for (number, shard) in self.shards.iter().enumerate() {
                 if stopping() {
                     return Err(io::Error::other("the server is stopping"));
                 }
                 // The old file is synced every second as before: this may take long.
                 log.sync_if_due();
-                // Locked until its records are in the new file: its next change comes behind them.
+                // Locked until its copy is among the pending records: its next change comes after them.
                 let shard = read(shard);
                 let items = shard.unexpired(self.clock.now()).map(Record::Put);
-                // A pending flush goes with the first shard, whose lock it is changed under.
+                // A pending flush is written with the first shard, because that shard's lock guards it.
                 let flush_at = Some(self.flush_at.load(Relaxed));
                 let flush_at = flush_at.filter(|&time| number == 0 && time != 0);
-                log.copy_to_new_file(items.chain(flush_at.map(Record::FlushAt)))?;
+                log.append_copy(items.chain(flush_at.map(Record::FlushAt)));
+                drop(shard);
+                log.write_copies()?;
             }
             log.finish_rewrite()
         };
-        rewrite().inspect_err(|_| log.abandon_rewrite())
+        copy().inspect_err(|_| log.abandon_rewrite())
     }
 }

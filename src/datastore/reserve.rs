@@ -8,8 +8,8 @@
 //! - a large item while it is copied into parts, when it counts twice;
 //! - the item that `append` or `prepend` makes, while the old one is still there.
 //!
-//! (If the limit is lowered while the server runs, or the log holds more than `-m` and `-M` forbids eviction, the items
-//! stay until they are evicted or removed.)
+//! (If the limit is lowered while the server runs, the next writes evict. With `-M` the items stay until they are
+//! removed. A replay evicts with `-M` too, down to a little more than `-m`: see `persistence.rs`.)
 
 use super::eviction::MAX_SMALL_WRITE;
 use super::segment::{ITEM_OVERHEAD, MAX_SMALL_ITEM};
@@ -19,8 +19,8 @@ use crate::memory::Charge;
 use crate::protocol::Exptime;
 use crate::stats::Counter;
 
-/// An item whose data block has not arrived. Its memory counts as used from the moment at which its length is
-/// announced: clients that announce much and send little cannot make the server use more than `-m`.
+/// An item whose data block has not arrived. Unless it is small, its memory counts as used from the moment at which its
+/// length is announced: clients that announce much and send little cannot make the server use more than `-m`.
 #[derive(Debug)]
 pub struct PendingItem {
     /// The item, to be filled through [`Item::value_mut`] and stored by [`KeyGuard::put`](super::guard::KeyGuard::put).

@@ -192,18 +192,22 @@ impl Shard {
             .map(move |item| item.item(now))
     }
 
-    /// The items that have not expired of the first segment whose sequence number is at least `from`, with that number.
-    pub fn unexpired_of_segment(
-        &self,
+    /// The unexpired items of the first segment whose sequence number is at least `from`, and this segment's sequence
+    /// number. No item is appended to that segment any more: later ones get into segments with higher numbers.
+    pub fn close_segment(
+        &mut self,
         from: u64,
         now: UnixTime,
     ) -> Option<(u64, impl Iterator<Item = Item<'_>>)> {
         let queues = [&self.probation, &self.main].into_iter();
         let segments = queues.filter_map(|queue| queue.segments.range(from..).next());
-        let (sequence, id) = segments.min()?;
-        let unexpired = move |item: &ItemRef<'_>| !item.head.expiry.has_passed(now);
-        let items = self.items_of(*id).filter(unexpired);
-        Some((*sequence, items.map(move |item| item.item(now))))
+        let (sequence, id) = segments.min().map(|(sequence, id)| (*sequence, *id))?;
+        for queue in [&mut self.probation, &mut self.main] {
+            queue.open = queue.open.filter(|open| *open != id);
+        }
+        let is_unexpired = move |item: &ItemRef<'_>| !item.head.expiry.has_passed(now);
+        let items = self.items_of(id).filter(is_unexpired);
+        Some((sequence, items.map(move |item| item.item(now))))
     }
 
     /// How many items there are, including those that have expired and were not removed yet.

@@ -126,7 +126,7 @@ impl Memory {
         self
     }
 
-    /// Lets the clock go back.
+    /// Sets the clock back.
     pub fn turn_back(&self, seconds: u32) -> &Self {
         move_clock(&self.service.store, self.now() - seconds);
         self.service.store.sweep();
@@ -134,7 +134,7 @@ impl Memory {
         self
     }
 
-    /// What a connection does before answers leave.
+    /// What a connection does before it sends answers.
     fn write_log(&self) {
         self.service
             .store

@@ -143,15 +143,18 @@ impl Shard {
         dirtiest.is_some()
     }
 
-    /// The segment that is evicted next, by a thread that began when `begun` was the next sequence number.
+    /// The segment that is evicted next, by a thread that began when `sequence_at_start` was the next sequence number.
     ///
-    /// In two of five turns the main queue is tried first, if it has more than 30 per cent of the segments. But not for
-    /// items that this thread has just moved there: no client had time to read them again.
-    pub fn next_victim(&mut self, begun: u64) -> Option<SegmentId> {
+    /// In two of five turns the main queue is tried first, if it has more than 30 per cent of the segments. It is not
+    /// tried first if this thread has just moved the items there: no client had time to read them again.
+    pub fn next_victim(&mut self, sequence_at_start: u64) -> Option<SegmentId> {
         self.victim_turn = self.victim_turn.wrapping_add(1);
         let (probation, main) = (&self.probation.segments, &self.main.segments);
         let main_is_long = main.len() * 10 > (main.len() + probation.len()) * 3;
-        let main_is_old = main.keys().next().is_some_and(|sequence| *sequence < begun);
+        let main_is_old = main
+            .keys()
+            .next()
+            .is_some_and(|sequence| *sequence < sequence_at_start);
         let queues = match self.victim_turn % 5 < 2 && main_is_long && main_is_old {
             true => [main, probation],
             false => [probation, main],
@@ -161,7 +164,8 @@ impl Shard {
             .find_map(|queue| queue.values().next().copied())
     }
 
-    /// The sequence number of the oldest segment of the probation queue, or of the main queue if that one is empty.
+    /// The sequence number of the oldest segment of the probation queue, or of the main queue if the probation queue is
+    /// empty.
     pub fn oldest(&self) -> Option<u64> {
         let queues = [&self.probation, &self.main].into_iter();
         let mut sequences = queues.flat_map(|queue| queue.segments.keys());

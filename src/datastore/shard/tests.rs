@@ -68,7 +68,7 @@ impl Shard {
             earliest.is_none_or(|earliest| self.earliest_expiry.is_some_and(|it| it <= earliest)),
             "no item expires before the earliest expiry"
         );
-        // Not `is_dirty`, which would be the judge in its own case.
+        // This does not call `is_dirty`, because `is_dirty` is tested here.
         let allowed = (usage.alive + items * 24) / 4 + 3 * 65_536;
         assert!(usage.dead <= allowed, "too many bytes are dead");
     }
@@ -155,7 +155,7 @@ impl Sample {
         removed.items
     }
 
-    /// Those of these keys that are there.
+    /// The keys of this range that have an item.
     fn stored_keys(&self, keys: std::ops::Range<u32>) -> Vec<u32> {
         keys.filter(|&key| self.value(key).is_some()).collect()
     }
