@@ -134,9 +134,15 @@ fn write_queued() {
 
 /// Waits until all lines are written, but not longer than `at_most`. Call this before the process ends.
 pub fn flush(at_most: Duration) {
-    // The last line that a thread has taken may not be written yet, so the thread itself must be waiting or ended.
+    let queue = lock();
+    if !queue.has_writer && queue.servers == 0 {
+        // The system has had no thread for them.
+        drop(queue);
+        return write_queued();
+    }
+    // The line that the thread has taken may not be written yet, so an empty queue is not enough.
     let is_busy = |queue: &mut Queue| queue.has_writer && !queue.is_written;
-    let wait = WRITTEN.wait_timeout_while(lock(), at_most, is_busy);
+    let wait = WRITTEN.wait_timeout_while(queue, at_most, is_busy);
     drop(wait.unwrap_or_else(PoisonError::into_inner));
 }
 

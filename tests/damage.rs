@@ -375,7 +375,11 @@ fn the_unfinished_file_of_a_crashed_rewrite_is_removed() {
     let memory = Memory::open(&path, NOW);
     memory.check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
     drop(memory);
-    fs::write(folder.file("aof.rewrite"), "ms other 1").expect("a file can be written");
+    fs::write(
+        folder.file("aof.rewrite"),
+        "mn rustmemc 1 E0 O0b506acf\r\nms other 1",
+    )
+    .expect("a file can be written");
     let memory = Memory::open(&path, NOW);
     assert_eq!(folder.names(), ["aof"]);
     memory.rewrite();

@@ -201,9 +201,9 @@ fn a_connection_costs_one_file_descriptor() {
     eventually("they are closed", || server.descriptors() == before);
 }
 
-/// The threads that are not workers: the main thread, the sweeper, the acceptor, the dispatcher, the log keeper, and
-/// the one that waits for signals.
-const OWN_THREADS: usize = 6;
+/// The threads that are not workers: the main thread, the sweeper, the acceptor, the dispatcher, the log keeper, the
+/// one that waits for signals, and the one that writes to standard error.
+const OWN_THREADS: usize = 7;
 
 #[test]
 fn a_server_for_sixty_thousand_clients_starts_small_and_with_few_threads() {

@@ -309,7 +309,10 @@ fn a_missing_folder_is_printed_and_the_file_is_written_when_the_folder_exists_ag
     eventually("the folder is named", || server.stderr().contains(&told));
     server.client().check("set l 0 0 1\r\n1\r\n", "STORED\r\n");
     fs::create_dir(&inner).expect("a folder can be made");
-    stop(server);
+    // Without a stop, and much sooner than a failed rewrite is tried again.
+    eventually("the file is written anew", || path.exists());
+    server.signal("KILL");
+    server.outcome();
     assert_eq!(spawn(&path, "").count("curr_items"), 2);
 }
 
@@ -328,6 +331,89 @@ fn a_server_waits_for_the_lock_of_one_that_is_about_to_end() {
     });
     first.signal("KILL");
     assert_eq!(second.count("curr_items"), 1);
+}
+
+#[test]
+fn a_server_that_lost_its_name_to_another_server_leaves_that_one_alone() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let first = spawn(&path, "");
+    first.client().check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    fs::remove_file(&path).expect("it is there");
+    let second = spawn(&path, "");
+    second.client().check("set k 0 0 1\r\n2\r\n", "STORED\r\n");
+    eventually("the first prints it", || {
+        first
+            .stderr()
+            .contains("another server uses the file of this name now")
+    });
+    stop(first);
+    second.signal("KILL");
+    second.outcome();
+    assert_eq!(folder.names(), ["aof"]);
+    spawn(&path, "")
+        .client()
+        .check("get k\r\n", "VALUE k 0 1\r\n2\r\nEND\r\n");
+}
+
+#[test]
+fn a_start_removes_no_file_that_is_not_of_an_interrupted_rewrite() {
+    let folder = Folder::new();
+    let rewrite = folder.file("aof.rewrite");
+    fs::write(&rewrite, "a diary").expect("it can be written");
+    stop(spawn(&folder.file("aof"), ""));
+    assert_eq!(content(&rewrite), b"a diary");
+    // The log of a server that runs.
+    fs::remove_file(&rewrite).expect("it is there");
+    let other = spawn(&rewrite, "");
+    stop(spawn(&folder.file("aof"), ""));
+    assert!(rewrite.exists());
+    stop(other);
+}
+
+#[test]
+fn with_fresh_a_log_behind_a_link_is_moved_and_the_link_stays() {
+    let folder = Folder::new();
+    let (path, link) = (folder.file("real"), folder.file("link"));
+    write_log(&path, 10);
+    symlink(&path, &link).expect("a link can be made");
+    let server = spawn(&link, "--fresh");
+    server.client().check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    stop(server);
+    assert_eq!(fs::read_link(&link).expect("it is a link"), path);
+    assert_eq!(spawn(&link, "").count("curr_items"), 1);
+    named(&folder, "real.old-");
+}
+
+#[test]
+fn a_torn_record_whose_key_has_zero_bytes_is_torn_and_not_damaged() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let memory = Memory::open(&path, NOW);
+    memory.check("set first 0 0 1\r\n1\r\n", "STORED\r\n");
+    let length = content(&path).len();
+    memory.check(b"set k\0\0key 0 0 1\r\n1\r\n", "STORED\r\n");
+    let whole = content(&path);
+    drop(memory);
+    for end in length + 1..whole.len() {
+        fs::write(&path, &whole[..end]).expect("it can be written");
+        assert_eq!(Memory::open(&path, NOW).state().len(), 1, "cut at {end}");
+    }
+}
+
+#[test]
+fn a_log_that_is_removed_during_its_rewrite_is_there_after_the_stop() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let memory = Memory::open(&path, NOW);
+    memory.check("set k 0 0 1\r\n1\r\n", "STORED\r\n");
+    // The server stops in the middle of a rewrite, of which only the keeper knows when it ends.
+    memory.rewrite_and_meanwhile(|memory| {
+        fs::remove_file(&path).expect("it is there");
+        memory.close();
+    });
+    drop(memory);
+    assert_eq!(Memory::open(&path, NOW).state().len(), 1);
 }
 
 #[test]

@@ -277,7 +277,13 @@ impl Datastore {
 
     fn rewrite_log(&self, stopping: impl Fn() -> bool) -> io::Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
-        log.begin_rewrite(|| self.last_cas.load(Relaxed))?;
+        let begun = log.begin_rewrite(|| self.last_cas.load(Relaxed));
+        // If another thread's rewrite has begun, it goes on.
+        begun.inspect_err(|_| {
+            if !log.is_rewriting() {
+                log.abandon_rewrite();
+            }
+        })?;
         let copy = || {
             for (number, shard) in self.shards.iter().enumerate() {
                 if stopping() {

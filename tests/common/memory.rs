@@ -142,6 +142,34 @@ impl Memory {
             .expect("the file can be written");
     }
 
+    /// Begins a rewrite, lets another thread remove the file and go on, and then ends the rewrite.
+    pub fn rewrite_and_meanwhile(&self, meanwhile: impl FnOnce(&Self) + Send) {
+        let mut meanwhile = Some(meanwhile);
+        std::thread::scope(|scope| {
+            let begun = std::sync::Mutex::new((0, meanwhile.take()));
+            let stopping = || {
+                let mut begun = begun.lock().expect("no test panics here");
+                begun.0 += 1;
+                // The second time it is asked for the first shard, and the rewrite has begun.
+                if begun.0 == 2
+                    && let Some(meanwhile) = begun.1.take()
+                {
+                    scope.spawn(move || meanwhile(self));
+                    while self.path.exists() {
+                        std::thread::yield_now();
+                    }
+                }
+                false
+            };
+            self.service.store.maintain_log(stopping);
+        });
+    }
+
+    /// Closes the log, as a server does that stops.
+    pub fn close(&self) {
+        self.service.store.close_log();
+    }
+
     /// Rewrites the file.
     #[track_caller]
     pub fn rewrite(&self) -> &Self {
