@@ -38,7 +38,7 @@ struct Contender {
 /// rustmemc, and redis if it exists.
 fn contenders() -> io::Result<Vec<Contender>> {
     let ours = Contender {
-        program: common::rustmemc("")?,
+        program: common::rustmemc("--aof rustmemc.aof")?,
         workload: "set",
         set: SET,
         arguments: &["-m", "1024"],

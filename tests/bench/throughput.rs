@@ -99,7 +99,10 @@ fn answer_lines(stream: &TcpStream, workload: &Workload) -> io::Result<()> {
 // ---- The table ----
 
 fn compare(options: &Options) -> io::Result<()> {
-    let programs = [Some(common::rustmemc("")?), common::memcached()?];
+    let programs = [
+        Some(common::rustmemc("--aof rustmemc.aof")?),
+        common::memcached()?,
+    ];
     let (rounds, seconds) = (options.rounds, options.seconds);
     print(format_args!(
         "medians of {rounds} rounds of {seconds} s; ratios: median (min–max)"

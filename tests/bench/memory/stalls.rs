@@ -195,7 +195,7 @@ fn one_round(program: &Program, with_log: Option<&Program>) -> io::Result<Round>
 }
 
 pub fn stalls(programs: &[Program], rounds: usize, report: &mut Report) -> io::Result<()> {
-    let logging = rustmemc("")?;
+    let logging = rustmemc("--aof rustmemc.aof")?;
     let mut seen: Vec<Vec<Round>> = programs.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
         let mut turns: Vec<_> = programs.iter().zip(&mut seen).collect();

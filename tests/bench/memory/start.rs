@@ -10,7 +10,7 @@ use super::common::{Bound, Cell, Client, Program, Report, memcached, rustmemc, s
 const STARTS: usize = 20;
 
 pub fn start(_programs: &[Program], _rounds: usize, report: &mut Report) -> io::Result<()> {
-    let mut programs = vec![rustmemc("")?];
+    let mut programs = vec![rustmemc("--aof rustmemc.aof")?];
     programs.extend(memcached()?);
     let (mut times, mut sizes) = (
         vec![Vec::new(); programs.len()],
