@@ -346,6 +346,24 @@ fn expired_items_are_removed_and_the_others_keep_their_places() {
 }
 
 #[test]
+fn segments_that_were_just_moved_to_the_main_queue_are_not_the_next_victims() {
+    let mut sample = Sample::filled(0..500);
+    let sequence_at_start = sample.shard.shared.sequence.load(Relaxed);
+    let oldest = sample.shard.probation.segments.values().copied().take(5);
+    for id in oldest.collect::<Vec<_>>() {
+        let stays = |item: ItemRef<'_>| Some(item.slot.copy());
+        sample.shard.reclaim(id, QueueId::Main, stays);
+    }
+    assert!(sample.shard.main.segments.len() > sample.shard.probation.segments.len());
+    for _ in 0..5 {
+        let victim = sample.shard.next_victim(sequence_at_start);
+        let segment = victim.and_then(|id| sample.shard.segment(id));
+        let queue = segment.map(|segment| segment.queue);
+        assert_eq!(queue, Some(QueueId::Probation));
+    }
+}
+
+#[test]
 fn dead_bytes_are_bounded_by_those_that_are_alive() {
     let mut sample = Sample::new();
     // Random, so that a segment keeps a few items that are alive for long.
