@@ -129,6 +129,27 @@
 //!    most.
 //! 6. [`Running::wait`] returns, and `main` returns the exit code 0.
 //!
+//! # Other questions
+//!
+//! - **Two `incr` of one key at once**: `command/arithmetic.rs` holds the key's guard from reading the number to storing the
+//!   sum, so one comes after the other. The record has the sum.
+//! - **A line that cannot be parsed**: the answer is an error line (`protocol/error.rs`; `-vv` prints the reason). If the
+//!   line announced a data block whose length could be read, the block is swallowed. A block that does not end in `\r\n`
+//!   after its length is not stored, and what follows is read as a command (`tests/conversations/04-bad-data.txt`).
+//! - **One client too many**: it waits 20 ms for another client's place, then it is sent `ERROR Too many open connections`
+//!   and its connection is closed ([`clients`]). The same happens if the system has no thread for it.
+//! - **`mg key N30` of a missing key**: `command/meta.rs` stores an empty item that expires in 30 seconds, and the answer has
+//!   `W`: this client brings the value. Until it does, others read an empty value, and their `mg` has `Z`
+//!   (`tests/conversations/25-one-brings-the-value.txt`).
+//! - **A record of the log**: a memcached command with a CRC-32 of its line in the opaque, and one of the data. [`aof::record`]
+//!   has the grammar. A replay checks both; what a crash has cut short is moved aside, and anything else that is wrong keeps
+//!   the server from starting (`aof/replay.rs`).
+//! - **`noreply`** as the last word silences every answer of a classic command that stores or changes, its errors too. Not
+//!   silenced: a line with too few words or without a readable length, and commands that only read. Meta commands have `q`
+//!   instead, which leaves out the common answer.
+//! - **Pipelines**: the answers of a client gather in its buffer of 16 KB, and are sent before a read that may block, when
+//!   the buffer is full, and at the end (`connection/wire.rs`).
+//!
 //! # Adding a command
 //!
 //! Begin with the first step. The compiler and `make test` then name the rest, except the sentences that end in *.
