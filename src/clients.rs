@@ -5,13 +5,14 @@
 //! There are never more permits than workers, so every client that has a permit has a worker.
 
 use std::collections::BTreeMap;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::stopper::Stopper;
+use crate::stream::{Address, Stream};
 
 /// How long a new client waits for a permit when none is free. It may get one: the server may not have noticed yet that
 /// another client has just closed its connection. If many clients come at the same time, only the first waits, because
@@ -40,9 +41,9 @@ pub struct Clients {
 #[derive(Debug)]
 pub struct Client {
     /// Its socket, which is the only file descriptor that a client needs.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// The client's address.
-    pub address: SocketAddr,
+    pub address: Address,
     /// When the client last sent bytes of a command, by the store's clock. A data block does not count.
     pub last_command: AtomicU32,
     /// An [`Activity`].
@@ -128,11 +129,11 @@ impl Clients {
     /// The connection itself, if no permit is free.
     pub fn admit(
         self: &Arc<Self>,
-        stream: TcpStream,
-        address: SocketAddr,
+        stream: Stream,
+        address: Address,
         now: u32,
         workers: usize,
-    ) -> Result<Permit, TcpStream> {
+    ) -> Result<Permit, Stream> {
         let limit = self.limit.min(workers);
         let mut admitted = lock(&self.admitted);
         if admitted.len() >= limit {
@@ -165,6 +166,11 @@ impl Clients {
             id,
             client,
         })
+    }
+
+    /// How many clients may be connected at once.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// How many clients are connected.
@@ -213,15 +219,13 @@ impl Clients {
     pub fn describe(&self, now: u32) -> Vec<(String, String)> {
         let admitted = lock(&self.admitted);
         let describe = |client: &Arc<Client>| {
-            let listener = client
-                .stream
-                .local_addr()
-                .map_or_else(|_| "?".into(), |address| address.to_string());
+            let listener = client.stream.local_address();
+            let listener = listener.map_or_else(|| "?".into(), |address| address.with_kind());
             let activity = usize::from(client.activity.load(Relaxed));
             let state = *Activity::STATES.get(activity).unwrap_or(&"");
             [
-                ("addr", format!("tcp:{}", client.address)),
-                ("listen_addr", format!("tcp:{listener}")),
+                ("addr", client.address.with_kind()),
+                ("listen_addr", listener),
                 ("state", state.into()),
                 (
                     "secs_since_last_cmd",

@@ -225,13 +225,17 @@ mod protocol;
 mod serialization;
 mod stats;
 mod stopper;
+mod stream;
 mod trace;
+mod users;
 
 pub use aof::open::OpenError;
 pub use aof::{Fsync, Options as AofOptions};
 pub use config::Config;
+pub use connection::descriptors::reserve as reserve_descriptors;
 pub use connection::{Running, Server, StartError};
 pub use stopper::Stopper;
+pub use stream::Address;
 
 /// For `tests/common/memory.rs`, which uses a store without sockets, and for the tests that list all verbs. It is not
 /// for users of the library.

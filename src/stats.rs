@@ -76,6 +76,10 @@ counters! {
     StoreNoMemory => "store_no_memory",
     /// Connections closed because of `--idle-timeout`.
     IdleKicks => "idle_kicks",
+    /// Logins that were tried, if the server has `-Y`.
+    AuthCmds => "auth_cmds",
+    /// Logins that failed.
+    AuthErrors => "auth_errors",
     /// Bytes read from clients.
     BytesRead => "bytes_read",
     /// Bytes written to clients.

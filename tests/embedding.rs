@@ -154,7 +154,7 @@ fn a_failed_start_leaves_nothing_behind() {
     );
     assert_eq!(
         error.to_string(),
-        format!("-p {port}: the port is in use on 127.0.0.1; is another server running?")
+        format!("-p {port}: Address already in use on 127.0.0.1; is another server running?")
     );
     let refused = Server::start(Config {
         listen: Vec::new(),

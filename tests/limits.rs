@@ -201,9 +201,9 @@ fn a_connection_costs_one_file_descriptor() {
     eventually("they are closed", || server.descriptors() == before);
 }
 
-/// The threads that are not workers: the main thread, the sweeper, the acceptor, the dispatcher, the log keeper, the
+/// The threads that are not workers: the main thread, the sweeper, 8 acceptors, the dispatcher, the log keeper, the
 /// one that waits for signals, and the one that writes to standard error.
-const OWN_THREADS: usize = 7;
+const OWN_THREADS: usize = 14;
 
 #[test]
 fn a_server_for_sixty_thousand_clients_starts_small_and_with_few_threads() {
@@ -212,10 +212,107 @@ fn a_server_for_sixty_thousand_clients_starts_small_and_with_few_threads() {
     for client in &mut clients {
         client.check("version\r\n", VERSION);
     }
-    assert_eq!(clients[0].stat("max_connections"), "60000");
     let (threads, memory) = (server.threads(), server.memory("VmRSS"));
     assert!(threads <= OWN_THREADS + 3, "it has {threads} threads");
     assert!(memory < 6_000, "it takes {memory} kB");
+}
+
+/// Connects clients, and returns those that are served. The others must be refused, at once and with the reason.
+fn connect(server: &Process, clients: usize) -> Vec<Client> {
+    let connected = (0..clients).map(|_| server.client());
+    connected
+        .filter_map(|mut client| {
+            // If it is refused, the server may have closed the connection already.
+            let _ = client.stream.write_all(b"version\r\n");
+            match client.line().as_str() {
+                "VERSION 1.6.45" => return Some(client),
+                line => assert_eq!(format!("{line}\r\n"), TOO_MANY),
+            }
+            client.expect_end();
+            None
+        })
+        .collect()
+}
+
+#[test]
+fn the_limit_on_open_files_bounds_the_clients_and_the_others_are_refused_at_once() {
+    const CLIENTS: usize = 300;
+    let server = process::spawn_after("ulimit -n 200;", "-c 1000");
+    let served = connect(&server, CLIENTS);
+    let allowed: usize = server_limit(&served);
+    assert!((150..200).contains(&allowed), "{allowed}");
+    assert_eq!(served.len(), allowed);
+    assert_eq!(server.stderr().lines().count(), 1, "{}", server.stderr());
+    drop(served);
+    eventually("the next clients are served", || {
+        connect(&server, 1).len() == 1
+    });
+}
+
+/// How many clients a server allows, asked by one of them.
+fn server_limit(clients: &[Client]) -> usize {
+    let stream = clients[0]
+        .stream
+        .try_clone()
+        .expect("a socket can be cloned");
+    let limit = Client { stream }.stat("max_connections");
+    limit.parse().expect("a number")
+}
+
+/// The limit may become lower while the server runs. Then the system has no descriptor for a client that comes.
+#[test]
+fn a_client_for_whom_there_is_no_file_descriptor_is_refused_at_once() {
+    const CLIENTS: usize = 100;
+    let server = process::spawn("-c 1000");
+    let limit = server.descriptors() + 40;
+    let prlimit = format!("prlimit --pid {} --nofile={limit}:", server.pid());
+    if !Command::new("sh")
+        .args(["-c", &prlimit])
+        .status()
+        .is_ok_and(|done| done.success())
+    {
+        return passed_over("the limit of a running process cannot be changed here");
+    }
+    let served = connect(&server, CLIENTS);
+    assert!((30..50).contains(&served.len()), "{}", served.len());
+    let printed = server.stderr();
+    assert!(printed.contains("Too many open files"), "{printed}");
+    assert_eq!(printed.lines().count(), 1, "it is printed once: {printed}");
+
+    // A server that tries again and again without a pause never waits.
+    let ticks = server.cpu_ticks();
+    for _ in 0..20 {
+        assert!(connect(&server, 1).is_empty());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ticks = server.cpu_ticks() - ticks;
+    assert!(ticks < 10, "it used {ticks} ticks");
+    drop(served);
+    eventually("the next clients are served", || {
+        connect(&server, 1).len() == 1
+    });
+}
+
+#[test]
+fn a_client_that_speaks_binary_is_disconnected_at_once_and_nothing_of_it_is_executed() {
+    let server = process::spawn("");
+    let mut other = server.client();
+    other.check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
+    // A binary `set` of the key k, whose value has the text of a command in it.
+    let value = b"x\r\nflush_all\r\n";
+    let mut request = vec![0x80, 1, 0, 1, 8, 0, 0, 0, 0, 0, 0, 9 + value.len() as u8];
+    request.extend([0; 12 + 8]);
+    request.push(b'k');
+    request.extend(value);
+    server.client().send(request).expect_end();
+    other.check("get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
+    eventually("it is printed", || {
+        server.stderr().contains("binary protocol")
+    });
+    // Only the first byte decides.
+    let mut later = server.client();
+    later.send(b"version\r\n\x80bad\r\nversion\r\n");
+    later.expect([VERSION, "ERROR\r\n", VERSION].concat());
 }
 
 #[test]
@@ -322,24 +419,9 @@ fn a_server_out_of_threads_serves_what_it_can_and_refuses_the_other_clients() {
     };
     let server = process::spawn_after(
         &format!("exec {user} prlimit --nproc={THREADS}: \"$@\";"),
-        "-c 60000",
+        "-c 900",
     );
-    // Connects this number of clients, and returns those that are served. The others must be refused.
-    let connect = |clients: usize| -> Vec<Client> {
-        let connected = (0..clients).map(|_| server.client());
-        connected
-            .filter_map(|mut client| {
-                // If it is refused, the server may have closed the connection already.
-                let _ = client.stream.write_all(b"version\r\n");
-                match client.line().as_str() {
-                    "VERSION 1.6.45" => return Some(client),
-                    line => assert_eq!(format!("{line}\r\n"), TOO_MANY),
-                }
-                client.expect_end();
-                None
-            })
-            .collect()
-    };
+    let connect = |clients| connect(&server, clients);
     let lines = || server.stderr().lines().count();
 
     let mut served = connect(CLIENTS);

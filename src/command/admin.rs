@@ -132,7 +132,7 @@ fn general(service: &Service) -> Listing {
         stat("pointer_size", usize::BITS),
         stat("rusage_user", format!("{user:.6}")),
         stat("rusage_system", format!("{system:.6}")),
-        stat("max_connections", service.config.conn_limit),
+        stat("max_connections", service.clients.limit()),
         stat("curr_connections", service.clients.connected()),
     ];
     listing.extend(
@@ -145,14 +145,12 @@ fn general(service: &Service) -> Listing {
         stat("curr_items", items),
         stat("bytes", bytes),
         stat("limit_maxbytes", service.store.memory_limit()),
-        stat("threads", service.config.conn_limit),
+        stat("threads", service.clients.limit()),
         // This server does not need these, but exporters and dashboards ask for them.
         stat("accepting_conns", 1),
         stat("listen_disabled_num", 0),
         stat("time_in_listen_disabled_us", 0),
         stat("conn_yields", 0),
-        stat("auth_cmds", 0),
-        stat("auth_errors", 0),
         stat("log_watchers", 0),
     ]);
     listing
@@ -160,13 +158,18 @@ fn general(service: &Service) -> Listing {
 
 fn settings(service: &Service) -> Listing {
     let config = &service.config;
+    let reported = &config.reported;
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
+    let inter = Vec::from_iter(config.listen.iter().map(ToString::to_string)).join(",");
+    let null = || "NULL".to_owned();
+    let socket = config.unix_socket.as_ref();
+    let auth_file = config.auth_file.as_ref();
     vec![
         stat("maxbytes", service.store.memory_limit()),
         stat("maxconns", config.conn_limit),
-        stat("tcpport", config.port),
+        stat("tcpport", service.tcp_port),
         stat("udpport", 0),
-        stat("inter", config.listen.join(",")),
+        stat("inter", inter),
         stat("verbosity", service.verbosity.load(Relaxed)),
         stat(
             "evictions",
@@ -176,19 +179,33 @@ fn settings(service: &Service) -> Listing {
                 "on"
             },
         ),
-        stat("domain_socket", "NULL"),
+        stat(
+            "domain_socket",
+            socket.map_or_else(null, |socket| socket.path.display().to_string()),
+        ),
+        stat(
+            "umask",
+            format!("{:o}", socket.map_or(0o700, |socket| socket.mode)),
+        ),
         stat("shutdown_command", yes_or_no(config.enable_shutdown)),
-        stat("num_threads", config.conn_limit),
-        stat("stat_key_prefix", ":"),
+        stat("growth_factor", format!("{:.2}", reported.growth_factor)),
+        stat("chunk_size", reported.chunk_size),
+        stat("num_threads", reported.num_threads),
+        stat("stat_key_prefix", reported.stat_key_prefix),
         stat("detail_enabled", "no"),
-        stat("cas_enabled", "yes"),
-        stat("binding_protocol", "ascii"),
+        stat("reqs_per_event", reported.reqs_per_event),
+        stat("cas_enabled", yes_or_no(reported.cas_enabled)),
+        stat("tcp_backlog", reported.tcp_backlog),
+        stat("binding_protocol", reported.binding_protocol),
         stat("auth_enabled_sasl", "no"),
-        stat("auth_enabled_ascii", "no"),
+        stat(
+            "auth_enabled_ascii",
+            auth_file.map_or_else(|| "no".to_owned(), |path| path.display().to_string()),
+        ),
         stat("item_size_max", config.max_item_size),
         stat("maxconns_fast", "yes"),
         stat("flush_enabled", yes_or_no(!config.disable_flush_all)),
-        stat("dump_enabled", "yes"),
+        stat("dump_enabled", yes_or_no(!config.disable_dumping)),
         stat(
             "idle_timeout",
             config.idle_timeout.map_or(0, |timeout| timeout.as_secs()),
@@ -261,6 +278,9 @@ fn cachedump(
     service: &Service,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
+    if service.config.disable_dumping {
+        return answer(Response::Error(ProtocolError::CachedumpNotAllowed));
+    }
     let limit = if limit == 0 {
         usize::MAX
     } else {
@@ -279,6 +299,9 @@ pub fn metadump(
     service: &Service,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
+    if service.config.disable_dumping {
+        return answer(Response::Error(ProtocolError::MetadumpNotAllowed));
+    }
     answer(Response::Ok)?;
     for item in service.store.snapshot().flatten() {
         answer(Response::Dumped(item))?;

@@ -23,6 +23,7 @@ use crate::datastore::{Datastore, PendingItem, StoreError};
 use crate::protocol::{ProtocolError, Request};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
+use crate::users::Users;
 
 /// Everything that commands use. The whole server has one.
 #[derive(Debug)]
@@ -33,10 +34,14 @@ pub struct Service {
     pub store: Datastore,
     /// The counters.
     pub stats: Arc<Stats>,
+    /// Who may log in. `None`: nobody must.
+    pub users: Option<Users>,
     /// The connected clients.
     pub clients: Arc<Clients>,
     /// How much is printed on standard error: set by `-v`, changed by the command `verbosity`.
     pub verbosity: AtomicU32,
+    /// The first TCP port on which the server listens; 0 if there is none.
+    pub tcp_port: u16,
     /// When the server was started, by the store's clock.
     pub started: u32,
 }

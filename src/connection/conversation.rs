@@ -3,9 +3,11 @@
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
+use super::login::{self, Login};
 use super::wire::{Line, Wire};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
+use crate::log;
 use crate::protocol::{self, Answer, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
@@ -46,13 +48,27 @@ fn serve_commands(
     counts: &Counts,
     trace: Trace<'_>,
 ) -> io::Result<&'static str> {
-    client.stream.set_nodelay(true)?;
-    client
-        .stream
-        .set_read_timeout(service.config.idle_timeout)?;
-    client
-        .stream
-        .set_write_timeout(service.config.idle_timeout)?;
+    client.stream.set_nodelay()?;
+    client.stream.set_timeout(service.config.idle_timeout)?;
+
+    // Values may contain text commands, so nothing of such a connection may be read as text.
+    if wire.begins_binary()? {
+        log::line(format_args!(
+            "rustmemc: {} speaks the binary protocol, so its connection is closed: switch the client to the text (ascii) \
+             protocol (libmemcached, PHP: BINARY_PROTOCOL off)",
+            client.address
+        ));
+        return Ok("it spoke the binary protocol");
+    }
+    if let Some(users) = &service.users {
+        match login::log_in(wire, users, &service.stats, trace)? {
+            Login::Done => {}
+            Login::Close(reason) => {
+                wire.flush()?;
+                return Ok(reason);
+            }
+        }
+    }
 
     // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
     let (mut line, mut value_buffer) = (Vec::new(), Vec::new());

@@ -1,6 +1,9 @@
 //! Connections: from the accepted socket to the last answer. (The Go program's `connection_handler`.)
 
 mod conversation;
+pub mod descriptors;
+mod listener;
+mod login;
 mod server;
 mod start_error;
 mod wire;

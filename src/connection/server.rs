@@ -1,17 +1,20 @@
 //! Listens, accepts clients, hands each to a worker, refuses clients when there are too many, and stops.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::listener::{Listener, listen};
 use super::start_error::StartError;
 use super::workers::{POLL_INTERVAL, Workers};
-use super::{conversation, wire};
+use super::{conversation, descriptors, wire};
 use crate::clients::{Clients, Permit};
 use crate::command::Service;
 use crate::config::Config;
@@ -19,6 +22,8 @@ use crate::datastore::{Datastore, Limits, WhenFull};
 use crate::log;
 use crate::stats::{Counter, Stats};
 use crate::stopper::Stopper;
+use crate::stream::{Address, Stream};
+use crate::users::Users;
 
 /// How often expired items are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,12 +38,20 @@ const THREADS_GRACE: Duration = Duration::from_millis(300);
 /// is long enough not to spin, and short enough that a client does not notice it.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 
+/// The system's errors for a process, and for a system, that has no file descriptor left. (std has no names for them.)
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
+/// How many threads accept clients on each listening socket. One is fast enough, if it runs: the others are there for the
+/// moments in which it does not.
+const ACCEPTORS: usize = 8;
+
 /// How many accepted clients may wait for the dispatcher. The system's own queue has room for 128, and a client that
 /// does not fit waits a second.
 const DISPATCH_QUEUE: usize = 1024;
 
-/// An accepted client.
-type Accepted = (TcpStream, SocketAddr);
+/// An accepted client, and its address.
+type Newcomer = (Stream, Address);
 
 /// A server. [`Server::start`] starts one, and returns a [`Running`].
 ///
@@ -47,7 +60,7 @@ type Accepted = (TcpStream, SocketAddr);
 #[derive(Debug)]
 pub struct Server {
     service: Arc<Service>,
-    addresses: Vec<SocketAddr>,
+    listeners: Vec<Arc<Listener>>,
     keeper: Option<JoinHandle<()>>,
     dispatcher: Option<JoinHandle<Workers>>,
     acceptors: Vec<JoinHandle<()>>,
@@ -58,22 +71,22 @@ pub struct Server {
 /// A running server. It serves in its own threads, and stops when this value is dropped.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Vec<SocketAddr>,
-    address: SocketAddr,
+    addresses: Vec<Address>,
     stopper: Stopper,
     /// The thread that sweeps expired items, and finally ends the server.
     sweeper: Option<JoinHandle<()>>,
 }
 
 impl Running {
-    /// The first of [`Running::addresses`].
+    /// The first TCP address of [`Running::addresses`]. If there is only a Unix socket, this is `0.0.0.0:0`.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        let nothing = (Ipv4Addr::UNSPECIFIED, 0);
+        tcp_address(&self.addresses).unwrap_or_else(|| nothing.into())
     }
 
-    /// The addresses on which it listens, in the order of [`Config::listen`]. For port 0 they have the port that the
-    /// system chose.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    /// The addresses on which it listens: those of [`Config::listen`] in their order, then [`Config::unix_socket`]. For
+    /// port 0 they have the port that the system chose.
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
@@ -126,38 +139,48 @@ impl Server {
         for note in &config.notes {
             log::line(format_args!("rustmemc: note: {note}"));
         }
+        let read = |path: &PathBuf| {
+            Users::read(path).map_err(|error| StartError::AuthFile {
+                path: path.clone(),
+                error,
+            })
+        };
+        let users = config.auth_file.as_ref().map(read).transpose()?;
         let stats = Arc::new(Stats::default());
         // The file is replayed before the server listens: a client that connected during the replay would only wait.
         let store = open_store(&config, &stats, &stopper)?;
         let listeners = listen(&config)?;
-        let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
-        let Some(&address) = addresses.first() else {
-            return Err(StartError::NoAddress);
-        };
-        let workers = Workers::start(config.conn_limit)?;
+        let addresses: Vec<_> = listeners
+            .iter()
+            .map(|listener| listener.address.clone())
+            .collect();
+        let conn_limit =
+            descriptors::clients_allowed(config.conn_limit, listeners.len() * ACCEPTORS);
+        let workers = Workers::start(conn_limit)?;
         let mut server = Server {
             service: Arc::new(Service {
                 started: store.clock().now(),
                 store,
                 stats,
-                clients: Arc::new(Clients::new(config.conn_limit, stopper.clone())),
+                users,
+                clients: Arc::new(Clients::new(conn_limit, stopper.clone())),
+                tcp_port: tcp_address(&addresses).map_or(0, |address| address.port()),
                 verbosity: AtomicU32::new(config.verbosity),
                 config,
             }),
-            addresses: addresses.clone(),
+            listeners: listeners.into_iter().map(Arc::new).collect(),
             keeper: None,
             dispatcher: None,
             acceptors: Vec::new(),
             _writer: writer,
         };
-        server.start_threads(listeners, workers, &stopper)?;
+        server.start_threads(workers, &stopper)?;
         let sweeper = {
             let stopper = stopper.clone();
             spawn("sweeper", move || server.run(&stopper))?
         };
         Ok(Running {
             addresses,
-            address,
             stopper,
             sweeper: Some(sweeper),
         })
@@ -165,12 +188,7 @@ impl Server {
 
     /// Starts the server's own threads, except the sweeper. They are started at once and not when they are first
     /// needed, because a client may take the last thread that the system allows.
-    fn start_threads(
-        &mut self,
-        listeners: Vec<(TcpListener, SocketAddr)>,
-        workers: Workers,
-        stopper: &Stopper,
-    ) -> Result<(), StartError> {
+    fn start_threads(&mut self, workers: Workers, stopper: &Stopper) -> Result<(), StartError> {
         let (service, stopper) = (Arc::clone(&self.service), stopper.clone());
         // The log has its own thread, because a sync or a rewrite may take long and would delay the sweeper.
         self.keeper = Some(spawn("log keeper", move || {
@@ -182,10 +200,20 @@ impl Server {
         self.dispatcher = Some(spawn("dispatcher", move || {
             dispatch(&accepted, &service, workers)
         })?);
-        for (listener, _) in listeners {
-            let (service, queue) = (Arc::clone(&self.service), queue.clone());
-            let accept = move || accept(&listener, &service, &queue);
-            self.acceptors.push(spawn("acceptor", accept)?);
+        for listener in &self.listeners {
+            let number = listener.as_fd().as_raw_fd();
+            let service = &self.service;
+            if service.config.verbosity >= 2 {
+                // Scripts wait for this line of memcached's.
+                let protocol = service.config.reported.binding_protocol;
+                log::line(format_args!("<{number} server listening ({protocol})"));
+            }
+            for _ in 0..ACCEPTORS {
+                let (listener, service) = (Arc::clone(listener), Arc::clone(service));
+                let queue = queue.clone();
+                let accept = move || accept(&listener, &service, &queue);
+                self.acceptors.push(spawn("acceptor", accept)?);
+            }
         }
         Ok(())
     }
@@ -199,8 +227,10 @@ impl Server {
 
     /// Connects to the server's own addresses. This wakes the acceptors, which then see that the server is stopping.
     fn wake_acceptors(&self) {
-        for address in &self.addresses {
-            let _ = TcpStream::connect_timeout(&reachable(*address), Duration::from_millis(100));
+        for listener in &self.listeners {
+            for _ in 0..ACCEPTORS {
+                listener.wake();
+            }
         }
     }
 }
@@ -260,6 +290,14 @@ fn join<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
     thread.join().ok()
 }
 
+/// The first TCP address.
+fn tcp_address(addresses: &[Address]) -> Option<SocketAddr> {
+    addresses.iter().find_map(|address| match address {
+        Address::Tcp(address) => Some(*address),
+        Address::Unix(_) => None,
+    })
+}
+
 /// Makes the store, and replays the append-only file into it.
 fn open_store(
     config: &Config,
@@ -291,40 +329,28 @@ fn open_store(
     Ok(store)
 }
 
-/// Listens on each name, at its first address that works. Returns the listeners with their real addresses: for port 0
-/// the system chooses the port.
-fn listen(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {
-    let port = config.port;
-    let listen_on = |name: &String| {
-        // IPv6 addresses may be written in brackets, as in `[::1]`.
-        let host = name.trim_start_matches('[').trim_end_matches(']');
-        let addresses: Vec<SocketAddr> = (host, port)
-            .to_socket_addrs()
-            .map_err(|error| StartError::UnknownAddress {
-                name: name.clone(),
-                error,
-            })?
-            .collect();
-        let listener = TcpListener::bind(&*addresses)
-            .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-        listener.map_err(|error| StartError::CannotListen {
-            name: name.clone(),
-            port,
-            error,
-        })
-    };
-    config.listen.iter().map(listen_on).collect()
-}
-
 /// Accepts clients until the server stops. This thread does nothing else, because a client that is not accepted takes a
 /// place in the system's short queue.
-fn accept(listener: &TcpListener, service: &Service, queue: &SyncSender<Accepted>) {
-    let mut is_backing_off = false;
+fn accept(listener: &Listener, service: &Service, queue: &SyncSender<Newcomer>) {
+    let report = |error: &io::Error, consequence: &str| {
+        // Once is enough: `rejected_connections` counts.
+        if !listener.has_failed.swap(true, Relaxed) {
+            log::line(format_args!("rustmemc: {consequence}: {error}"));
+        }
+    };
     while !service.clients.is_stopping() {
-        match listener.accept() {
-            Ok(accepted) => {
-                is_backing_off = false;
-                if service.clients.is_stopping() || queue.send(accepted).is_err() {
+        let accepted = match listener.accept() {
+            Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+                report(&error, "clients are refused");
+                listener.accept_without_descriptor(|stream| refuse(stream, service))
+            }
+            accepted => accepted.map(Some),
+        };
+        match accepted {
+            Ok(_) if service.clients.is_stopping() => return,
+            Ok(None) => {}
+            Ok(Some(newcomer)) => {
+                if queue.send(newcomer).is_err() {
                     return;
                 }
             }
@@ -335,12 +361,7 @@ fn accept(listener: &TcpListener, service: &Service, queue: &SyncSender<Accepted
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted
                 ) => {}
             Err(error) => {
-                if !is_backing_off {
-                    log::line(format_args!(
-                        "rustmemc: cannot accept clients for now: {error}"
-                    ));
-                }
-                is_backing_off = true;
+                report(&error, "clients cannot be accepted");
                 thread::sleep(ACCEPT_BACKOFF);
             }
         }
@@ -352,7 +373,7 @@ fn accept(listener: &TcpListener, service: &Service, queue: &SyncSender<Accepted
 ///
 /// Returns the workers when the server stops.
 fn dispatch(
-    accepted: &Receiver<Accepted>,
+    accepted: &Receiver<Newcomer>,
     service: &Arc<Service>,
     mut workers: Workers,
 ) -> Workers {
@@ -371,10 +392,7 @@ fn dispatch(
                 let service = Arc::clone(service);
                 workers.execute(move || serve(permit, &service));
             }
-            Err(stream) => {
-                service.stats.add(Counter::RejectedConnections, 1);
-                refuse(&stream);
-            }
+            Err(stream) => refuse(stream, service),
         }
     }
     workers
@@ -394,23 +412,14 @@ fn serve(permit: Permit, service: &Service) {
     }
 }
 
-/// Sends a client the error that it cannot be served. This never waits for the client.
-fn refuse(mut stream: &TcpStream) {
-    let refused: io::Result<()> = (|| {
-        stream.set_nonblocking(true)?;
-        stream.write_all(b"ERROR Too many open connections\r\n")
-    })();
-    if refused.is_ok() {
-        wire::close(stream);
+/// Sends a client the error that it cannot be served, and closes its connection. This never waits for the client.
+fn refuse(stream: Stream, service: &Service) {
+    service.stats.add(Counter::RejectedConnections, 1);
+    let send = || -> io::Result<()> {
+        stream.set_nonblocking()?;
+        (&stream).write_all(b"ERROR Too many open connections\r\n")
+    };
+    if send().is_ok() {
+        wire::close(&stream);
     }
-}
-
-/// The address to connect to: a server that listens on every address (0.0.0.0 or ::) is reached on localhost.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::aof::open::OpenError;
 
@@ -10,7 +12,7 @@ use crate::aof::open::OpenError;
 pub enum StartError {
     /// The append-only file cannot be opened or replayed.
     AppendOnlyFile(OpenError),
-    /// [`Config::listen`](crate::Config::listen) is empty.
+    /// [`Config::listen`](crate::Config::listen) is empty, and there is no Unix socket.
     NoAddress,
     /// A name in [`Config::listen`](crate::Config::listen) has no address.
     UnknownAddress {
@@ -21,11 +23,27 @@ pub enum StartError {
     },
     /// The system does not let the server listen.
     CannotListen {
-        /// The name in [`Config::listen`](crate::Config::listen).
-        name: String,
-        /// The port.
-        port: u16,
+        /// The address.
+        address: SocketAddr,
         /// The system's error.
+        error: io::Error,
+    },
+    /// The system does not let the server listen on the Unix socket.
+    CannotListenOnSocket {
+        /// The socket's file.
+        path: PathBuf,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// Another server listens on the Unix socket.
+    SocketInUse(PathBuf),
+    /// The path of the Unix socket names a file that is no socket.
+    NoSocket(PathBuf),
+    /// The file of users cannot be read.
+    AuthFile {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
         error: io::Error,
     },
     /// The system allows no thread to serve clients.
@@ -49,19 +67,35 @@ impl fmt::Display for StartError {
             StartError::UnknownAddress { name, error } => {
                 write!(f, "-l {name}: this is not an address to listen on: {error}")
             }
-            StartError::CannotListen { name, port, error } => match error.kind() {
-                ErrorKind::AddrInUse => write!(
-                    f,
-                    "-p {port}: the port is in use on {name}; is another server running?"
-                ),
-                ErrorKind::PermissionDenied => {
-                    write!(
+            StartError::CannotListen { address, error } => {
+                let (host, port) = (address.ip(), address.port());
+                match error.kind() {
+                    // Scripts look for the system's words.
+                    ErrorKind::AddrInUse => write!(
+                        f,
+                        "-p {port}: Address already in use on {host}; is another server running?"
+                    ),
+                    ErrorKind::PermissionDenied => write!(
                         f,
                         "-p {port}: there is no permission to listen on this port; choose another"
-                    )
+                    ),
+                    _ => write!(f, "-l {host} -p {port}: cannot listen: {error}"),
                 }
-                _ => write!(f, "-l {name} -p {port}: cannot listen: {error}"),
-            },
+            }
+            StartError::CannotListenOnSocket { path, error } => {
+                write!(f, "-s {}: cannot listen: {error}", path.display())
+            }
+            StartError::SocketInUse(path) => write!(
+                f,
+                "-s {}: Address already in use: another server listens on this socket",
+                path.display()
+            ),
+            StartError::NoSocket(path) => write!(
+                f,
+                "-s {}: this file is not a socket, so it is not replaced",
+                path.display()
+            ),
+            StartError::AuthFile { path, error } => write!(f, "-Y {}: {error}", path.display()),
             StartError::NoWorker => f.write_str(
                 "cannot start a thread to serve clients: the system allows no more threads",
             ),

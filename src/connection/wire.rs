@@ -26,7 +26,7 @@
 //!   counted, even if it asks on another connection.
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::clients::{Activity, Client};
@@ -34,6 +34,7 @@ use crate::command::Service;
 use crate::protocol::ProtocolError;
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
+use crate::stream::Stream;
 
 /// The size of each of the two buffers: 16 KB, as in memcached. The system gives memory only to the part of a buffer
 /// that was ever used.
@@ -81,6 +82,15 @@ impl<'c> Wire<'c> {
             client,
             service,
         }
+    }
+
+    /// Waits for the client's first byte, and returns whether it begins the binary protocol. (All its requests begin
+    /// with this byte. No text command does.)
+    ///
+    /// # Errors
+    /// As [`Wire::read_line`].
+    pub fn begins_binary(&mut self) -> io::Result<bool> {
+        Ok(self.fill(Activity::AwaitsCommand)?.first() == Some(&0x80))
     }
 
     /// Reads one line into `line`, and replaces its content.
@@ -190,11 +200,11 @@ impl Write for Wire<'_> {
     }
 }
 
-/// A socket's direction from the client; counts the bytes. `&TcpStream` can both read and write, so both directions
+/// A socket's direction from the client; counts the bytes. `&Stream` can both read and write, so both directions
 /// share one file descriptor.
 #[derive(Debug)]
 struct Incoming<'c> {
-    stream: &'c TcpStream,
+    stream: &'c Stream,
     service: &'c Service,
 }
 
@@ -209,7 +219,7 @@ impl Read for Incoming<'_> {
 /// The direction to the client. Every byte that is sent passes through here.
 #[derive(Debug)]
 struct Outgoing<'c> {
-    stream: &'c TcpStream,
+    stream: &'c Stream,
     service: &'c Service,
     counts: &'c Counts,
     /// Whether an answer that has not been sent, or that was silenced, may depend on a change whose record is not safe
@@ -252,11 +262,11 @@ impl Write for Outgoing<'_> {
 
 /// Shuts a connection down so that the client can still read what was sent to it. Closing a socket that has unread
 /// input would send a reset, and a reset discards answers that are under way. So unread input is read first.
-pub fn close(stream: &TcpStream) {
+pub fn close(stream: &Stream) {
     // How many bytes are read. A client that has sent more may get a reset.
     const MAX_DISCARDED: u64 = 1 << 20;
     let _ = stream.shutdown(Shutdown::Write);
-    if stream.set_nonblocking(true).is_ok() {
+    if stream.set_nonblocking().is_ok() {
         let _ = io::copy(&mut stream.take(MAX_DISCARDED), &mut io::sink());
     }
 }

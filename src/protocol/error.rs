@@ -57,6 +57,20 @@ pub enum ProtocolError {
     InvalidShutdownMode,
     /// rustmemc has no `stats detail`. memcached has this answer too (with its flag `-X`).
     StatsDetailNotAllowed,
+    /// `stats cachedump` of a server with `-X`.
+    CachedumpNotAllowed,
+    /// `lru_crawler metadump` of a server with `-X`.
+    MetadumpNotAllowed,
+    /// A command before the login, if the server has `-Y`.
+    Unauthenticated,
+    /// The data block of a login is too long.
+    CredentialsTooLong,
+    /// No `\r\n` follows the data block of a login.
+    BadCredentialsEnd,
+    /// The data block of a login has no space between user and password.
+    BadCredentials,
+    /// There is no such user, or the password is another.
+    WrongPassword,
     /// There are no `stats` with this name.
     UnknownStats,
     /// `stats cachedump` needs two more words.
@@ -134,6 +148,13 @@ impl fmt::Display for ProtocolError {
             ProtocolError::ShutdownNotEnabled => "SERVER_ERROR: shutdown not enabled",
             ProtocolError::InvalidShutdownMode => "CLIENT_ERROR invalid shutdown mode",
             ProtocolError::StatsDetailNotAllowed => "CLIENT_ERROR stats detail not allowed",
+            ProtocolError::CachedumpNotAllowed => "CLIENT_ERROR stats cachedump not allowed",
+            ProtocolError::MetadumpNotAllowed => "ERROR metadump not allowed",
+            ProtocolError::Unauthenticated => "CLIENT_ERROR unauthenticated",
+            ProtocolError::CredentialsTooLong => "CLIENT_ERROR auth token too long",
+            ProtocolError::BadCredentialsEnd => "CLIENT_ERROR bad command line termination",
+            ProtocolError::BadCredentials => "CLIENT_ERROR bad authentication token format",
+            ProtocolError::WrongPassword => "CLIENT_ERROR authentication failure",
             ProtocolError::CachedumpTooFewWords => "CLIENT_ERROR bad command line",
             ProtocolError::IllegalSlabId => "CLIENT_ERROR Illegal slab id",
             ProtocolError::MemlimitTooSmall => {
@@ -200,6 +221,23 @@ impl ProtocolError {
             ProtocolError::StatsDetailNotAllowed => {
                 "rustmemc has no counters for key prefixes".into()
             }
+            ProtocolError::CachedumpNotAllowed | ProtocolError::MetadumpNotAllowed => {
+                "the server was started with -X".into()
+            }
+            ProtocolError::Unauthenticated => {
+                "the server has -Y: log in with set <any key> 0 0 <bytes>, and the data <user> <password>"
+                    .into()
+            }
+            ProtocolError::CredentialsTooLong => {
+                "user and password may have 16384 bytes together".into()
+            }
+            ProtocolError::BadCredentialsEnd => {
+                "\\r\\n must follow the <bytes> bytes of user and password".into()
+            }
+            ProtocolError::BadCredentials => {
+                "a space must separate the user and the password".into()
+            }
+            ProtocolError::WrongPassword => "no user of the file of -Y has this password".into(),
             ProtocolError::UnknownStats => "there are no stats with this name".into(),
             ProtocolError::CachedumpTooFewWords => {
                 "too few words for stats cachedump <class> <limit>".into()

@@ -10,6 +10,7 @@ pub mod base64;
 mod classic;
 pub mod error;
 pub mod expiry;
+mod login;
 mod meta;
 mod number;
 pub mod request;
@@ -17,6 +18,7 @@ pub mod request;
 use crate::item::MAX_KEY;
 pub use error::{LineError, ProtocolError};
 pub use expiry::Exptime;
+pub use login::{credentials, login};
 pub use number::number_in_value;
 pub use request::{
     Arithmetic, DebugTime, Direction, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,

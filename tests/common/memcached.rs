@@ -103,5 +103,8 @@ fn is_server(address: SocketAddr, pid: u32) -> bool {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    stats().is_ok_and(|stats| stats.contains(&format!("STAT pid {pid}\r\n")))
+    // With `-Y` it does not say which process it is.
+    stats().is_ok_and(|stats| {
+        stats.contains(&format!("STAT pid {pid}\r\n")) || stats.contains("unauthenticated")
+    })
 }

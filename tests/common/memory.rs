@@ -82,6 +82,8 @@ impl Memory {
             started: time,
             store,
             stats,
+            users: None,
+            tcp_port: 0,
             clients: Arc::new(Clients::new(1, Stopper::default())),
             verbosity: 0.into(),
         };

@@ -54,8 +54,11 @@ pub fn server_with_log(flags: &str) -> TestServer {
 
 /// The configuration that these command-line flags describe.
 pub fn config(flags: &str) -> Config {
-    match config::from_command_line(flags.split_whitespace().map(Into::into)) {
-        Ok(Invocation::Serve(config)) => config,
+    match config::from_command_line(
+        "rustmemc".as_ref(),
+        flags.split_whitespace().map(Into::into),
+    ) {
+        Ok(Invocation::Serve { config, .. }) => *config,
         other => panic!("{flags:?} gives {other:?}"),
     }
 }
@@ -169,12 +172,22 @@ impl Client {
 
     /// One value of `stats`.
     pub fn stat(&mut self, name: &str) -> String {
-        self.send("stats\r\n");
+        self.value("stats\r\n", name)
+    }
+
+    /// One value of `stats settings`.
+    pub fn setting(&mut self, name: &str) -> String {
+        self.value("stats settings\r\n", name)
+    }
+
+    /// One value of the answer to a command.
+    fn value(&mut self, command: &str, name: &str) -> String {
+        self.send(command);
         let mut value = None;
         loop {
             let line = self.line();
             if line == "END" {
-                return value.unwrap_or_else(|| panic!("stats has no {name}"));
+                return value.unwrap_or_else(|| panic!("{command:?} has no {name}"));
             }
             if let Some(found) = line.strip_prefix(&format!("STAT {name} ")) {
                 value = Some(found.to_owned());

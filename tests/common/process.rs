@@ -107,16 +107,13 @@ impl Process {
                 "it ended at once: {}",
                 self.stderr.text()
             );
-            address = said
-                .lines()
-                .next()
-                .filter(|_| said.contains('\n'))
-                .map(|line| {
-                    let (_, address) = line
-                        .split_once(" listening on ")
-                        .expect("its first line is the address");
-                    address.parse().expect("it is an address")
-                });
+            let first = said.split_once('\n').map(|(line, _)| line);
+            address = first.map(|line| {
+                let (_, address) = line
+                    .split_once(" listening on ")
+                    .expect("its first line is the address");
+                address.parse().expect("it is an address")
+            });
             address.is_some()
         });
         address.expect("it was printed")
@@ -132,6 +129,11 @@ impl Process {
         value
             .parse()
             .unwrap_or_else(|_| panic!("{name} is a number: {value}"))
+    }
+
+    /// What it has printed on standard output so far.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
     }
 
     /// What it has printed on standard error so far.

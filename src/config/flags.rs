@@ -1,0 +1,792 @@
+//! The command line: memcached's one-letter flags and long names, and a few of our own.
+//!
+//! `argh` does the parsing, after [`normalised`] has rewritten the forms of getopt that argh does not know. A flag that
+//! is given several times has its last value, as with getopt.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+
+use super::value::{self, factor, mode, number, size};
+use super::words::{Words, normalised};
+use super::{Config, Invocation, MEGABYTE, Process, Reported, TcpAddress, UnixSocket};
+use crate::aof::{self, Fsync};
+
+/// A memcached server in plain, synchronous Rust.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(help_triggers("-h", "--help"))]
+struct Flags {
+    /// TCP port to listen on; with 0 the system chooses one (default: 11211)
+    #[argh(option, short = 'p', from_str_fn(number), arg_name = "port")]
+    port: Vec<i64>,
+
+    /// address or name to listen on, with its own port if it has one (a:11212); for several, separate them with commas or repeat the flag (default: 127.0.0.1)
+    #[argh(option, short = 'l', arg_name = "address")]
+    listen: Vec<String>,
+
+    /// unix socket to listen on; then TCP only if -p is given and not 0
+    #[argh(option, short = 's', arg_name = "path")]
+    unix_socket: Vec<PathBuf>,
+
+    /// permissions of the unix socket, in octal (default: 700)
+    #[argh(option, short = 'a', from_str_fn(mode), arg_name = "mode")]
+    unix_mask: Vec<u32>,
+
+    /// how many clients may be connected at once; each has a thread (default: 1024)
+    #[argh(option, short = 'c', from_str_fn(number), arg_name = "number")]
+    conn_limit: Vec<i64>,
+
+    /// memory for items, in megabytes (default: 64)
+    #[argh(option, short = 'm', from_str_fn(number), arg_name = "megabytes")]
+    memory_limit: Vec<i64>,
+
+    /// size of the largest item, in bytes, or with k or m (default: 1m)
+    #[argh(option, short = 'I', from_str_fn(size), arg_name = "size")]
+    max_item_size: Vec<i64>,
+
+    /// when memory is full, answer with an error instead of evicting items
+    #[argh(switch, short = 'M')]
+    disable_evictions: bool,
+
+    /// let clients stop the server with the command `shutdown`
+    #[argh(switch, short = 'A')]
+    enable_shutdown: bool,
+
+    /// refuse the command `flush_all`
+    #[argh(switch, short = 'F')]
+    disable_flush_all: bool,
+
+    /// refuse the commands that list keys: `lru_crawler metadump`, `stats cachedump`
+    #[argh(switch, short = 'X')]
+    disable_dumping: bool,
+
+    /// a file of lines `user:password`; clients must log in with one of them
+    #[argh(option, short = 'Y', arg_name = "path")]
+    auth_file: Vec<PathBuf>,
+
+    /// close connections whose client sends nothing, or reads no answers, for this many seconds (default: 0, never)
+    #[argh(option, from_str_fn(number), arg_name = "seconds")]
+    idle_timeout: Vec<i64>,
+
+    /// print connections and errors on standard error; twice (-vv): also all commands and answers, with reasons
+    #[argh(switch, short = 'v')]
+    verbose: u32,
+
+    /// run in the background: return as soon as the server listens, or print why it does not
+    #[argh(switch, short = 'd')]
+    daemon: bool,
+
+    /// write the process id to this file, and remove it at the end
+    #[argh(option, short = 'P', arg_name = "path")]
+    pidfile: Vec<PathBuf>,
+
+    /// the user to run as, if root starts the server
+    #[argh(option, short = 'u', arg_name = "name")]
+    user: Vec<String>,
+
+    /// the append-only file (default: rustmemc.aof in the current directory; with another port than 11211, `rustmemc-<port>.aof`; with port 0, none)
+    #[argh(option, arg_name = "path")]
+    aof: Vec<PathBuf>,
+
+    /// record nothing: all items are lost when the server stops
+    #[argh(switch)]
+    no_aof: bool,
+
+    /// begin with an empty file, and keep the old one under another name
+    #[argh(switch)]
+    fresh: bool,
+
+    /// when the file is synced to disk: always (before each answer to a change), everysec or never (default: everysec)
+    #[argh(option, arg_name = "when")]
+    fsync: Vec<Fsync>,
+
+    /// a file smaller than this is not rewritten; in bytes, or with k or m (default: 64m)
+    #[argh(option, from_str_fn(size), arg_name = "size")]
+    aof_rewrite_size: Vec<i64>,
+
+    /// the file is rewritten when it is this many times as large as after the last rewrite (default: 2)
+    #[argh(option, from_str_fn(number), arg_name = "times")]
+    aof_rewrite_growth: Vec<i64>,
+
+    /// truncate a damaged file to its good part, and save the rest in another file beside it
+    #[argh(switch)]
+    aof_repair: bool,
+
+    /// offer the command `debugtime`, for tests
+    #[argh(switch)]
+    debug: bool,
+
+    /// print the version and exit
+    #[argh(switch, short = 'V')]
+    version: bool,
+
+    /// print the licence and exit
+    #[argh(switch, short = 'i')]
+    license: bool,
+
+    /// memcached's extended options: idle_timeout=<seconds> is --idle-timeout, the others have no effect here
+    #[argh(option, short = 'o', from_str_fn(extended), arg_name = "options")]
+    extended: Vec<value::Extended>,
+
+    /// ascii or auto: the protocol is always ascii here
+    #[argh(option, short = 'B', arg_name = "name")]
+    protocol: Vec<String>,
+
+    /// no effect here (memcached: UDP port)
+    #[argh(option, short = 'U', from_str_fn(number), arg_name = "port")]
+    udp_port: Vec<i64>,
+
+    /// no effect here (memcached: worker threads)
+    #[argh(option, short = 't', from_str_fn(number), arg_name = "number")]
+    threads: Vec<i64>,
+
+    /// no effect here (memcached: length of the listening socket's queue)
+    #[argh(option, short = 'b', from_str_fn(number), arg_name = "number")]
+    listen_backlog: Vec<i64>,
+
+    /// no effect here (memcached: requests served before the next client's turn)
+    #[argh(option, short = 'R', from_str_fn(number), arg_name = "number")]
+    max_reqs_per_event: Vec<i64>,
+
+    /// no effect here (memcached: growth factor of slab sizes)
+    #[argh(option, short = 'f', from_str_fn(factor), arg_name = "factor")]
+    slab_growth_factor: Vec<f64>,
+
+    /// no effect here (memcached: smallest slab)
+    #[argh(option, short = 'n', from_str_fn(number), arg_name = "bytes")]
+    slab_min_size: Vec<i64>,
+
+    /// no effect here (memcached: what separates a key's prefix, for statistics)
+    #[argh(option, short = 'D', arg_name = "char")]
+    prefix_delimiter: Vec<String>,
+
+    /// no effect here (memcached: NAPI ids)
+    #[argh(option, short = 'N', from_str_fn(number), arg_name = "number")]
+    napi_ids: Vec<i64>,
+
+    /// no effect here, see --aof (memcached: file for item memory)
+    #[argh(option, short = 'e', arg_name = "path")]
+    memory_file: Vec<PathBuf>,
+
+    /// no effect here, every item has a cas unique (memcached: no cas uniques)
+    #[argh(switch, short = 'C')]
+    disable_cas: bool,
+
+    /// no effect here, there is no `watch` (memcached: refuse it)
+    #[argh(switch, short = 'W')]
+    disable_watch: bool,
+
+    /// no effect here (memcached: keep memory from being paged out)
+    #[argh(switch, short = 'k')]
+    lock_memory: bool,
+
+    /// no effect here (memcached: allow a core file)
+    #[argh(switch, short = 'r')]
+    enable_coredumps: bool,
+
+    /// no effect here (memcached: large memory pages)
+    #[argh(switch, short = 'L')]
+    enable_largepages: bool,
+
+    /// refused, there is no SASL here (memcached: clients must log in with it)
+    #[argh(switch, short = 'S')]
+    enable_sasl: bool,
+
+    /// refused, there is no TLS here (memcached: encrypt connections)
+    #[argh(switch, short = 'Z')]
+    enable_ssl: bool,
+}
+
+/// `-o`. argh needs a function of this file.
+fn extended(words: &str) -> Result<value::Extended, String> {
+    value::extended(words)
+}
+
+/// The largest `-I`, as in memcached: an item's length fits into 32 bits.
+const LARGEST_ITEM_SIZE: i64 = 1 << 30;
+
+/// The name under which the program was started.
+///
+/// The rule: under the name `memcached` (of a link, say) it is what scripts expect of memcached: it keeps no file unless
+/// `--aof` names one, and `-V` and `-h` begin as memcached's do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Rustmemc,
+    Memcached,
+}
+
+impl Name {
+    fn of(program: &OsStr) -> Self {
+        match Path::new(program).file_name().and_then(OsStr::to_str) {
+            Some("memcached") => Name::Memcached,
+            _ => Name::Rustmemc,
+        }
+    }
+
+    /// The first line of `-V` and `-h`.
+    fn version(self) -> String {
+        let (own, spoken) = (crate::VERSION, crate::VERSION_SPOKEN);
+        match self {
+            Name::Rustmemc => format!("rustmemc {own} (speaks the protocol of memcached {spoken})"),
+            Name::Memcached => format!("memcached {spoken}"),
+        }
+    }
+}
+
+/// Reads the command line. `program` is the name under which the program was started, and `args` are the words after it.
+///
+/// # Errors
+/// One line for the user that names the flag, its value, and what is wrong with it.
+pub fn from_command_line(
+    program: &OsStr,
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<Invocation, String> {
+    let name = Name::of(program);
+    let Words {
+        flags,
+        aof,
+        ignored,
+    } = normalised(args, Flags::get_args_info().flags)?;
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let flags = match Flags::from_args(&["rustmemc"], &flags) {
+        Ok(flags) => flags,
+        Err(exit) if exit.status.is_ok() => {
+            let help = format!("{}\n{}", name.version(), exit.output);
+            return Ok(Invocation::Text(help));
+        }
+        Err(exit) => return Err(exit.output.split_whitespace().collect::<Vec<_>>().join(" ")),
+    };
+    if flags.version {
+        return Ok(Invocation::Text(name.version()));
+    }
+    if flags.license {
+        let license = include_str!("../../LICENSE");
+        return Ok(Invocation::Text(format!("{}\n\n{license}", name.version())));
+    }
+    let process = Process {
+        daemon: flags.daemon,
+        user: flags.user.last().cloned(),
+        pid_file: flags.pidfile.last().cloned(),
+    };
+    let config = checked(flags, name, aof, &ignored)?;
+    Ok(Invocation::Serve {
+        config: Box::new(config),
+        process,
+    })
+}
+
+/// Checks the flags, and makes the configuration. `aof` is the value of `--aof` if it is not UTF-8, and `ignored` are
+/// the words that are no flags.
+fn checked(
+    flags: Flags,
+    name: Name,
+    aof: Option<PathBuf>,
+    ignored: &[String],
+) -> Result<Config, String> {
+    if flags.enable_sasl {
+        return Err(
+            "-S: there is no SASL here, so the server would be open to every client; see -Y".into(),
+        );
+    }
+    if flags.enable_ssl {
+        return Err("-Z: there is no TLS here, so connections would not be encrypted".into());
+    }
+    let mut notes = Vec::from_iter(without_effect(&flags, ignored));
+    let reported = reported(&flags)?;
+    let conn_limit = in_range("-c", &flags.conn_limit, 1024, 1, 1_000_000)?;
+    let megabytes = in_range("-m", &flags.memory_limit, 64, 1, i64::MAX / MEGABYTE as i64)?;
+    let memory_limit = megabytes * MEGABYTE as i64;
+    let max_item_size = in_range(
+        "-I",
+        &flags.max_item_size,
+        MEGABYTE as i64,
+        1024,
+        LARGEST_ITEM_SIZE,
+    )?;
+    if max_item_size > memory_limit / 2 {
+        return Err(format!(
+            "-I {max_item_size}: the item size limit must be at most half of the memory limit (-m {megabytes})"
+        ));
+    }
+
+    let unix_socket = flags.unix_socket.last().map(|path| UnixSocket {
+        path: path.clone(),
+        mode: flags.unix_mask.last().copied().unwrap_or(0o700),
+    });
+    // memcached's own tests use -1 for a port that the system chooses.
+    let port = in_range("-p", &flags.port, 11211, -1, 65535)?.max(0);
+    let udp_port = in_range("-U", &flags.udp_port, 0, -1, 65535)?;
+    // As in memcached.
+    let port = if flags.port.is_empty() && udp_port > 0 {
+        udp_port
+    } else {
+        port
+    };
+    let port = u16::try_from(port).unwrap_or_default();
+    let is_tcp = unix_socket.is_none() || (!flags.port.is_empty() && port != 0);
+    let listen = match is_tcp {
+        true => addresses(&flags.listen)?,
+        false => Vec::new(),
+    };
+
+    let default = match name {
+        Name::Rustmemc => default_aof(&listen, port, unix_socket.as_ref()),
+        Name::Memcached => None,
+    };
+    let named = aof.or_else(|| flags.aof.last().cloned());
+    let path = named.or(default).filter(|_| !flags.no_aof);
+    if path.is_none() && !flags.no_aof && name == Name::Rustmemc {
+        notes.push("with port 0 there is no append-only file, unless --aof names one".to_owned());
+    }
+    let aof = path.map(|path| aof_options(&flags, path)).transpose()?;
+
+    // The word of `-o` wins over our own flag.
+    let given = flags.extended.iter().filter_map(|words| words.idle_timeout);
+    let given = Vec::from_iter(flags.idle_timeout.iter().copied().chain(given));
+    let idle_timeout = in_range("--idle-timeout", &given, 0, 0, i64::MAX)?;
+    let idle_timeout = Duration::from_secs(u64::try_from(idle_timeout).unwrap_or(0));
+    Ok(Config {
+        port,
+        listen,
+        unix_socket,
+        conn_limit: conn_limit as usize,
+        memory_limit: memory_limit as usize,
+        max_item_size: max_item_size as usize,
+        disable_evictions: flags.disable_evictions,
+        enable_shutdown: flags.enable_shutdown,
+        disable_flush_all: flags.disable_flush_all,
+        disable_dumping: flags.disable_dumping,
+        auth_file: flags.auth_file.last().cloned(),
+        idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
+        verbosity: flags.verbose,
+        debug: flags.debug,
+        aof,
+        reported,
+        notes,
+    })
+}
+
+/// The last of the given numbers, or `default`; an error if it is below `least` or above `most`.
+fn in_range(flag: &str, given: &[i64], default: i64, least: i64, most: i64) -> Result<i64, String> {
+    let value = given.last().copied().unwrap_or(default);
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!(
+            "{flag} {value}: the value must be from {least} to {most}"
+        ))
+    }
+}
+
+/// The addresses of all `-l`. They are separated by commas or semicolons, and empty ones are ignored, as in memcached.
+fn addresses(given: &[String]) -> Result<Vec<TcpAddress>, String> {
+    let words = given.iter().flat_map(|list| list.split([',', ';']));
+    let words = words.filter(|word| !word.trim().is_empty());
+    let mut addresses = Vec::new();
+    for word in words {
+        let address: TcpAddress = word
+            .parse()
+            .map_err(|error| format!("-l {word}: {error}"))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        addresses.push(TcpAddress::localhost());
+    }
+    Ok(addresses)
+}
+
+/// The append-only file if `--aof` does not name one. It depends on the first port, or on the socket if there is no
+/// port, so several servers can run in one folder. A server on port 0 has none, because the next start could not find
+/// it.
+fn default_aof(listen: &[TcpAddress], port: u16, socket: Option<&UnixSocket>) -> Option<PathBuf> {
+    let Some(first) = listen.first() else {
+        let name = socket?.path.file_name()?.to_string_lossy();
+        return Some(format!("rustmemc-{name}.aof").into());
+    };
+    match first.port.unwrap_or(port) {
+        0 => None,
+        11211 => Some("rustmemc.aof".into()),
+        port => Some(format!("rustmemc-{port}.aof").into()),
+    }
+}
+
+/// How changes are recorded in the file.
+fn aof_options(flags: &Flags, path: PathBuf) -> Result<aof::Options, String> {
+    let defaults = aof::Options::new(path);
+    let size = defaults.rewrite_size as i64;
+    let growth = defaults.rewrite_growth as i64;
+    Ok(aof::Options {
+        fsync: flags.fsync.last().copied().unwrap_or(defaults.fsync),
+        rewrite_size: in_range(
+            "--aof-rewrite-size",
+            &flags.aof_rewrite_size,
+            size,
+            0,
+            i64::MAX,
+        )? as u64,
+        rewrite_growth: in_range(
+            "--aof-rewrite-growth",
+            &flags.aof_rewrite_growth,
+            growth,
+            2,
+            i64::MAX,
+        )? as u64,
+        repair: flags.aof_repair,
+        fresh: flags.fresh,
+        ..defaults
+    })
+}
+
+/// What `stats settings` shows of flags that have no effect here. What memcached refuses is refused.
+fn reported(flags: &Flags) -> Result<Reported, String> {
+    let defaults = Reported::default();
+    let from_one =
+        |flag, given: &[i64], default| in_range(flag, given, default, 1, i64::from(i32::MAX));
+    let binding_protocol = match flags.protocol.last().map(|name| name.trim()) {
+        None | Some("auto") => defaults.binding_protocol,
+        Some("ascii") => "ascii",
+        Some("binary") => return Err("-B binary: only the ascii protocol is spoken here".into()),
+        Some(other) => return Err(format!("-B {other}: the protocol must be ascii or auto")),
+    };
+    let growth_factor = flags
+        .slab_growth_factor
+        .last()
+        .copied()
+        .unwrap_or(defaults.growth_factor);
+    if growth_factor <= 1.0 {
+        return Err(format!(
+            "-f {growth_factor}: the factor must be greater than 1"
+        ));
+    }
+    let stat_key_prefix = match flags.prefix_delimiter.last() {
+        None => defaults.stat_key_prefix,
+        Some(text) => text
+            .trim_start()
+            .chars()
+            .next()
+            .ok_or("-D: there is no delimiter")?,
+    };
+    from_one("-N", &flags.napi_ids, 1)?;
+    let backlog = flags.listen_backlog.last().copied();
+    Ok(Reported {
+        num_threads: from_one("-t", &flags.threads, defaults.num_threads)?,
+        tcp_backlog: backlog.unwrap_or(defaults.tcp_backlog),
+        binding_protocol,
+        cas_enabled: !flags.disable_cas,
+        reqs_per_event: from_one("-R", &flags.max_reqs_per_event, defaults.reqs_per_event)?,
+        chunk_size: from_one("-n", &flags.slab_min_size, defaults.chunk_size)?,
+        growth_factor,
+        stat_key_prefix,
+    })
+}
+
+/// One note about everything on the command line that has no effect here.
+fn without_effect(flags: &Flags, ignored: &[String]) -> Option<String> {
+    fn shown<T: ToString>(flag: &str, given: &[T], remark: &str) -> Option<String> {
+        given
+            .last()
+            .map(|value| format!("{flag} {}{remark}", value.to_string()))
+    }
+    let path = |path: &PathBuf| path.display().to_string();
+    let memory_file = Vec::from_iter(flags.memory_file.iter().map(path));
+    let udp_port = Vec::from_iter(flags.udp_port.iter().filter(|&&port| port != 0));
+    let extended = flags
+        .extended
+        .iter()
+        .flat_map(|words| &words.without_effect);
+    let extended = Vec::from_iter(extended.map(String::as_str)).join(",");
+    let switch = |flag: &str, given: bool| given.then(|| flag.to_owned());
+    let found = [
+        shown("-t", &flags.threads, ""),
+        shown("-U", &udp_port, " (there is no UDP)"),
+        shown(
+            "-b",
+            &flags.listen_backlog,
+            " (the queue of std's sockets has 128 places)",
+        ),
+        shown("-R", &flags.max_reqs_per_event, ""),
+        shown("-f", &flags.slab_growth_factor, ""),
+        shown("-n", &flags.slab_min_size, ""),
+        shown("-D", &flags.prefix_delimiter, ""),
+        shown("-N", &flags.napi_ids, ""),
+        shown("-e", &memory_file, " (--aof keeps items)"),
+        switch("-C", flags.disable_cas),
+        switch("-W", flags.disable_watch),
+        switch("-k", flags.lock_memory),
+        switch("-r", flags.enable_coredumps),
+        switch("-L", flags.enable_largepages),
+        (!extended.is_empty()).then(|| format!("-o {extended}")),
+        (!ignored.is_empty()).then(|| ignored.join(" ")),
+    ];
+    let found = Vec::from_iter(found.into_iter().flatten());
+    (!found.is_empty()).then(|| format!("no effect here: {}", found.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn config(line: &str) -> Config {
+        config_of(words(line))
+    }
+
+    fn invocation(words: Vec<OsString>) -> Result<Invocation, String> {
+        from_command_line(OsStr::new("target/rustmemc"), words)
+    }
+
+    fn config_of(words: Vec<OsString>) -> Config {
+        match invocation(words.clone()) {
+            Ok(Invocation::Serve { config, .. }) => *config,
+            other => panic!("{words:?} became {other:?}"),
+        }
+    }
+
+    fn refusal(line: &str) -> String {
+        invocation(words(line)).expect_err(line)
+    }
+
+    /// The words of a line, with the byte 0xff in place of each `?`.
+    fn bytes(line: &str) -> Vec<OsString> {
+        let word = |word: &str| {
+            let bytes = word
+                .bytes()
+                .map(|byte| if byte == b'?' { 0xff } else { byte });
+            OsStr::from_bytes(&bytes.collect::<Vec<_>>()).to_owned()
+        };
+        line.split_whitespace().map(word).collect()
+    }
+
+    #[test]
+    fn forms_that_only_getopt_accepts_are_rewritten_for_argh() {
+        for (given, expected) in [
+            ("-vv", "-v -v"),
+            ("-m64", "-m 64"),
+            ("-p11211", "-p 11211"),
+            ("--port=11211", "--port 11211"),
+            ("-vvm64 -A", "-v -v -m 64 -A"),
+            ("-c -1 -v", "-c -1 -v"),
+            ("-l ::1", "-l ::1"),
+            ("--memory-l 64", "--memory-limit 64"),
+            ("--listen a", "--listen a"),
+            ("--verbose=1", "--verbose"),
+        ] {
+            let rewritten = normalised(words(given), Flags::get_args_info().flags).expect(given);
+            assert_eq!(rewritten.flags.join(" "), expected);
+            assert!(rewritten.ignored.is_empty(), "{given}");
+        }
+    }
+
+    #[test]
+    fn words_that_are_no_flags_are_ignored_and_named() {
+        let config = config("-m 128 some -v words -- -m 256");
+        assert_eq!((config.memory_limit, config.verbosity), (128 << 20, 1));
+        assert_eq!(config.notes, ["no effect here: some words -m 256"]);
+    }
+
+    #[test]
+    fn a_command_line_made_for_memcached_works() {
+        let config = config(
+            "-p 0 -l 127.0.0.1,::1 -u nobody -t4 -U 0 -B ascii -o modern -vv -m 128 -I 2m -c100 -R 30 -b 512 -C",
+        );
+        assert_eq!(
+            (config.port, config.conn_limit, config.verbosity),
+            (0, 100, 2)
+        );
+        let listen = config.listen.iter().map(ToString::to_string);
+        assert_eq!(listen.collect::<Vec<_>>(), ["127.0.0.1", "::1"]);
+        assert_eq!(
+            (config.memory_limit, config.max_item_size),
+            (128 << 20, 2 << 20)
+        );
+        let [note, _] = config.notes.as_slice() else {
+            panic!("{:?}", config.notes)
+        };
+        assert_eq!(
+            note,
+            "no effect here: -t 4, -b 512 (the queue of std's sockets has 128 places), -R 30, -C, -o modern"
+        );
+        let reported = &config.reported;
+        assert_eq!((reported.num_threads, reported.tcp_backlog), (4, 512));
+        assert_eq!((reported.reqs_per_event, reported.cas_enabled), (30, false));
+        assert_eq!(reported.binding_protocol, "ascii");
+    }
+
+    #[test]
+    fn numbers_are_read_as_c_reads_them() {
+        let words = [
+            "-m 512m",
+            "-p",
+            "11211 ",
+            "--conn-limit= 7",
+            "-I 5M",
+            "-t",
+            "2x",
+        ];
+        let config = config_of(words.map(Into::into).to_vec());
+        assert_eq!((config.port, config.conn_limit), (11211, 7));
+        assert_eq!(
+            (config.memory_limit, config.max_item_size),
+            (512 << 20, 5 << 20)
+        );
+    }
+
+    #[test]
+    fn a_unix_socket_replaces_the_port_unless_the_port_is_given_too() {
+        for (line, ports, log) in [
+            ("-s /tmp/m.sock", 0, Some("rustmemc-m.sock.aof")),
+            ("-s /tmp/m.sock -p 0", 0, Some("rustmemc-m.sock.aof")),
+            ("-s /tmp/m.sock -p 11211", 1, Some("rustmemc.aof")),
+            ("-p 0", 1, None),
+            ("-p -1", 1, None),
+            ("-U 24000", 1, Some("rustmemc-24000.aof")),
+            ("-l a:24000,b", 2, Some("rustmemc-24000.aof")),
+            ("-l ,a;;b,a -l b", 2, Some("rustmemc.aof")),
+        ] {
+            let config = config(line);
+            assert_eq!(config.listen.len(), ports, "{line}");
+            let log = log.map(PathBuf::from);
+            assert_eq!(config.aof.map(|aof| aof.path), log, "{line}");
+        }
+    }
+
+    #[test]
+    fn under_the_name_memcached_there_is_no_file_and_its_version_is_memcacheds() {
+        let run = |line| from_command_line(OsStr::new("/usr/bin/memcached"), words(line));
+        let Ok(Invocation::Serve { config, .. }) = run("-p 11211") else {
+            panic!("it starts")
+        };
+        assert!(config.aof.is_none() && config.notes.is_empty());
+        let Ok(Invocation::Serve { config, .. }) = run("--aof x") else {
+            panic!("it starts")
+        };
+        assert!(config.aof.is_some());
+        let Ok(Invocation::Text(version)) = run("-V") else {
+            panic!("it prints its version")
+        };
+        assert_eq!(version, "memcached 1.6.45");
+        let Ok(Invocation::Text(help)) = run("-h") else {
+            panic!("it prints help")
+        };
+        assert!(help.starts_with("memcached 1.6.45\n"), "{help}");
+    }
+
+    #[test]
+    fn what_surrounds_the_server_is_apart_from_its_configuration() {
+        let Ok(Invocation::Serve { process, .. }) = invocation(words("-d -P m.pid -u nobody"))
+        else {
+            panic!("it starts")
+        };
+        assert!(process.daemon);
+        assert_eq!(process.user.as_deref(), Some("nobody"));
+        assert_eq!(process.pid_file, Some("m.pid".into()));
+    }
+
+    #[test]
+    fn the_last_value_counts_when_a_flag_is_given_twice() {
+        let config = config("-m 64 -m128 --port=1 -p 2 -t 4 -t 5");
+        assert_eq!((config.memory_limit, config.port), (128 << 20, 2));
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_in_one_line_that_names_flag_and_value() {
+        for (line, flag, value) in [
+            ("-p x", "-p", "x"),
+            ("-p 65536", "-p", "65536"),
+            ("--port=-2", "-p", "-2"),
+            ("-c 0", "-c", "0"),
+            ("-c -1", "-c", "-1"),
+            ("-m 0", "-m", "0"),
+            ("-m lots", "-m", "lots"),
+            ("-t 0", "-t", "0"),
+            ("-R 0", "-R", "0"),
+            ("-n 0", "-n", "0"),
+            ("-f 1", "-f", "1"),
+            ("-f x", "-f", "x"),
+            ("-b x", "-b", "x"),
+            ("-U x", "-U", "x"),
+            ("-N 0", "-N", "0"),
+            ("-D  ", "-D", ""),
+            ("-a 9", "-a", "9"),
+            ("-B nonsense", "-B", "nonsense"),
+            ("-B binary", "-B", "binary"),
+            ("-o nonsense", "-o", "nonsense"),
+            ("-o idle_timeout", "-o", "idle_timeout"),
+            ("-l a:x", "-l", "x"),
+            ("-l proto[binary]:a", "-l", "binary"),
+            ("-S", "-S", "SASL"),
+            ("-Z", "-Z", "TLS"),
+            ("-q", "-q", ""),
+            ("--li a", "--li", "--listen-backlog"),
+            ("-m 99999999999999999", "-m", "99999999999999999"),
+            ("-I 1023", "-I", "1023"),
+            ("-I 33m", "-I", "34603008"),
+            ("-I 1g", "-I", "1"),
+            ("-I x", "-I", "x"),
+            ("--idle-timeout soon", "--idle-timeout", "soon"),
+            ("--nonsense", "--nonsense", ""),
+        ] {
+            let refusal = refusal(line);
+            assert!(
+                refusal.contains(flag) && refusal.contains(value),
+                "{line:?} was refused with {refusal:?}"
+            );
+            assert!(!refusal.contains('\n'), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn the_append_only_file_may_have_any_name() {
+        for line in ["--aof d?r/f?le", "--aof=d?r/f?le", "--aof x --aof d?r/f?le"] {
+            let aof = config_of(bytes(line)).aof.expect("a file is configured");
+            assert_eq!(aof.path.as_os_str().as_bytes(), b"d\xffr/f\xffle", "{line}");
+        }
+        let aof = config_of(bytes("--aof f?le --aof x")).aof;
+        assert_eq!(aof.expect("a file is configured").path, PathBuf::from("x"));
+        let aof = config("--aof -vv").aof;
+        assert_eq!(
+            aof.expect("a file is configured").path,
+            PathBuf::from("-vv")
+        );
+    }
+
+    #[test]
+    fn a_word_that_is_not_utf_8_is_refused_and_its_flag_is_named() {
+        for (line, flag) in [
+            ("-p ?", "-p"),
+            ("-p?", "-p"),
+            ("--port ?", "--port"),
+            ("--port=?", "--port"),
+            ("-v -l ?", "-l"),
+            ("--aof ? --listen ?", "--listen"),
+            ("--?", "--"),
+            ("?", "UTF-8"),
+        ] {
+            let refusal = invocation(bytes(line)).expect_err(line);
+            assert!(
+                refusal.starts_with(flag) || flag == "UTF-8",
+                "{line}: {refusal}"
+            );
+            assert!(refusal.contains("not UTF-8"), "{line}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_print_a_text_and_start_no_server() {
+        for line in ["-h", "--help", "-V", "--version", "-i", "--license"] {
+            assert!(
+                matches!(invocation(words(line)), Ok(Invocation::Text(_))),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A client's socket: a TCP connection, or a connection to a Unix socket. And the address of either.
+//!
+//! Nobody above this file needs to know which of the two a client uses.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a server listens, or where a client comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// The file of a Unix socket. Its clients have no address of their own, so this is theirs too.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Address {
+    /// What `stats conns` shows: `tcp:127.0.0.1:11211`, `unix:/tmp/memcached.sock`.
+    pub(crate) fn with_kind(&self) -> String {
+        let kind = match self {
+            Address::Tcp(_) => "tcp",
+            Address::Unix(_) => "unix",
+        };
+        format!("{kind}:{self}")
+    }
+}
+
+/// The socket of an accepted connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// A TCP connection.
+    Tcp(TcpStream),
+    /// A connection to a Unix socket.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Sends small answers at once, instead of waiting for more to send with them.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_nodelay(true),
+            // A Unix socket never waits.
+            Stream::Unix(_) => Ok(()),
+        }
+    }
+
+    /// How long a read, and how long a write, may wait. `None`: for ever.
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream
+                .set_read_timeout(timeout)
+                .and_then(|()| stream.set_write_timeout(timeout)),
+            Stream::Unix(stream) => stream
+                .set_read_timeout(timeout)
+                .and_then(|()| stream.set_write_timeout(timeout)),
+        }
+    }
+
+    /// From now on no read and no write waits.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_nonblocking(true),
+            Stream::Unix(stream) => stream.set_nonblocking(true),
+        }
+    }
+
+    /// Closes one direction, or both.
+    pub fn shutdown(&self, direction: Shutdown) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.shutdown(direction),
+            Stream::Unix(stream) => stream.shutdown(direction),
+        }
+    }
+
+    /// The address on which the server accepted it, if that can be asked.
+    pub fn local_address(&self) -> Option<Address> {
+        match self {
+            Stream::Tcp(stream) => stream.local_addr().ok().map(Address::Tcp),
+            Stream::Unix(stream) => {
+                let address = stream.local_addr().ok()?;
+                Some(Address::Unix(address.as_pathname()?.into()))
+            }
+        }
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Stream::Tcp(stream) => stream.as_raw_fd(),
+            Stream::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+/// A shared stream can be read and written, so both directions need only one file descriptor.
+impl Read for &Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&*stream).read(buffer),
+            Stream::Unix(stream) => (&*stream).read(buffer),
+        }
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&*stream).write(bytes),
+            Stream::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

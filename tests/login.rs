@@ -1,0 +1,135 @@
+//! `-Y`: a client must log in before any command is executed. The answers are those of memcached, which is asked too if
+//! it is installed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use std::fs;
+use std::net::SocketAddr;
+
+use common::Client;
+use common::folder::Folder;
+use common::memcached::Memcached;
+use common::process::{self, eventually};
+
+const UNAUTHENTICATED: &str = "CLIENT_ERROR unauthenticated\r\n";
+
+/// What a client sends, and what it gets. Each is a connection of its own.
+fn conversations() -> Vec<(String, String)> {
+    let failure = "CLIENT_ERROR authentication failure\r\n";
+    let owned = |(sent, expected): &(&str, &str)| (sent.to_string(), expected.to_string());
+    let mut conversations: Vec<(String, String)> = [
+        ("version\r\n", UNAUTHENTICATED),
+        ("set auth 0 0 10\r\nann p1word\r\n", "STORED\r\n"),
+        ("set x y z 10\r\nann p1word\r\n", "STORED\r\n"),
+        (
+            "set auth 0 0 10\r\nann p1word\r\nget auth\r\nget a\r\n",
+            "STORED\r\nEND\r\nEND\r\n",
+        ),
+        ("set auth 0 0 10\r\nann p2word\r\n", failure),
+        ("set auth 0 0 11\r\nann p1word \r\n", failure),
+        (
+            "set auth 0 0 3\r\nann\r\n",
+            "CLIENT_ERROR bad authentication token format\r\n",
+        ),
+        (
+            "set auth 0 0 2\r\nann p1word\r\n",
+            &format!("CLIENT_ERROR bad command line termination\r\n{UNAUTHENTICATED}"),
+        ),
+        ("set auth 0 0\r\nget auth\r\n", &UNAUTHENTICATED.repeat(2)),
+        (
+            "set auth 0 0 20000\r\nget auth\r\n",
+            &format!("CLIENT_ERROR auth token too long\r\n{UNAUTHENTICATED}"),
+        ),
+        (
+            "get auth\r\nset auth 0 0 9\r\nbob a:b c\r\nget a\r\n",
+            &format!("{UNAUTHENTICATED}STORED\r\nEND\r\n"),
+        ),
+        // memcached closes the connection if a line is so short.
+        ("quit\r\nversion\r\n", ""),
+    ]
+    .iter()
+    .map(owned)
+    .collect();
+    conversations.push(("k".repeat(3000), String::new()));
+    conversations
+}
+
+fn check(address: SocketAddr, whose: &str) {
+    for (sent, expected) in conversations() {
+        let mut client = Client::connect(address);
+        client.send(&sent);
+        let answer = client.finish();
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(answer, expected, "{whose} answers {sent:?}");
+    }
+    let mut client = Client::connect(address);
+    client.check("set auth 0 0 10\r\nann p1word\r\n", "STORED\r\n");
+    assert_eq!(client.stat("auth_cmds"), "7");
+    assert_eq!(client.stat("auth_errors"), "2");
+}
+
+#[test]
+fn nothing_is_executed_before_the_login() {
+    let folder = Folder::new();
+    let file = folder.file("users");
+    fs::write(&file, "ann:p1word\nbob:a:b c\n").unwrap();
+    let file = file.display();
+    let server = process::spawn(&format!("-vv -Y {file}"));
+    check(server.address(), "rustmemc");
+    assert_eq!(
+        Client::connect(server.address())
+            .login()
+            .setting("auth_enabled_ascii"),
+        file.to_string()
+    );
+    // Passwords are never printed, wherever they were sent.
+    let mut client = server.client();
+    client.check(
+        "set auth 0 0 1\r\nann sesame\r\n",
+        "CLIENT_ERROR bad command line termination\r\n",
+    );
+    client.expect(UNAUTHENTICATED);
+    client.check("ann sesame\r\n", UNAUTHENTICATED);
+    drop(client);
+    eventually("all is printed", || {
+        server.stderr().contains("connection closed")
+    });
+    for secret in ["p1word", "p2word", "a:b c", "sesame"] {
+        assert!(
+            !server.stderr().contains(secret),
+            "{secret}: {}",
+            server.stderr()
+        );
+    }
+
+    if let Some(program) = Memcached::find((1, 6, 45)) {
+        let memcached = Memcached::start(&program, &format!("-Y {file}"));
+        check(memcached.address, "memcached");
+    }
+}
+
+#[test]
+fn a_file_of_users_that_cannot_be_used_ends_the_start_without_showing_it() {
+    let folder = Folder::new();
+    let file = folder.file("users");
+    for (content, part) in [("ann:p1word\nsesame\n", "line 2"), ("\n\n", "no line")] {
+        fs::write(&file, content).unwrap();
+        let outcome = process::launch("", &format!("-p 0 -Y {}", file.display())).outcome();
+        assert_eq!(outcome.status.code(), Some(1));
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+        assert!(!outcome.stderr.contains("sesame"), "{}", outcome.stderr);
+    }
+}
+
+impl Client {
+    fn login(mut self) -> Self {
+        self.check("set auth 0 0 10\r\nann p1word\r\n", "STORED\r\n");
+        self
+    }
+}
