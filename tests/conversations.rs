@@ -170,7 +170,10 @@ fn a_target_with_items_is_refused_until_the_user_lets_it_be_emptied() {
             "STORED\r\nSTORED\r\n",
         );
         let why = is_empty().expect_err("it has items");
-        assert!(why.contains(&named) && why.contains(" 2 items"), "{why}");
+        assert!(
+            why.contains(&named) && why.contains("all its items (2)"),
+            "{why}"
+        );
         assert!(why.contains("EMPTY=yes"), "{why}");
         assert!(target::examine(&named, true).is_ok());
         client.check("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n");

@@ -50,7 +50,7 @@ pub fn examine(target: &str, may_empty: bool) -> Result<(SocketAddr, String), St
         .ok_or_else(|| format!("The stats of the server at TARGET={target} have no curr_items."))?;
     if items != "0" && !may_empty && asked.has_an_item()? {
         return Err(format!(
-            "The server at TARGET={target} holds {items} items, and the conversations would delete all of them. Add \
+            "The server at TARGET={target} is not empty: the conversations would delete all its items ({items}). Add \
              EMPTY=yes to play them anyway."
         ));
     }
