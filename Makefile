@@ -27,7 +27,7 @@ test: ## run every test, and print what was passed over, and why
 	rm -f "$$PASSED_OVER"; \
 	exit $$status
 
-conversations: ## play tests/conversations; TARGET=host:port: against that server, whose items are deleted (EMPTY=yes: without asking); OPTIONS="-M": its flags
+conversations: ## play tests/conversations; TARGET=host:port: against that server, whose items are DELETED; OPTIONS="-M": its flags
 	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' EMPTY='$(EMPTY)' cargo test --quiet --test conversations -- --nocapture
 
 bench: ## BENCH=throughput, memory, hits or log; measures memcached or redis too, if installed; ARGS=--help lists options

@@ -135,7 +135,7 @@ fn main() -> ExitCode {
                 rounds = number(value, 1, 1000)?;
             } else {
                 let known = PARTS.iter().find(|(name, _)| name == argument);
-                parts.push(known.ok_or_else(|| wrong(argument, "is neither a part nor an option"))?);
+                parts.push(known.ok_or_else(|| wrong(argument, "is no part or option"))?);
             }
         }
         if parts.is_empty() {
