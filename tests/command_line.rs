@@ -232,6 +232,34 @@ fn with_vv_commands_and_answers_are_printed_with_reasons() {
 }
 
 #[test]
+fn with_v_the_reason_for_an_unknown_command_says_where_the_commands_are() {
+    let server = process::spawn("-v");
+    let mut client = server.client();
+    let unknown = ["bogus", "help", "HELP me", "debugtime 5"];
+    for command in unknown {
+        client.check(format!("{command}\r\n"), "ERROR\r\n");
+    }
+    client.send("quit\r\n").expect_end();
+    let trace = trace(&server, "connection closed");
+    let answers: Vec<&str> = (trace.iter())
+        .filter_map(|line| line.strip_prefix("> "))
+        .collect();
+    assert_eq!(answers.len(), unknown.len(), "{trace:#?}");
+    assert_eq!(
+        answers[0],
+        "ERROR   (no command has this form; README.md lists the commands)"
+    );
+    for help in &answers[1..3] {
+        assert!(help.contains("the commands are get gets "), "{help}");
+        assert!(help.contains("README.md and tests/conversations"), "{help}");
+    }
+    assert_eq!(
+        answers[3],
+        "ERROR   (start the server with --debug to allow it)"
+    );
+}
+
+#[test]
 fn with_v_connections_and_errors_are_printed_and_without_it_nothing() {
     let (quiet, verbose) = (process::spawn(""), process::spawn("-v"));
     for server in [&quiet, &verbose] {

@@ -2,7 +2,8 @@
 //! must answer exactly what the file shows. The files are the tutorial of the protocol, and this test keeps them true:
 //!
 //! - `make test` plays them against rustmemc, and against memcached if it is installed;
-//! - `make conversations TARGET=host:port` plays them against the server at this address.
+//! - `make conversations TARGET=host:port` plays them against the server at this address, and empties it. If it holds
+//!   items, that needs `EMPTY=yes`.
 //!
 //! memcached must pass every section that is not marked `(ours alone)`. The test prints what it passes over, and why.
 //!
@@ -38,10 +39,12 @@
 )]
 
 mod common;
+#[path = "common/target.rs"]
+mod target;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Read;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -49,21 +52,37 @@ use std::time::Duration;
 
 use common::memcached::{Memcached, Release};
 use common::process::passed_over;
+use common::system::free_port;
 use common::{Client, TestServer, shortened};
 use rustmemc::internals::VERBS;
 
 #[test]
 fn the_server_answers_what_the_conversations_show() {
-    let address = target();
-    if address.is_empty() {
-        play_all(AtOnce::AllFiles, |flags| {
+    let named = target();
+    if named.is_empty() {
+        let failures = play_all(AtOnce::AllFiles, |flags| {
             let server = common::server(&format!("--debug {flags}"));
             Ok(Target::Rustmemc(server))
         });
+        check_none(&failures);
     } else {
+        let may_empty = std::env::var("EMPTY").is_ok_and(|word| word == "yes");
+        print_line(&format!(
+            "The conversations empty the server that they are played against: {named}"
+        ));
+        let (address, version) = target::examine(&named, may_empty).unwrap_or_else(|why| {
+            print_line(&why);
+            // The exit code of a test program that fails. A panic would print more than this sentence.
+            std::process::exit(101);
+        });
+        let release = release(&version);
         // All files share this server and its clock.
         let moved = Arc::default();
-        play_all(AtOnce::OneFile, |flags| Target::at(&address, flags, &moved));
+        let failures = play_all(AtOnce::OneFile, |flags| {
+            Target::at(address, release, flags, &moved)
+        });
+        target::empty(address);
+        check_none(&failures);
     }
 }
 
@@ -75,7 +94,7 @@ fn memcached_answers_what_the_conversations_show() {
     let Some((program, release)) = Memcached::find_any() else {
         return;
     };
-    play_all(AtOnce::AllFiles, |flags| {
+    let failures = play_all(AtOnce::AllFiles, |flags| {
         // This thread of memcached removes expired items, and keeps those that are read, a moment later. Without it, its
         // answers do not depend on that moment.
         let flags = format!("-o no_lru_maintainer {flags}");
@@ -87,6 +106,84 @@ fn memcached_answers_what_the_conversations_show() {
             _process: Some(process),
         })
     });
+    check_none(&failures);
+}
+
+#[test]
+fn a_target_that_is_not_host_and_port_is_refused_with_one_sentence() {
+    for named in [
+        "localhost",
+        "127.0.0.1:",
+        ":11211",
+        "::1",
+        "a:b",
+        "h:0",
+        "h:65536",
+    ] {
+        let why = target::examine(named, true).expect_err(named);
+        let expected = format!("TARGET={named} is not host:port, such as 127.0.0.1:11211.");
+        assert_eq!(why, expected);
+    }
+    // A name with two dots in a row is invalid, so no name server is asked.
+    let why = target::examine("nonsense..here:11211", true).expect_err("no host");
+    let expected = "The host of TARGET=nonsense..here:11211 is not known: ";
+    assert!(why.starts_with(expected), "{why}");
+}
+
+#[test]
+fn a_target_that_is_no_memcached_is_refused_with_one_sentence() {
+    let named = format!("127.0.0.1:{}", free_port().expect("a port is free"));
+    let why = target::examine(&named, true).expect_err("nobody listens");
+    let expected = format!("No server answers at TARGET={named}: ");
+    assert!(why.starts_with(&expected), "{why}");
+
+    for (answer, why) in [
+        ("", "does not answer: it closes the connection."),
+        (
+            "HTTP/1.1 400 Bad Request\r\n\r\n",
+            r#"is not a memcached: it answers "HTTP/1.1 400 Bad Request" to "version"."#,
+        ),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let named = listener.local_addr().expect("it has one").to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client comes");
+            let request = stream.read(&mut [0; 100]).expect("it asks");
+            assert_eq!(request, b"version\r\n".len());
+            stream.write_all(answer.as_bytes()).expect("it reads");
+        });
+        let found = target::examine(&named, true);
+        server.join().expect("the server was asked");
+        assert_eq!(found, Err(format!("The server at TARGET={named} {why}")));
+    }
+}
+
+#[test]
+fn a_target_with_items_is_refused_until_the_user_lets_it_be_emptied() {
+    let check = |address: SocketAddr| {
+        let named = address.to_string();
+        let is_empty = || target::examine(&named, false);
+        let mut client = Client::connect(address);
+        assert_eq!(is_empty().map(|found| found.0), Ok(address));
+        client.check(
+            "set a 0 0 1\r\nx\r\nset b 0 0 1\r\nx\r\n",
+            "STORED\r\nSTORED\r\n",
+        );
+        let why = is_empty().expect_err("it has items");
+        assert!(
+            why.contains(&named) && why.contains("all its items (2)"),
+            "{why}"
+        );
+        assert!(why.contains("EMPTY=yes"), "{why}");
+        assert!(target::examine(&named, true).is_ok());
+        client.check("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n");
+        target::empty(address);
+        assert_eq!(is_empty().map(|found| found.0), Ok(address));
+    };
+    check(common::server("").address);
+    if let Some(program) = Memcached::find((1, 6, 0)) {
+        check(Memcached::start(&program, "").address);
+    }
 }
 
 #[test]
@@ -149,8 +246,11 @@ enum AtOnce {
 }
 
 /// Plays every file, or those that `CONVERSATION` chooses. `server` returns a server with the flags of a file, or the
-/// reason why there is none.
-fn play_all(at_once: AtOnce, server: impl Fn(&str) -> Result<Target, String> + Sync) {
+/// reason why there is none. Returns the failures.
+fn play_all(
+    at_once: AtOnce,
+    server: impl Fn(&str) -> Result<Target, String> + Sync,
+) -> Vec<String> {
     let chosen = std::env::var("CONVERSATION").unwrap_or_default();
     let files: Vec<PathBuf> = (files().into_iter())
         .filter(|path| name(path).contains(&chosen))
@@ -186,7 +286,28 @@ fn play_all(at_once: AtOnce, server: impl Fn(&str) -> Result<Target, String> + S
         });
     }
     not_played.print();
+    failures
+}
+
+#[track_caller]
+fn check_none(failures: &[String]) {
     assert!(failures.is_empty(), "\n\n{}\n", failures.join("\n\n"));
+}
+
+/// Prints a line that the test harness does not hide.
+fn print_line(line: &str) {
+    let written = writeln!(std::io::stderr(), "{line}");
+    written.expect("the line can be written");
+}
+
+/// The numbers in the answer to `version`.
+fn release(version: &str) -> Release {
+    let mut numbers = version
+        .trim_start_matches("VERSION ")
+        .split('.')
+        .map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
 }
 
 /// What happened to the sections of one file.
@@ -262,27 +383,23 @@ enum Target {
 }
 
 impl Target {
-    /// The server at this address.
+    /// The server that `TARGET` names.
     ///
     /// # Errors
     /// It runs with other flags than the file needs. `OPTIONS` names its flags, because it cannot be asked.
-    fn at(address: &str, flags: &str, moved: &Arc<AtomicI64>) -> Result<Self, String> {
+    fn at(
+        address: SocketAddr,
+        release: Release,
+        flags: &str,
+        moved: &Arc<AtomicI64>,
+    ) -> Result<Self, String> {
         let options = std::env::var("OPTIONS").unwrap_or_default();
         if !options.split_whitespace().eq(flags.split_whitespace()) {
             return Err(format!("for a server with OPTIONS={flags:?}"));
         }
-        let addresses = address.to_socket_addrs();
-        let mut addresses = addresses.expect("TARGET is host:port");
-        let address = addresses.next().expect("TARGET has an address");
-        let answer = Client::connect(address).send("version\r\n").line();
-        let mut numbers = answer
-            .trim_start_matches("VERSION ")
-            .split('.')
-            .map(|part| part.parse().unwrap_or(0));
-        let mut next = || numbers.next().unwrap_or(0);
         Ok(Target::Other {
             address,
-            release: (next(), next(), next()),
+            release,
             moved: Arc::clone(moved),
             _process: None,
         })

@@ -71,7 +71,7 @@ pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolErr
 /// `debugtime`: exists only with `--debug`. Items that expire because of a jump are swept at once.
 pub fn debugtime(change: DebugTime, service: &Service) -> Result<Response<'static>, ProtocolError> {
     if !service.config.debug {
-        return Err(ProtocolError::UnknownCommand);
+        return Err(ProtocolError::DebugNotEnabled);
     }
     let clock = service.store.clock();
     match change {

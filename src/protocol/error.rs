@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::VERBS;
+
 /// An error answer. `Display` writes the line without its `\r\n`. [`ProtocolError::reason`] explains it; `-v` and `-vv`
 /// print the reason, but the client does not get it.
 ///
@@ -11,6 +13,10 @@ use std::fmt;
 pub enum ProtocolError {
     /// There is no such command.
     UnknownCommand,
+    /// `help`: memcached has no such command, but people type it.
+    Help,
+    /// The server was started without `--debug`, so it does not know `debugtime`.
+    DebugNotEnabled,
     /// The line does not have the form of its command.
     BadLine(LineError),
     /// No `\r\n` follows the `<bytes>` bytes of the data block.
@@ -132,6 +138,8 @@ impl fmt::Display for ProtocolError {
             ProtocolError::LogFailed => "SERVER_ERROR cannot write to the append-only file",
             ProtocolError::BadClass => "BADCLASS invalid class id",
             ProtocolError::UnknownCommand
+            | ProtocolError::Help
+            | ProtocolError::DebugNotEnabled
             | ProtocolError::UnknownStats
             | ProtocolError::MemlimitNotANumber => "ERROR",
             ProtocolError::BadLine(_) => "CLIENT_ERROR bad command line format",
@@ -174,7 +182,14 @@ impl ProtocolError {
     /// The reason for this answer, for people; `None` if the line is clear enough.
     pub fn reason(&self) -> Option<String> {
         let reason = match self {
-            ProtocolError::UnknownCommand => "no command has this form".into(),
+            ProtocolError::UnknownCommand => {
+                "no command has this form; README.md lists the commands".into()
+            }
+            ProtocolError::Help => format!(
+                "memcached has no help; the commands are {}; README.md and tests/conversations explain them",
+                VERBS.join(" ")
+            ),
+            ProtocolError::DebugNotEnabled => "start the server with --debug to allow it".into(),
             ProtocolError::BadLine(error) => error.to_string(),
             ProtocolError::BadDataChunk => "\\r\\n must follow the <bytes> bytes of data".into(),
             ProtocolError::InvalidDelta => {

@@ -102,7 +102,11 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     {
         return parsed;
     }
-    Parsed::maybe_noreply(Err(ProtocolError::UnknownCommand), line)
+    let error = match verb.eq_ignore_ascii_case(b"help") {
+        true => ProtocolError::Help,
+        false => ProtocolError::UnknownCommand,
+    };
+    Parsed::maybe_noreply(Err(error), line)
 }
 
 /// All verbs. Tests compare this list with everything else that knows the verbs: [`parse_verb`], the conversations, and

@@ -27,7 +27,7 @@ mod algorithms;
 mod common;
 use algorithms::{Algorithm, Car, Clock, Lru, Probation, S3Fifo, Sieve};
 use common::{
-    Bound, Cell, Client, Key, Program, Random, Report, mix, number, print, programs, run,
+    Bound, Cell, Client, Key, Program, Random, Report, mix, number, print, programs, run, wrong,
 };
 
 const KEYS: usize = 1_000_000;
@@ -252,7 +252,7 @@ fn main() -> ExitCode {
             [] => compare(&traces(), report),
             ["--simulate"] => simulate_all(&traces(), ITEMS),
             ["--simulate", items] => simulate_all(&traces(), number(items, 256, KEYS)?),
-            _ => Err(io::Error::other(USAGE)),
+            ["--simulate", _, more, ..] | [more, ..] => Err(wrong(more, "is not an option")),
         }
     })
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 mod common;
 mod load;
-use common::{Program, Server, number, print, ratio, run, spread};
+use common::{Program, Server, number, print, ratio, run, spread, wrong};
 use load::{Batch, Caller, Exchange, REDIS_SET, Row, SET, list};
 
 /// A program, and how to use it here.
@@ -187,12 +187,12 @@ fn parse_options(arguments: &[String]) -> io::Result<Options> {
     };
     let mut arguments = arguments.iter();
     while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or_else(|| io::Error::other(USAGE))?;
+        let mut value = || arguments.next().ok_or_else(|| wrong(name, "needs a value"));
         match name.as_str() {
-            "--rounds" => options.rounds = number(value, 1, 10_000)?,
-            "--seconds" => options.seconds = number(value, 0.01, 3600.0)?,
-            "--rows" => options.rows = list(value, load::row)?,
-            _ => return Err(io::Error::other(USAGE)),
+            "--rounds" => options.rounds = number(value()?, 1, 10_000)?,
+            "--seconds" => options.seconds = number(value()?, 0.01, 3600.0)?,
+            "--rows" => options.rows = list(value()?, load::row)?,
+            _ => return Err(wrong(name, "is not an option")),
         }
     }
     Ok(options)

@@ -23,7 +23,7 @@ use std::thread;
 
 mod common;
 mod load;
-use common::{Program, number, ourselves, print, ratio, run, spread};
+use common::{Program, number, ourselves, print, ratio, run, spread, wrong};
 use load::{Exchange, Row, SET, Workload, fill, list, workload};
 
 // ---- The fixed reply: `--fixed-reply-server WORKLOAD` ----
@@ -174,13 +174,13 @@ fn parse_options(arguments: &[String]) -> io::Result<Options> {
     };
     let mut arguments = arguments.iter();
     while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or_else(|| io::Error::other(USAGE))?;
+        let mut value = || arguments.next().ok_or_else(|| wrong(name, "needs a value"));
         match name.as_str() {
-            "--rounds" => options.rounds = number(value, 1, 10_000)?,
-            "--seconds" => options.seconds = number(value, 0.01, 3600.0)?,
-            "--only" => options.workloads = list(value, workload)?,
-            "--rows" => options.rows = list(value, load::row)?,
-            _ => return Err(io::Error::other(USAGE)),
+            "--rounds" => options.rounds = number(value()?, 1, 10_000)?,
+            "--seconds" => options.seconds = number(value()?, 0.01, 3600.0)?,
+            "--only" => options.workloads = list(value()?, workload)?,
+            "--rows" => options.rows = list(value()?, load::row)?,
+            _ => return Err(wrong(name, "is not an option")),
         }
     }
     Ok(options)

@@ -58,3 +58,10 @@ pub fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) 
     number
         .ok_or_else(|| io::Error::other(format!("{text:?} is not a number from {least} to {most}")))
 }
+
+/// The error for an argument that a benchmark does not know, or whose value is missing.
+pub fn wrong(argument: &str, what: &str) -> io::Error {
+    io::Error::other(format!(
+        "{argument:?} {what}; ARGS=--help lists the options"
+    ))
+}

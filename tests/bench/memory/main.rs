@@ -13,7 +13,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 #[path = "../common/mod.rs"]
 mod common;
-use common::{Cell, Client, Key, Program, Report, Server, number, programs, run};
+use common::{Cell, Client, Key, Program, Report, Server, number, programs, run, wrong};
 
 mod capacity;
 mod churn;
@@ -126,15 +126,16 @@ Without a part it measures all of them, which takes some minutes.";
 
 fn main() -> ExitCode {
     run(USAGE, |arguments, report| {
-        let usage = || io::Error::other(USAGE);
         let (mut parts, mut rounds) = (Vec::new(), 3);
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             if argument == "--rounds" {
-                rounds = number(arguments.next().ok_or_else(usage)?, 1, 1000)?;
+                let value = arguments.next();
+                let value = value.ok_or_else(|| wrong(argument, "needs a value"))?;
+                rounds = number(value, 1, 1000)?;
             } else {
                 let known = PARTS.iter().find(|(name, _)| name == argument);
-                parts.push(known.ok_or_else(usage)?);
+                parts.push(known.ok_or_else(|| wrong(argument, "is no part or option"))?);
             }
         }
         if parts.is_empty() {
