@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ const LAST_ANSWER_GRACE: Duration = Duration::from_millis(100);
 /// All connections.
 #[derive(Debug)]
 pub struct Clients {
+    /// What they share for long lines.
+    pub line_memory: LineMemory,
     limit: usize,
     admitted: Mutex<BTreeMap<u64, Arc<Client>>>,
     /// When a client was last refused.
@@ -35,6 +37,35 @@ pub struct Clients {
     /// Wakes threads that wait for a permit to be returned.
     permit_returned: Condvar,
     stopper: Stopper,
+}
+
+/// The memory that all connections share for `get` lines of more than 64 KB (`connection/line.rs`).
+#[derive(Debug, Default)]
+pub struct LineMemory {
+    /// How many bytes are taken.
+    taken: AtomicUsize,
+}
+
+impl LineMemory {
+    /// How many bytes there are: 16 MB.
+    const SIZE: usize = 16 << 20;
+
+    /// Takes this number of bytes. Returns whether they were free.
+    pub fn take(&self, bytes: usize) -> bool {
+        let take = |taken| Some(taken + bytes).filter(|&taken| taken <= Self::SIZE);
+        self.taken.fetch_update(Relaxed, Relaxed, take).is_ok()
+    }
+
+    /// Returns bytes that were taken.
+    pub fn give_back(&self, bytes: usize) {
+        self.taken.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Whether nothing is taken.
+    #[cfg(test)]
+    pub fn is_unused(&self) -> bool {
+        self.taken.load(Relaxed) == 0
+    }
 }
 
 /// One connection.
@@ -113,6 +144,7 @@ impl Clients {
     /// No clients yet, and never more than `limit`. `stopper` is the one that stops the server.
     pub fn new(limit: usize, stopper: Stopper) -> Self {
         Clients {
+            line_memory: LineMemory::default(),
             limit,
             admitted: Mutex::default(),
             last_refusal: Mutex::default(),

@@ -59,7 +59,7 @@
 //!
 //! 1. `connection/server.rs` has accepted the client, taken a [permit](clients::Permit) for it, and handed it to a
 //!    worker of the pool. The worker serves this client until the connection is closed.
-//! 2. `connection/conversation.rs` reads one line, whose length is limited. [`protocol::parse`] turns it into a
+//! 2. `connection/conversation.rs` reads one line, in bounded memory (`connection/line.rs`). [`protocol::parse`] turns it into a
 //!    [`Request`](protocol::Request), which borrows the key from the line. 5 bytes of data follow.
 //! 3. [`command::reserve`] reserves memory for an [`Item`](item::Item) of that size, and evicts other items if memory
 //!    is short. The data is read straight into the item.
@@ -190,7 +190,8 @@
 //! 4. **No lock is held during network input or output.** No thread reads from a socket or writes to one while it holds
 //!    a lock of the store: a small value is copied under the lock, and a large one is shared ([`datastore`]).
 //! 5. **A client alone never decides the size of an allocation.** Lengths are checked first, a refused data block is
-//!    skipped in pieces, and a line has a maximal length (`connection/wire.rs`, [`command::reserve`]).
+//!    skipped in pieces, a line has a maximal length, and a longer `get` line is served in pieces (`connection/wire.rs`,
+//!    `connection/line.rs`, [`command::reserve`]).
 //! 6. **All memory of items is counted, and stays within `-m`.** Memory is reserved before it is allocated
 //!    (`datastore/reserve.rs`), and each piece is counted by the value that owns it ([`memory`]).
 //! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]). The

@@ -48,6 +48,17 @@ impl<'a> Trace<'a> {
         }
     }
 
+    /// Prints a later piece of a long line.
+    pub fn received_more(&self, piece: &[u8]) {
+        if self.verbosity.load(Relaxed) >= 2 {
+            log::line(format_args!(
+                "<{} (more of this line) {}",
+                self.connection,
+                printable(piece.trim_ascii_end())
+            ));
+        }
+    }
+
     /// Prints an answer and its reason.
     pub fn sent(&self, response: &Response<'_>) {
         self.answer(

@@ -189,6 +189,33 @@ fn trace(server: &Process, last: &str) -> Vec<String> {
     lines()
 }
 
+/// 20 MB do not fit into the memory for lines, so they are served in pieces.
+#[test]
+fn with_vv_each_piece_of_a_long_line_is_printed_as_such() {
+    let server = process::spawn("-vv");
+    let mut client = server.client();
+    client.send("get").send(" key".repeat(5_000_000));
+    client.check("\r\nget a\r\n", "END\r\nEND\r\n");
+    let lines = || -> Vec<String> {
+        let stderr = server.stderr();
+        let short = |line: &str| line.split_once(' ').unwrap().1.chars().take(30).collect();
+        stderr.lines().skip(2).map(short).collect()
+    };
+    eventually("all is printed", || {
+        lines().iter().filter(|&line| line == "END").count() == 2
+    });
+    let lines = lines();
+    let [first, pieces @ .., end, get, get_end] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(first, "get key key key key key key ke");
+    assert!(pieces.len() >= 4, "{lines:?}");
+    for piece in pieces {
+        assert!(piece.starts_with("(more of this line) get "), "{piece}");
+    }
+    assert_eq!([end, get, get_end], ["END", "get a", "END"]);
+}
+
 #[test]
 fn with_vv_commands_and_answers_are_printed_with_reasons() {
     let server = process::spawn("-vv");

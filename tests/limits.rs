@@ -118,6 +118,195 @@ fn a_get_may_name_eighteen_thousand_keys() {
     );
 }
 
+/// What is answered to a `get` with a bad key.
+const BAD: &str = "CLIENT_ERROR bad command line format\r\n";
+
+#[test]
+fn two_hundred_thousand_missing_keys_are_answered_with_end() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    for keys in [200_000, 1_000_000] {
+        let line: String = (0..keys).map(|n| format!(" k{n:07}")).collect();
+        check(
+            &mut client,
+            &format!("get{line}\r\nversion\r\n"),
+            &format!("END\r\n{VERSION}"),
+        );
+        client.check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
+        let line = format!("gets{line} k \nget k\r\n");
+        let cas = server.count("total_items");
+        let answers = format!("VALUE k 0 1 {cas}\r\nx\r\nEND\r\nVALUE k 0 1\r\nx\r\nEND\r\n");
+        check(&mut client, &line, &answers);
+    }
+    assert_eq!(client.stat("get_misses"), "2400000");
+    assert_eq!(client.stat("get_hits"), "4");
+}
+
+/// Clients that together hold all memory that connections share for long lines: each has sent the first part of a
+/// line. While they wait, a connection may hold 64 KB of a line, so a longer one is served in pieces.
+fn use_up_line_memory(server: &Process) -> Vec<Client> {
+    let lengths = [2_500_000, 2_500_000, 2_500_000, 2_500_000, 200_000, 100_000];
+    let before = server.count("bytes_read");
+    let holding = lengths.map(|length: usize| {
+        let mut client = server.client();
+        client.send("get ").send("12345678 ".repeat(length / 9));
+        client
+    });
+    let sent: usize = lengths.iter().sum();
+    eventually("the server has read everything", || {
+        server.count("bytes_read") - before > sent as u64 - 100
+    });
+    holding.into()
+}
+
+/// The length of a piece when no shared memory is free.
+const PIECE: usize = 64 << 10;
+
+#[test]
+fn a_long_get_finds_every_key_wherever_its_line_is_cut() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    // 500 keys of 1 to 250 bytes, in an order in which their lengths vary.
+    let keys: Vec<String> = (0..500)
+        .map(|n| format!("{n}{}", "k".repeat((n * 97) % 250)))
+        .map(|key| key.chars().take(250).collect())
+        .collect();
+    let sets = keys.iter().enumerate();
+    let sets = sets.map(|(n, key)| format!("set {key} 0 0 3 noreply\r\n{n:03}\r\n"));
+    check(&mut client, &sets.collect::<String>(), "");
+    let mut answers = String::new();
+    for (verb, is_gets) in [("get", false), ("gets", true)] {
+        let mut line = verb.to_owned();
+        answers.clear();
+        for n in (0..keys.len()).cycle().take(10_000) {
+            line += if n % 7 == 0 { "   " } else { " " };
+            line += &keys[n];
+            // The cas uniques count the sets.
+            let cas = if is_gets {
+                format!(" {}", n + 1)
+            } else {
+                String::new()
+            };
+            answers += &format!("VALUE {} 0 3{cas}\r\n{n:03}\r\n", keys[n]);
+        }
+        assert!(line.len() > 15 * PIECE);
+        let (line, answers) = (line + "\r\n", format!("{answers}END\r\n"));
+        check(&mut client, &line, &answers);
+        let _holding = use_up_line_memory(&server);
+        check(&mut client, &line, &answers);
+        check(&mut client, &line.repeat(3), &answers.repeat(3));
+    }
+}
+
+#[test]
+fn a_long_get_is_answered_wherever_its_last_key_and_its_end_are_cut() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    let key = "k".repeat(250);
+    client.check(format!("set {key} 0 0 1\r\nx\r\n"), "STORED\r\n");
+    let found = format!("VALUE {key} 0 1\r\nx\r\n");
+    let _holding = use_up_line_memory(&server);
+    for length in (PIECE - 260..PIECE + 20)
+        .step_by(7)
+        .chain(PIECE - 3..PIECE + 3)
+    {
+        let rest = length - "get ".len() - 2 * (key.len() + 1);
+        let misses = "x ".repeat(rest / 2) + &" ".repeat(rest % 2);
+        for line in [
+            format!("get {key} {misses} {key}"),
+            format!("get {misses} {key} {key}"),
+            format!("get {key} {key} {misses}"),
+        ] {
+            for end in ["\r\n", "\n"] {
+                assert_eq!(line.len(), length);
+                let answer = format!("{found}{found}END\r\n");
+                check(&mut client, &format!("{line}{end}"), &answer);
+            }
+        }
+    }
+    // Spaces alone are not a key, also if there are many.
+    client.check(format!("get {}\r\n", " ".repeat(3 * PIECE)), BAD);
+    client.check(
+        format!("get {key}{}\r\n", " ".repeat(3 * PIECE)),
+        format!("{found}END\r\n"),
+    );
+}
+
+#[test]
+fn a_bad_key_in_a_long_get_replaces_what_would_follow() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    client.check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
+    let misses = " nothing".repeat(3 * PIECE / 8);
+    let bad = "b".repeat(251);
+    let line = format!("get k k{misses} {bad} k{misses}\r\nversion\r\n");
+    // The line is read whole, if there is memory for it.
+    check(&mut client, &line, &format!("{BAD}{VERSION}"));
+    let _holding = use_up_line_memory(&server);
+    let found = "VALUE k 0 1\r\nx\r\n".repeat(2);
+    check(&mut client, &line, &format!("{found}{BAD}{VERSION}"));
+    // In the first piece no VALUE precedes the error.
+    let line = format!("get k k {bad} k{misses}\r\nversion\r\n");
+    check(&mut client, &line, &format!("{BAD}{VERSION}"));
+    // A bad key in the last piece is answered in the same way.
+    let line = format!("get k k{misses} {bad}\r\nversion\r\n");
+    check(&mut client, &line, &format!("{found}{BAD}{VERSION}"));
+}
+
+#[test]
+fn the_rest_of_a_refused_get_is_not_kept_in_memory() {
+    let server = process::spawn("");
+    let mut client = server.client();
+    client.check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
+    let bad = "b".repeat(251);
+    let before = server.memory("VmHWM");
+    client.send(format!("get k {bad} "));
+    for _ in 0..50 {
+        client.send(" nothing".repeat(125_000));
+    }
+    client.check(" k\r\nversion\r\n", format!("{BAD}{VERSION}"));
+    client.send("get ");
+    for _ in 0..5 {
+        client.send("w".repeat(1_000_000));
+    }
+    client.check("\r\nget k\r\n", format!("{BAD}VALUE k 0 1\r\nx\r\nEND\r\n"));
+    let grown = server.memory("VmHWM").saturating_sub(before);
+    assert!(grown < 6 << 10, "it took {grown} kB");
+}
+
+#[test]
+fn many_get_lines_without_an_end_take_little_memory_and_give_it_back() {
+    const CLIENTS: usize = 50;
+    let server = process::spawn("");
+    let mut other = server.client();
+    // Each client has a worker already.
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.check("version\r\n", VERSION);
+    }
+    let before = (server.memory("VmRSS"), server.count("bytes_read"));
+    let keys = "12345678 ".repeat(333_333);
+    for client in &mut clients {
+        client.send("get ").send(&keys);
+    }
+    let sent = (CLIENTS * keys.len()) as u64;
+    eventually("the server has read everything", || {
+        server.count("bytes_read") - before.1 > sent
+    });
+    // 16 MB that they share, and for each 64 KB of the line, and the two buffers of the connection.
+    let grown = server.memory("VmRSS") - before.0;
+    assert!(
+        grown < (16 << 10) + CLIENTS as u64 * 110,
+        "it takes {grown} kB"
+    );
+    other.check("get k\r\n", "END\r\n");
+    for client in &mut clients {
+        client.check("\r\nversion\r\n", format!("END\r\n{VERSION}"));
+    }
+    let grown = server.memory("VmRSS").saturating_sub(before.0);
+    assert!(grown < CLIENTS as u64 * 110, "it keeps {grown} kB");
+}
+
 /// Each answer is a different number, so a missing, doubled or misplaced one is noticed.
 #[test]
 fn a_batch_of_a_hundred_thousand_commands_is_answered_whole() {

@@ -104,6 +104,31 @@ fn a_signal_stops_the_server_at_once_and_cuts_no_answer() {
 }
 
 #[test]
+fn a_get_line_that_never_ends_does_not_delay_the_stop() {
+    let server = process::spawn("");
+    let mut waits = server.client();
+    waits.send("get ").send("key ".repeat(250_000));
+    // One has a key that is too long, so the rest of its line is swallowed.
+    let starts = ["get k ".to_owned(), format!("get {} ", "k".repeat(251))];
+    let before = server.count("bytes_read");
+    let endless = starts.map(|start| {
+        let mut client = server.client().stream;
+        std::thread::spawn(move || {
+            let _ = client.write_all(start.as_bytes());
+            while client.write_all("key ".repeat(10_000).as_bytes()).is_ok() {}
+        })
+    });
+    eventually("they have sent much", || {
+        server.count("bytes_read") - before > 30_000_000
+    });
+    let stderr = check(server, |server| server.signal("TERM"));
+    assert_eq!(stderr, "", "no client delayed it");
+    for client in endless {
+        client.join().expect("its connection is closed");
+    }
+}
+
+#[test]
 fn a_client_that_reads_no_answers_does_not_delay_the_stop() {
     // More than the system buffers: a worker that sends this has to wait for the client.
     let bytes = 32 << 20;

@@ -4,11 +4,11 @@ use std::io;
 
 use crate::datastore::{Bump, Datastore};
 use crate::item::Item;
-use crate::protocol::{Exptime, ProtocolError, Retrieval};
+use crate::protocol::{End, Exptime, ProtocolError, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
-/// Answers with the value of each key that is found, then with `END`. A value is written before the next key is looked
+/// Answers with the value of each key that is found, then with `END`, unless the line goes on. A value is written before the next key is looked
 /// up. So a line of ten thousand keys never holds more than one value in memory, even if the client reads slowly.
 pub fn get(
     request: &Retrieval<'_>,
@@ -29,7 +29,10 @@ pub fn get(
             answer(Response::Value(item, request.with_cas))?;
         }
     }
-    answer(Response::End)
+    match request.end {
+        End::Follows => answer(Response::End),
+        End::Later => Ok(()),
+    }
 }
 
 /// `touch`

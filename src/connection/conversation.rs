@@ -3,12 +3,13 @@
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
+use super::line::{Line, Position};
 use super::login::{self, Login};
-use super::wire::{Line, Wire};
+use super::wire::{Outcome, Wire};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
 use crate::log;
-use crate::protocol::{self, Answer, ProtocolError};
+use crate::protocol::{self, Answer, Parsed, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::trace::Trace;
@@ -61,7 +62,7 @@ fn serve_commands(
         return Ok("it spoke the binary protocol");
     }
     if let Some(users) = &service.users {
-        match login::log_in(wire, users, &service.stats, trace)? {
+        match login::log_in(wire, users, service, trace)? {
             Login::Done => {}
             Login::Close(reason) => {
                 wire.flush()?;
@@ -71,38 +72,52 @@ fn serve_commands(
     }
 
     // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
-    let (mut line, mut value_buffer) = (Vec::new(), Vec::new());
+    let mut value_buffer = Vec::new();
+    let mut line = Line::new(&service.clients.line_memory);
     let ending = loop {
         let read = wire.read_line(&mut line)?;
-        // Also if the command arrived while this worker was waiting for it.
+        // Also if the command arrived while this worker was waiting for it, and between the pieces of a long line.
         if service.clients.is_stopping() {
             break "the server is stopping";
         }
-        match read {
-            Line::Complete => {}
-            Line::Closed => break "the client closed it",
-            Line::TooLong => break "a line was too long",
+        let parsed = match read {
+            Outcome::Complete => protocol::parse(line.bytes()),
+            Outcome::Piece => protocol::parse_piece(line.bytes()),
+            Outcome::Closed => break "the client closed it",
+            Outcome::TooLong => break "a line was too long",
+        };
+        match line.position() {
+            Position::Start => trace.received(line.bytes()),
+            Position::Later => trace.received_more(line.bytes()),
         }
-        match serve_command(&line, &mut value_buffer, wire, service, counts, trace)? {
+        // VALUEs of earlier pieces may have been sent. Then the error comes in place of `END`.
+        let is_refused = parsed.request.is_err();
+        if read == Outcome::Piece && is_refused {
+            wire.swallow_line()?;
+        }
+        match serve_command(parsed, &mut value_buffer, wire, service, counts, trace)? {
             AfterCommand::Continue => {}
             AfterCommand::Close(reason) => break reason,
+        }
+        if read == Outcome::Piece && !is_refused {
+            line.keep_last_word();
+        } else {
+            line.clear();
         }
     };
     wire.flush()?;
     Ok(ending)
 }
 
-/// Serves one command. Its line has been read, its data block has not.
+/// Serves one command, or a piece of a long `get` line. Its line has been read, its data block has not.
 fn serve_command(
-    line: &[u8],
+    parsed: Parsed<'_>,
     value_buffer: &mut Vec<u8>,
     wire: &mut Wire<'_>,
     service: &Service,
     counts: &Counts,
     trace: Trace<'_>,
 ) -> io::Result<AfterCommand> {
-    trace.received(line);
-    let parsed = protocol::parse(line);
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
     // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that are sent while
     // the block is read need not wait for its record.

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use super::wire::{Line, Wire};
+use super::line::Line;
+use super::wire::{Outcome, Wire};
+use crate::command::Service;
 use crate::protocol::{self, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::{Counter, Stats};
@@ -28,27 +30,28 @@ pub enum Login {
 pub fn log_in(
     wire: &mut Wire<'_>,
     users: &Users,
-    stats: &Stats,
+    service: &Service,
     trace: Trace<'_>,
 ) -> io::Result<Login> {
-    let mut line = Vec::new();
+    let mut line = Line::new(&service.clients.line_memory);
     loop {
+        line.clear();
         match wire.read_line(&mut line)? {
-            Line::Complete => {}
-            Line::Closed => return Ok(Login::Close("the client closed it")),
-            Line::TooLong => return Ok(Login::Close("a line was too long")),
+            Outcome::Complete => {}
+            Outcome::Closed => return Ok(Login::Close("the client closed it")),
+            Outcome::Piece | Outcome::TooLong => return Ok(Login::Close("a line was too long")),
         }
-        if line.len() <= SHORTEST_LINE {
+        if line.bytes().len() <= SHORTEST_LINE {
             return Ok(Login::Close("a line before the login was too short"));
         }
         // The line may be a password that came too early.
         trace.received(b"(a line before the login: it is not shown)");
-        let outcome = match protocol::login(&line) {
+        let outcome = match protocol::login(line.bytes()) {
             Err(error) => Err(error),
             Ok(bytes) => {
                 let mut block = vec![0; bytes + b"\r\n".len()];
                 wire.read_block(&mut block)?;
-                check(&block, users, stats)
+                check(&block, users, &service.stats)
             }
         };
         let is_done = outcome.is_ok();

@@ -2,6 +2,7 @@
 
 mod conversation;
 pub mod descriptors;
+mod line;
 mod listener;
 mod login;
 mod server;

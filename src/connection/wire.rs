@@ -5,14 +5,15 @@
 //! - No answer before its record: before a byte of an answer to a change is sent, the operating system has the change's
 //!   record, and with `--fsync always` it is on disk. If that fails, the connection is closed, and nothing more is
 //!   sent. Answers to commands that only read do not wait for records.
-//! - A client alone never decides the size of an allocation: a line is bounded, a block is read into memory that the
-//!   caller has reserved, and a refused block is swallowed in pieces.
+//! - A client alone never decides the size of an allocation: a line is bounded, a long `get` line is read in pieces
+//!   (`line.rs`), a block is read into memory that the caller has reserved, and a refused block or line is swallowed in
+//!   pieces.
 //!
 //! # Answers leave when:
 //!
 //! Answers are collected in a buffer of 16 KB ([`BUFFER`]). The buffer is sent:
 //!
-//! 1. before a read that may block: when the next line or block is not completely in the read buffer. While the
+//! 1. before a read that may block: when the next line, piece or block is not completely in the read buffer. While the
 //!    client's next bytes are here already, its answers stay in the buffer, and are sent together.
 //! 2. when the next piece of an answer does not fit into the buffer.
 //! 3. at the end of the conversation: at `quit` or `shutdown`, when the client has closed its connection, after a line
@@ -29,6 +30,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::line::{Line, MAX_LINE};
 use crate::clients::{Activity, Client};
 use crate::command::Service;
 use crate::protocol::ProtocolError;
@@ -40,12 +42,6 @@ use crate::stream::Stream;
 /// that was ever used.
 const BUFFER: usize = 16 << 10;
 
-/// A line is too long if it has more bytes than this and its end has not arrived.
-const MAX_LINE: usize = 2048;
-
-/// The same limit for a line that begins with `get` or `gets`: it may have thousands of keys.
-const MAX_GET_LINE: usize = 1 << 20;
-
 /// A connection's two directions.
 #[derive(Debug)]
 pub struct Wire<'c> {
@@ -56,10 +52,12 @@ pub struct Wire<'c> {
 }
 
 /// The outcome of reading a line.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Line {
-    /// It is complete, with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is complete, with its end. (If it was served in pieces: this is the last.)
     Complete,
+    /// It is a piece of a long `get` line, which goes on.
+    Piece,
     /// The client has closed the connection. Bytes after its last complete line are ignored.
     Closed,
     /// It is longer than a line may be.
@@ -93,30 +91,27 @@ impl<'c> Wire<'c> {
         Ok(self.fill(Activity::AwaitsCommand)?.first() == Some(&0x80))
     }
 
-    /// Reads one line into `line`, and replaces its content.
+    /// Reads into `line`: appends the next bytes of the client, up to the end of the line, or as many as it may hold.
     ///
     /// # Errors
     /// Those of the socket; [`ErrorKind::WouldBlock`] when an idle time-out is set and has passed.
-    pub fn read_line(&mut self, line: &mut Vec<u8>) -> io::Result<Line> {
-        line.clear();
-        // Frees the memory of a long `get` line: otherwise the connection keeps it until it is closed.
-        line.shrink_to(MAX_LINE);
+    pub fn read_line(&mut self, line: &mut Line<'_>) -> io::Result<Outcome> {
         loop {
             let bytes = self.fill(Activity::AwaitsCommand)?;
             if bytes.is_empty() {
-                return Ok(Line::Closed);
+                return Ok(Outcome::Closed);
             }
-            let end = bytes.iter().position(|&byte| byte == b'\n');
-            let (taken, _) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
-            line.extend_from_slice(taken);
-            let taken = taken.len();
+            let taken = line.append(bytes);
             self.reader.consume(taken);
-            if end.is_some() {
-                return Ok(Line::Complete);
+            if line.bytes().ends_with(b"\n") {
+                return Ok(Outcome::Complete);
             }
-            let is_get = line.starts_with(b"get ") || line.starts_with(b"gets ");
-            if line.len() > if is_get { MAX_GET_LINE } else { MAX_LINE } {
-                return Ok(Line::TooLong);
+            if line.is_get() {
+                if taken == 0 {
+                    return Ok(Outcome::Piece);
+                }
+            } else if line.bytes().len() > MAX_LINE {
+                return Ok(Outcome::TooLong);
             }
         }
     }
@@ -149,6 +144,23 @@ impl<'c> Wire<'c> {
             bytes -= available;
         }
         Ok(())
+    }
+
+    /// Reads the rest of a refused line, and discards it. Also returns when the client has closed the connection, or
+    /// when the server stops: a client may send such a line without an end.
+    ///
+    /// # Errors
+    /// As [`Wire::read_line`].
+    pub fn swallow_line(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = self.fill(Activity::AwaitsRefusedBlock)?;
+            let end = bytes.iter().position(|&byte| byte == b'\n');
+            let swallowed = end.map_or(bytes.len(), |end| end + 1);
+            self.reader.consume(swallowed);
+            if end.is_some() || swallowed == 0 || self.service.clients.is_stopping() {
+                return Ok(());
+            }
+        }
     }
 
     /// Call this before writing the answer to a command that may change something, also if `noreply` silences the

@@ -4,11 +4,12 @@
 //! `shutdown` and `lru_crawler`, which refuse them). Too few words are mostly a [`LineError::TooFewWords`].
 
 use super::request::{
-    Arithmetic, DebugTime, Direction, Flush, Keys, OnFailure, Request, Retrieval, ShutdownMode,
-    StatsTopic, Storage, StoreMode, WithCas,
+    Arithmetic, DebugTime, Direction, End, Flush, Keys, OnFailure, Request, Retrieval,
+    ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
 };
 use super::{
-    Exptime, LineError, Parsed, ProtocolError, answer_of, checked_key, first_word, number, words,
+    Exptime, LineError, Parsed, ProtocolError, answer_of, checked_key, first_word, number,
+    without_last_word, words,
 };
 
 /// `get <key>*` and `gets <key>*`
@@ -17,6 +18,19 @@ pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
         return Parsed::bad_line(LineError::TooFewWords("get|gets <key>*"));
     }
     Parsed::always_answered(retrieval(args, with_cas, None))
+}
+
+/// A piece of a `get` or `gets` line that goes on. Its last word may go on too, so it is checked but not asked for.
+pub(super) fn get_piece(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
+    let request = retrieval(args, with_cas, None).map(|_| {
+        Request::Get(Retrieval {
+            keys: Keys(without_last_word(args)),
+            with_cas,
+            touch: None,
+            end: End::Later,
+        })
+    });
+    Parsed::always_answered(request)
 }
 
 /// `gat <exptime> <key>*` and `gats <exptime> <key>*`
@@ -42,6 +56,7 @@ fn retrieval(
             keys: Keys(keys),
             with_cas,
             touch,
+            end: End::Follows,
         })),
     }
 }

@@ -21,7 +21,7 @@ pub use expiry::Exptime;
 pub use login::{credentials, login};
 pub use number::number_in_value;
 pub use request::{
-    Arithmetic, DebugTime, Direction, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
+    Arithmetic, DebugTime, Direction, End, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
     Retrieval, ReturnFlag, ReturnFlags, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
 };
 
@@ -107,6 +107,17 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
         false => ProtocolError::UnknownCommand,
     };
     Parsed::maybe_noreply(Err(error), line)
+}
+
+/// Parses a piece of a `get` or `gets` line. The piece begins with the verb, and the line goes on after it. All its words
+/// are checked. The keys are all except the last word, which may be incomplete.
+pub fn parse_piece(piece: &[u8]) -> Parsed<'_> {
+    // It may be the first byte of the line's end.
+    let piece = piece.strip_suffix(b"\r").unwrap_or(piece);
+    match first_word(piece) {
+        (b"gets", args) => classic::get_piece(args, WithCas::Yes),
+        (_, args) => classic::get_piece(args, WithCas::No),
+    }
 }
 
 /// All verbs. Tests compare this list with everything else that knows the verbs: [`parse_verb`], the conversations, and
@@ -216,6 +227,15 @@ fn last_word(args: &[u8]) -> &[u8] {
     args.rsplit(|&byte| byte == b' ')
         .find(|word| !word.is_empty())
         .unwrap_or_default()
+}
+
+/// What is before the last word.
+pub fn without_last_word(args: &[u8]) -> &[u8] {
+    let is_space = |&byte: &u8| byte == b' ';
+    let end = args.iter().rposition(|byte| !is_space(byte));
+    let (args, _) = args.split_at(end.map_or(0, |last| last + 1));
+    let space = args.iter().rposition(is_space);
+    args.split_at(space.map_or(0, |space| space + 1)).0
 }
 
 fn answer_of(args: &[u8]) -> Answer {

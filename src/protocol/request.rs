@@ -91,6 +91,17 @@ pub struct Retrieval<'a> {
     pub with_cas: WithCas,
     /// The new exptime of the items that are found (`gat`, `gats`).
     pub touch: Option<Exptime>,
+    /// Whether `END` follows the values.
+    pub end: End,
+}
+
+/// Whether `END` follows the values of a [`Retrieval`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// These keys are all keys of the line, or the last of them.
+    Follows,
+    /// The line is long, and has more keys than these.
+    Later,
 }
 
 /// Whether the client wants to see cas uniques (`gets`, `gats`).
