@@ -1,6 +1,6 @@
 //! The real memcached: the program that the variable MEMCACHED names, or `memcached` on the PATH.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -95,16 +95,20 @@ impl Drop for Memcached {
 /// Whether this process listens at this address. Another server may have taken the port first.
 fn is_server(address: SocketAddr, pid: u32) -> bool {
     // While it starts, memcached may accept a connection and reset it.
-    let stats = || -> io::Result<String> {
+    let answer = || -> io::Result<bool> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.write_all(b"stats\r\nquit\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        stream.write_all(b"stats\r\n")?;
+        for line in BufReader::new(stream).lines() {
+            // With `-Y` it does not say which process it is.
+            match line?.as_str() {
+                "CLIENT_ERROR unauthenticated" => return Ok(true),
+                "END" => break,
+                line if line == format!("STAT pid {pid}") => return Ok(true),
+                _ => {}
+            }
+        }
+        Ok(false)
     };
-    // With `-Y` it does not say which process it is.
-    stats().is_ok_and(|stats| {
-        stats.contains(&format!("STAT pid {pid}\r\n")) || stats.contains("unauthenticated")
-    })
+    answer().is_ok_and(|is_this| is_this)
 }
