@@ -162,6 +162,9 @@ fn settings(service: &Service) -> Listing {
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
     let inter = Vec::from_iter(config.listen.iter().map(ToString::to_string)).join(",");
     let null = || "NULL".to_owned();
+    let inter = Some(inter)
+        .filter(|inter| !inter.is_empty())
+        .unwrap_or_else(null);
     let socket = config.unix_socket.as_ref();
     let auth_file = config.auth_file.as_ref();
     vec![

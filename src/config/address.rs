@@ -33,6 +33,14 @@ impl TcpAddress {
             port: None,
         }
     }
+
+    /// Every address of this machine.
+    pub fn everywhere() -> Self {
+        TcpAddress {
+            host: "*".into(),
+            port: None,
+        }
+    }
 }
 
 impl fmt::Display for TcpAddress {

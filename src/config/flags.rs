@@ -209,8 +209,8 @@ const LARGEST_ITEM_SIZE: i64 = 1 << 30;
 
 /// The name under which the program was started.
 ///
-/// The rule: under the name `memcached` (of a link, say) it is what scripts expect of memcached: it keeps no file unless
-/// `--aof` names one, and `-V` and `-h` begin as memcached's do.
+/// The rule: under the name `memcached` (of a link, say) it is what scripts expect of memcached. It keeps no file unless
+/// `--aof` names one, it listens on all addresses unless `-l` names some, and `-V` and `-h` begin as memcached's do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     Rustmemc,
@@ -327,7 +327,7 @@ fn checked(
     let port = u16::try_from(port).unwrap_or_default();
     let is_tcp = unix_socket.is_none() || (!flags.port.is_empty() && port != 0);
     let listen = match is_tcp {
-        true => addresses(&flags.listen)?,
+        true => addresses(&flags.listen, name)?,
         false => Vec::new(),
     };
 
@@ -380,8 +380,8 @@ fn in_range(flag: &str, given: &[i64], default: i64, least: i64, most: i64) -> R
     }
 }
 
-/// The addresses of all `-l`. They are separated by commas or semicolons, and empty ones are ignored, as in memcached.
-fn addresses(given: &[String]) -> Result<Vec<TcpAddress>, String> {
+/// The addresses of all `-l`, or the default. They are separated by commas or semicolons, and empty ones are ignored, as in memcached.
+fn addresses(given: &[String], name: Name) -> Result<Vec<TcpAddress>, String> {
     let words = given.iter().flat_map(|list| list.split([',', ';']));
     let words = words.filter(|word| !word.trim().is_empty());
     let mut addresses = Vec::new();
@@ -394,7 +394,10 @@ fn addresses(given: &[String]) -> Result<Vec<TcpAddress>, String> {
         }
     }
     if addresses.is_empty() {
-        addresses.push(TcpAddress::localhost());
+        addresses.push(match name {
+            Name::Rustmemc => TcpAddress::localhost(),
+            Name::Memcached => TcpAddress::everywhere(),
+        });
     }
     Ok(addresses)
 }
@@ -660,12 +663,13 @@ mod tests {
     }
 
     #[test]
-    fn under_the_name_memcached_there_is_no_file_and_its_version_is_memcacheds() {
+    fn under_the_name_memcached_its_defaults_and_its_version_are_memcacheds() {
         let run = |line| from_command_line(OsStr::new("/usr/bin/memcached"), words(line));
         let Ok(Invocation::Serve { config, .. }) = run("-p 11211") else {
             panic!("it starts")
         };
         assert!(config.aof.is_none() && config.notes.is_empty());
+        assert_eq!(config.listen, [TcpAddress::everywhere()]);
         let Ok(Invocation::Serve { config, .. }) = run("--aof x") else {
             panic!("it starts")
         };
