@@ -232,7 +232,7 @@ mod users;
 
 pub use aof::open::OpenError;
 pub use aof::{Fsync, Options as AofOptions};
-pub use config::Config;
+pub use config::{Config, Protocol};
 pub use connection::descriptors::reserve as reserve_descriptors;
 pub use connection::{Running, Server, StartError};
 pub use stopper::Stopper;

@@ -9,7 +9,9 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::log;
+use crate::protocol::binary::{Command, Header, Quiet};
 use crate::serialization::Response;
+use crate::serialization::binary::{Status, Written};
 
 /// The most that is printed of a line or a data block, in bytes.
 const MAX_PRINTED: usize = 200;
@@ -74,6 +76,77 @@ impl<'a> Trace<'a> {
     /// Prints an answer that is not sent because of `noreply`.
     pub fn silenced(&self, response: &Response<'_>) {
         self.answer(response, "not sent, because of noreply: ");
+    }
+
+    /// Prints a binary request.
+    pub fn received_binary(&self, header: &Header, key: &[u8]) {
+        if self.verbosity.load(Relaxed) < 2 {
+            return;
+        }
+        let name = match Command::of(header.opcode) {
+            Some((command, Quiet::No)) => command.name().to_owned(),
+            Some((command, Quiet::Yes)) => format!("{} (quiet)", command.name()),
+            None => format!("{:#04x}", header.opcode),
+        };
+        let key = match key {
+            b"" => String::new(),
+            _ => format!(" {}", printable(key)),
+        };
+        let value = match header.value_length() {
+            0 => String::new(),
+            bytes => format!(", value of {bytes} bytes"),
+        };
+        let cas = match header.cas {
+            0 => String::new(),
+            cas => format!(", cas unique {cas}"),
+        };
+        log::line(format_args!(
+            "<{} binary {name}{key}{value}{cas}",
+            self.connection
+        ));
+    }
+
+    /// Prints an answer to a binary request, and its reason.
+    pub fn sent_binary(&self, written: Written, response: &Response<'_>) {
+        let is_error = matches!(response, Response::Error(_));
+        if self.verbosity.load(Relaxed) < if is_error { 1 } else { 2 } {
+            return;
+        }
+        let reason = match response.reason() {
+            Some(reason) => format!("   ({reason})"),
+            None => String::new(),
+        };
+        match (written, response.item()) {
+            (Written::Nothing, _) => {}
+            (Written::Quiet, _) => log::line(format_args!(
+                ">{} no answer, because the request is quiet{reason}",
+                self.connection
+            )),
+            (Written::Answer(_), Some(item)) => log::line(format_args!(
+                ">{} value: {}",
+                self.connection,
+                printable(&item.value())
+            )),
+            (Written::Answer(status), None) => self.status(status, &reason),
+        }
+    }
+
+    /// Prints a status that has no [`Response`].
+    pub fn sent_status(&self, status: Status) {
+        if self.verbosity.load(Relaxed) >= 1 {
+            self.status(status, "");
+        }
+    }
+
+    fn status(&self, status: Status, reason: &str) {
+        let text = match status.text() {
+            "" => "success",
+            text => text,
+        };
+        log::line(format_args!(
+            ">{} {text} (status {:#04x}){reason}",
+            self.connection, status as u16
+        ));
     }
 
     fn answer(&self, response: &Response<'_>, remark: &str) {

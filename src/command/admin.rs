@@ -199,7 +199,7 @@ fn settings(service: &Service) -> Listing {
         stat("reqs_per_event", reported.reqs_per_event),
         stat("cas_enabled", yes_or_no(reported.cas_enabled)),
         stat("tcp_backlog", reported.tcp_backlog),
-        stat("binding_protocol", reported.binding_protocol),
+        stat("binding_protocol", config.protocol.name()),
         stat("auth_enabled_sasl", "no"),
         stat(
             "auth_enabled_ascii",

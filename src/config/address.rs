@@ -7,7 +7,8 @@ use std::str::FromStr;
 /// A TCP address to listen on.
 ///
 /// Its text is a name or an IP address, and a port if it has one of its own: `localhost`, `127.0.0.1:11212`, `::1`,
-/// `[::1]:11212`. `*` is every address of the machine. memcached's `proto[…]:` and `tag[…]:` may stand before it.
+/// `[::1]:11212`. `*` is every address of the machine. memcached's `proto[…]:` and `tag[…]:` may precede it, and have no effect:
+/// every address serves the protocols of [`Config::protocol`](super::Config::protocol).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpAddress {
     /// A name or an IP address, without brackets.
@@ -59,10 +60,8 @@ impl FromStr for TcpAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut rest = text.trim();
         if let Some((protocol, after)) = bracketed(rest, "proto") {
-            if !["ascii", "negotiating"].contains(&protocol) {
-                return Err(format!(
-                    "only the protocol ascii is spoken here, not {protocol}"
-                ));
+            if !["ascii", "binary", "negotiating"].contains(&protocol) {
+                return Err(format!("there is no protocol {protocol}"));
             }
             rest = after;
         }
@@ -119,7 +118,7 @@ mod tests {
             let address: TcpAddress = text.parse().expect(text);
             assert_eq!((address.host.as_str(), address.port), (host, port));
         }
-        for text in ["a:", "a:x", "a:65536", "[::1", "[::1]:x", "proto[binary]:a"] {
+        for text in ["a:", "a:x", "a:65536", "[::1", "[::1]:x", "proto[xml]:a"] {
             assert!(text.parse::<TcpAddress>().is_err(), "{text}");
         }
     }

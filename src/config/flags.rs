@@ -11,7 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::value::{self, factor, mode, number, size};
 use super::words::{Words, normalised};
-use super::{Config, Invocation, MEGABYTE, Process, Reported, TcpAddress, UnixSocket};
+use super::{Config, Invocation, MEGABYTE, Process, Protocol, Reported, TcpAddress, UnixSocket};
 use crate::aof::{self, Fsync};
 
 /// A memcached server in plain, synchronous Rust.
@@ -130,7 +130,7 @@ struct Flags {
     #[argh(option, short = 'o', from_str_fn(extended), arg_name = "options")]
     extended: Vec<value::Extended>,
 
-    /// ascii or auto: the protocol is always ascii here
+    /// the protocol that clients may speak: ascii, binary, or auto, which serves both (default: auto)
     #[argh(option, short = 'B', arg_name = "name")]
     protocol: Vec<String>,
 
@@ -293,6 +293,16 @@ fn checked(
     if flags.enable_ssl {
         return Err("-Z: there is no TLS here, so connections would not be encrypted".into());
     }
+    let protocol = match flags.protocol.last().map(|name| name.trim()) {
+        None | Some("auto") => Protocol::Auto,
+        Some("ascii") => Protocol::Ascii,
+        Some("binary") => Protocol::Binary,
+        Some(other) => {
+            return Err(format!(
+                "-B {other}: the protocol must be ascii, binary or auto"
+            ));
+        }
+    };
     let mut notes = Vec::from_iter(without_effect(&flags, ignored));
     let reported = reported(&flags)?;
     let conn_limit = in_range("-c", &flags.conn_limit, 1024, 1, 1_000_000)?;
@@ -359,6 +369,7 @@ fn checked(
         disable_flush_all: flags.disable_flush_all,
         disable_dumping: flags.disable_dumping,
         auth_file: flags.auth_file.last().cloned(),
+        protocol,
         idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
         verbosity: flags.verbose,
         debug: flags.debug,
@@ -449,12 +460,6 @@ fn reported(flags: &Flags) -> Result<Reported, String> {
     let defaults = Reported::default();
     let from_one =
         |flag, given: &[i64], default| in_range(flag, given, default, 1, i64::from(i32::MAX));
-    let binding_protocol = match flags.protocol.last().map(|name| name.trim()) {
-        None | Some("auto") => defaults.binding_protocol,
-        Some("ascii") => "ascii",
-        Some("binary") => return Err("-B binary: only the ascii protocol is spoken here".into()),
-        Some(other) => return Err(format!("-B {other}: the protocol must be ascii or auto")),
-    };
     let growth_factor = flags
         .slab_growth_factor
         .last()
@@ -478,7 +483,6 @@ fn reported(flags: &Flags) -> Result<Reported, String> {
     Ok(Reported {
         num_threads: from_one("-t", &flags.threads, defaults.num_threads)?,
         tcp_backlog: backlog.unwrap_or(defaults.tcp_backlog),
-        binding_protocol,
         cas_enabled: !flags.disable_cas,
         reqs_per_event: from_one("-R", &flags.max_reqs_per_event, defaults.reqs_per_event)?,
         chunk_size: from_one("-n", &flags.slab_min_size, defaults.chunk_size)?,
@@ -621,7 +625,7 @@ mod tests {
         let reported = &config.reported;
         assert_eq!((reported.num_threads, reported.tcp_backlog), (4, 512));
         assert_eq!((reported.reqs_per_event, reported.cas_enabled), (30, false));
-        assert_eq!(reported.binding_protocol, "ascii");
+        assert_eq!(config.protocol, Protocol::Ascii);
     }
 
     #[test]
@@ -722,11 +726,10 @@ mod tests {
             ("-D  ", "-D", ""),
             ("-a 9", "-a", "9"),
             ("-B nonsense", "-B", "nonsense"),
-            ("-B binary", "-B", "binary"),
             ("-o nonsense", "-o", "nonsense"),
             ("-o idle_timeout", "-o", "idle_timeout"),
             ("-l a:x", "-l", "x"),
-            ("-l proto[binary]:a", "-l", "binary"),
+            ("-l proto[xml]:a", "-l", "xml"),
             ("-S", "-S", "SASL"),
             ("-Z", "-Z", "TLS"),
             ("-q", "-q", ""),

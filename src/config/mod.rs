@@ -55,6 +55,8 @@ pub struct Config {
     pub disable_dumping: bool,
     /// A file of lines `user:password`. Clients must log in with one of them. `None`: nobody must.
     pub auth_file: Option<PathBuf>,
+    /// The protocol that clients may speak.
+    pub protocol: Protocol,
     /// The connection of a client that sends nothing, or reads no answers, for this long is closed. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// How much of the conversations is printed on standard error: 0 nothing, 1 connections and errors, 2 also all
@@ -70,6 +72,28 @@ pub struct Config {
     pub notes: Vec<String>,
 }
 
+/// The protocol that clients may speak (`-B`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// The first byte of a connection decides.
+    Auto,
+    /// Only the text protocol, classic and meta.
+    Ascii,
+    /// Only the binary protocol.
+    Binary,
+}
+
+impl Protocol {
+    /// Its name in `stats settings`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Auto => "auto-negotiate",
+            Protocol::Ascii => "ascii",
+            Protocol::Binary => "binary",
+        }
+    }
+}
+
 /// The values of memcached's flags that have no effect here. `stats settings` shows them, because tools look for them.
 /// The defaults are memcached's.
 #[derive(Debug, Clone)]
@@ -78,8 +102,6 @@ pub struct Reported {
     pub num_threads: i64,
     /// `-b`: the length of the listening socket's queue. (Here it is 128: std has no way to choose it.)
     pub tcp_backlog: i64,
-    /// `-B`, in the words of `stats settings`.
-    pub binding_protocol: &'static str,
     /// `-C`: whether items have a cas unique. (Here they always have.)
     pub cas_enabled: bool,
     /// `-R`: requests served before the next client's turn.
@@ -97,7 +119,6 @@ impl Default for Reported {
         Reported {
             num_threads: 4,
             tcp_backlog: 1024,
-            binding_protocol: "auto-negotiate",
             cas_enabled: true,
             reqs_per_event: 20,
             chunk_size: 48,
@@ -121,6 +142,7 @@ impl Default for Config {
             disable_flush_all: false,
             disable_dumping: false,
             auth_file: None,
+            protocol: Protocol::Auto,
             idle_timeout: None,
             verbosity: 0,
             debug: false,

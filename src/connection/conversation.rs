@@ -3,11 +3,13 @@
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
+use super::binary;
 use super::line::{Line, Position};
 use super::login::{self, Login};
 use super::wire::{Outcome, Wire};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
+use crate::config::Protocol;
 use crate::log;
 use crate::protocol::{self, Answer, Parsed, ProtocolError};
 use crate::serialization::Response;
@@ -52,39 +54,55 @@ fn serve_commands(
     client.stream.set_nodelay()?;
     client.stream.set_timeout(service.config.idle_timeout)?;
 
-    // Values may contain text commands, so nothing of such a connection may be read as text.
-    if wire.begins_binary()? {
-        log::line(format_args!(
-            "rustmemc: {} speaks the binary protocol, so its connection is closed: switch the client to the text (ascii) \
-             protocol (libmemcached, PHP: BINARY_PROTOCOL off)",
-            client.address
-        ));
-        return Ok("it spoke the binary protocol");
-    }
+    // The first byte decides which protocol the client speaks, for the whole connection. Bytes of one protocol are never
+    // read as the other: a value may contain the text of a command.
+    let is_binary = wire.begins_binary()?;
+    let ending = match (is_binary, service.config.protocol) {
+        (false, Protocol::Auto | Protocol::Ascii) => serve_text(wire, service, counts, trace)?,
+        (true, Protocol::Auto | Protocol::Binary) => binary::serve(wire, service, counts, trace)?,
+        (true, Protocol::Ascii) => refused(client, "the binary protocol", "-B ascii"),
+        (false, Protocol::Binary) => refused(client, "the text protocol", "-B binary"),
+    };
+    wire.flush()?;
+    Ok(ending)
+}
+
+/// Tells the operator that a client speaks a protocol that this server does not serve.
+fn refused(client: &Client, spoken: &str, flag: &str) -> &'static str {
+    log::line(format_args!(
+        "rustmemc: {} speaks {spoken}, so its connection is closed: the server was started with {flag}",
+        client.address
+    ));
+    "it spoke a protocol that -B forbids"
+}
+
+/// Serves a client that speaks the text protocol. Returns the reason why the conversation ended.
+fn serve_text(
+    wire: &mut Wire<'_>,
+    service: &Service,
+    counts: &Counts,
+    trace: Trace<'_>,
+) -> io::Result<&'static str> {
     if let Some(users) = &service.users {
         match login::log_in(wire, users, service, trace)? {
             Login::Done => {}
-            Login::Close(reason) => {
-                wire.flush()?;
-                return Ok(reason);
-            }
+            Login::Close(reason) => return Ok(reason),
         }
     }
-
     // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
     let mut value_buffer = Vec::new();
     let mut line = Line::new(&service.clients.line_memory);
-    let ending = loop {
+    loop {
         let read = wire.read_line(&mut line)?;
         // Also if the command arrived while this worker was waiting for it, and between the pieces of a long line.
         if service.clients.is_stopping() {
-            break "the server is stopping";
+            return Ok("the server is stopping");
         }
         let parsed = match read {
             Outcome::Complete => protocol::parse(line.bytes()),
             Outcome::Piece => protocol::parse_piece(line.bytes()),
-            Outcome::Closed => break "the client closed it",
-            Outcome::TooLong => break "a line was too long",
+            Outcome::Closed => return Ok("the client closed it"),
+            Outcome::TooLong => return Ok("a line was too long"),
         };
         match line.position() {
             Position::Start => trace.received(line.bytes()),
@@ -95,28 +113,46 @@ fn serve_commands(
         if read == Outcome::Piece && is_refused {
             wire.swallow_line()?;
         }
-        match serve_command(parsed, &mut value_buffer, wire, service, counts, trace)? {
+        let is_answered = parsed.answer;
+        let mut send = |response: &Response<'_>, wire: &mut Wire<'_>| match is_answered {
+            Answer::Wanted => {
+                trace.sent(response);
+                response.write(wire)
+            }
+            Answer::Noreply => {
+                trace.silenced(response);
+                Ok(())
+            }
+        };
+        match serve_request(
+            parsed,
+            b"\r\n",
+            &mut value_buffer,
+            wire,
+            service,
+            counts,
+            &mut send,
+        )? {
             AfterCommand::Continue => {}
-            AfterCommand::Close(reason) => break reason,
+            AfterCommand::Close(reason) => return Ok(reason),
         }
         if read == Outcome::Piece && !is_refused {
             line.keep_last_word();
         } else {
             line.clear();
         }
-    };
-    wire.flush()?;
-    Ok(ending)
+    }
 }
 
-/// Serves one command, or a piece of a long `get` line. Its line has been read, its data block has not.
-fn serve_command(
+/// Serves one request: reads its data block, which `block_end` follows, and executes it. `send` writes an answer.
+pub fn serve_request(
     parsed: Parsed<'_>,
+    block_end: &[u8],
     value_buffer: &mut Vec<u8>,
     wire: &mut Wire<'_>,
     service: &Service,
     counts: &Counts,
-    trace: Trace<'_>,
+    send: &mut impl FnMut(&Response<'_>, &mut Wire<'_>) -> io::Result<()>,
 ) -> io::Result<AfterCommand> {
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
     // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that are sent while
@@ -129,16 +165,14 @@ fn serve_command(
     }) {
         Err(error) => {
             if let Some(bytes) = parsed.data_length {
-                wire.swallow(bytes + b"\r\n".len())?;
+                wire.swallow(bytes + block_end.len())?;
             }
             Err(error)
         }
         Ok((None, request)) => Ok((None, request)),
         Ok((Some(mut pending), request)) => {
-            let mut line_end = [0; 2];
             wire.read_block(pending.item.value_mut())?;
-            wire.read_block(&mut line_end)?;
-            if line_end == *b"\r\n" {
+            if wire.read_end(block_end)? {
                 Ok((Some(pending), request))
             } else {
                 Err(ProtocolError::BadDataChunk)
@@ -150,16 +184,7 @@ fn serve_command(
         if may_change {
             wire.require_log_flush(&response);
         }
-        match parsed.answer {
-            Answer::Wanted => {
-                trace.sent(&response);
-                response.write(wire)
-            }
-            Answer::Noreply => {
-                trace.silenced(&response);
-                Ok(())
-            }
-        }
+        send(&response, wire)
     };
     match outcome {
         Ok((pending, request)) => {

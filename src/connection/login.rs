@@ -51,7 +51,8 @@ pub fn log_in(
             Ok(bytes) => {
                 let mut block = vec![0; bytes + b"\r\n".len()];
                 wire.read_block(&mut block)?;
-                check(&block, users, &service.stats)
+                protocol::credentials(&block)
+                    .and_then(|(user, password)| check(user, password, users, &service.stats))
             }
         };
         let is_done = outcome.is_ok();
@@ -64,9 +65,13 @@ pub fn log_in(
     }
 }
 
-/// Checks a data block, which includes its `\r\n`.
-fn check(block: &[u8], users: &Users, stats: &Stats) -> Result<(), ProtocolError> {
-    let (user, password) = protocol::credentials(block)?;
+/// Checks a user's password, and counts.
+pub fn check(
+    user: &[u8],
+    password: &[u8],
+    users: &Users,
+    stats: &Stats,
+) -> Result<(), ProtocolError> {
     stats.add(Counter::AuthCmds, 1);
     if users.may_log_in(user, password) {
         Ok(())

@@ -1,5 +1,6 @@
 //! Connections: from the accepted socket to the last answer. (The Go program's `connection_handler`.)
 
+mod binary;
 mod conversation;
 pub mod descriptors;
 mod line;

@@ -205,7 +205,7 @@ impl Server {
             let service = &self.service;
             if service.config.verbosity >= 2 {
                 // Scripts wait for this line of memcached's.
-                let protocol = service.config.reported.binding_protocol;
+                let protocol = service.config.protocol.name();
                 log::line(format_args!("<{number} server listening ({protocol})"));
             }
             for _ in 0..ACCEPTORS {

@@ -34,6 +34,7 @@ use super::line::{Line, MAX_LINE};
 use crate::clients::{Activity, Client};
 use crate::command::Service;
 use crate::protocol::ProtocolError;
+use crate::protocol::binary::{self, Header};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::stream::Stream;
@@ -88,7 +89,20 @@ impl<'c> Wire<'c> {
     /// # Errors
     /// As [`Wire::read_line`].
     pub fn begins_binary(&mut self) -> io::Result<bool> {
-        Ok(self.fill(Activity::AwaitsCommand)?.first() == Some(&0x80))
+        Ok(self.fill(Activity::AwaitsCommand)?.first() == Some(&binary::MAGIC))
+    }
+
+    /// Reads the header of a binary request. `None`: the client has closed the connection.
+    ///
+    /// # Errors
+    /// As [`Wire::read_block`].
+    pub fn read_header(&mut self) -> io::Result<Option<[u8; Header::LENGTH]>> {
+        if self.fill(Activity::AwaitsCommand)?.is_empty() {
+            return Ok(None);
+        }
+        let mut header = [0; Header::LENGTH];
+        self.read_block(&mut header)?;
+        Ok(Some(header))
     }
 
     /// Reads into `line`: appends the next bytes of the client, up to the end of the line, or as many as it may hold.
@@ -128,6 +142,17 @@ impl<'c> Wire<'c> {
         self.reader.read_exact(block)?;
         self.client.set_activity(Activity::Executes);
         Ok(())
+    }
+
+    /// Reads what must follow a data block: `\r\n`, or nothing. Returns whether it is that.
+    ///
+    /// # Errors
+    /// As [`Wire::read_block`].
+    pub fn read_end(&mut self, expected: &[u8]) -> io::Result<bool> {
+        let mut end = [0; 2];
+        let (end, _) = end.split_at_mut(expected.len().min(2));
+        self.read_block(end)?;
+        Ok(end == expected)
     }
 
     /// Reads a refused data block, and discards it.

@@ -24,7 +24,7 @@ pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
 pub(super) fn get_piece(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
     let request = retrieval(args, with_cas, None).map(|_| {
         Request::Get(Retrieval {
-            keys: Keys(without_last_word(args)),
+            keys: Keys::Words(without_last_word(args)),
             with_cas,
             touch: None,
             end: End::Later,
@@ -53,7 +53,7 @@ fn retrieval(
     match words(keys).find_map(|word| checked_key(word).err()) {
         Some(error) => Err(ProtocolError::BadLine(error)),
         None => Ok(Request::Get(Retrieval {
-            keys: Keys(keys),
+            keys: Keys::Words(keys),
             with_cas,
             touch,
             end: End::Follows,

@@ -7,6 +7,7 @@
 //! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that text says nothing.
 
 pub mod base64;
+pub mod binary;
 mod classic;
 pub mod error;
 pub mod expiry;

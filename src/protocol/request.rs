@@ -113,15 +113,24 @@ pub enum WithCas {
     No,
 }
 
-/// The keys of a `get`, as one piece of the line. The keys have been checked. The line is split again when they are
-/// needed, so that ten thousand keys need no list.
+/// The keys of a `get`. They have been checked.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Keys<'a>(pub(super) &'a [u8]);
+pub enum Keys<'a> {
+    /// The words of this piece of the line. It is split again when they are needed, so that ten thousand keys need no
+    /// list.
+    Words(&'a [u8]),
+    /// One key, of a binary request. It may contain spaces.
+    One(&'a [u8]),
+}
 
 impl<'a> Keys<'a> {
     /// Each key in turn.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        words(self.0)
+        let (line, key) = match *self {
+            Keys::Words(line) => (line, None),
+            Keys::One(key) => (&b""[..], Some(key)),
+        };
+        words(line).chain(key)
     }
 }
 

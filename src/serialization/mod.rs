@@ -3,6 +3,7 @@
 //! This is the counterpart of `protocol`, which turns a line into a `Request`. It can write to any `Write`, in small
 //! pieces: the caller must buffer them.
 
+pub mod binary;
 mod meta;
 
 use std::fmt;

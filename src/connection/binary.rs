@@ -1,0 +1,148 @@
+//! Serves a client that speaks the binary protocol. The requests are executed by the same code as those of the text
+//! protocol: only how they are read, and how the answers are written, is different.
+
+use std::io;
+
+use super::conversation::serve_request;
+use super::login;
+use super::wire::Wire;
+use crate::command::{AfterCommand, Service};
+use crate::item::MAX_KEY;
+use crate::protocol::ProtocolError;
+use crate::protocol::binary::{self, Command, Header, Quiet};
+use crate::serialization::Response;
+use crate::serialization::binary::{Answers, Status};
+use crate::stats::Counts;
+use crate::trace::Trace;
+use crate::users::Users;
+
+/// A header counts the bytes of the extras in one byte.
+const MAX_EXTRAS: usize = u8::MAX as usize;
+
+/// The longest value of a login, in bytes: as that of the text protocol.
+const MAX_CREDENTIALS: usize = 16384;
+
+/// The only way to log in. The value is any text, the user, and the password, with a zero byte between them (RFC 4616).
+const MECHANISM: &[u8] = b"PLAIN";
+
+/// Serves requests until the conversation ends, and returns the reason. Answers may still be in the buffer.
+///
+/// # Errors
+/// Those of the socket.
+pub fn serve(
+    wire: &mut Wire<'_>,
+    service: &Service,
+    counts: &Counts,
+    trace: Trace<'_>,
+) -> io::Result<&'static str> {
+    let mut value_buffer = Vec::new();
+    let mut body = [0; MAX_EXTRAS + MAX_KEY];
+    let mut is_logged_in = service.users.is_none();
+    loop {
+        let Some(header) = wire.read_header()? else {
+            return Ok("the client closed it");
+        };
+        if service.clients.is_stopping() {
+            return Ok("the server is stopping");
+        }
+        let Some(header) = Header::parse(&header) else {
+            return Ok("a binary request did not begin with 0x80");
+        };
+        if let Err(malformed) = header.check() {
+            return fail(&Answers::new(&header, b""), malformed.into(), wire, trace);
+        }
+        // The lengths were checked, so both are long enough.
+        let (extras, rest) = body.split_at_mut(header.extras_length);
+        let (key, _) = rest.split_at_mut(header.key_length);
+        wire.read_block(extras)?;
+        wire.read_block(key)?;
+        let mut answers = Answers::new(&header, key);
+        trace.received_binary(&header, key);
+
+        let command = Command::of(header.opcode);
+        if let Some(users) = &service.users {
+            match command {
+                Some((Command::SaslMechanisms, _)) if header.body_length == 0 => {
+                    answers.succeed(MECHANISM, wire)?;
+                    trace.sent_status(Status::Success);
+                    continue;
+                }
+                Some((Command::SaslAuth, _)) if extras.is_empty() => {
+                    is_logged_in = log_in(&header, key, users, wire, service)?.is_ok();
+                    if is_logged_in {
+                        answers.succeed(b"Authenticated", wire)?;
+                        trace.sent_status(Status::Success);
+                    } else {
+                        answers.fail(Status::AuthFailure, wire)?;
+                        trace.sent_status(Status::AuthFailure);
+                    }
+                    continue;
+                }
+                Some((Command::Version, _)) => {}
+                _ if is_logged_in => {}
+                _ => return fail(&answers, Status::AuthFailure, wire, trace),
+            }
+        }
+        let parsed = match binary::parse(&header, extras, key) {
+            Ok(parsed) => parsed,
+            Err(malformed) => return fail(&answers, malformed.into(), wire, trace),
+        };
+        let mut send = |response: &Response<'_>, wire: &mut Wire<'_>| {
+            let written = answers.write(response, wire)?;
+            trace.sent_binary(written, response);
+            Ok(())
+        };
+        match serve_request(
+            parsed,
+            b"",
+            &mut value_buffer,
+            wire,
+            service,
+            counts,
+            &mut send,
+        )? {
+            AfterCommand::Continue => {}
+            AfterCommand::Close(reason) => {
+                if command == Some((Command::Quit, Quiet::No)) {
+                    answers.succeed(b"", wire)?;
+                }
+                return Ok(reason);
+            }
+        }
+    }
+}
+
+/// Answers a request after which the connection is closed.
+fn fail(
+    answers: &Answers<'_>,
+    status: Status,
+    wire: &mut Wire<'_>,
+    trace: Trace<'_>,
+) -> io::Result<&'static str> {
+    trace.sent_status(status);
+    answers.fail(status, wire)?;
+    Ok(match status {
+        Status::AuthFailure => "it is not logged in",
+        _ => "a binary request was malformed",
+    })
+}
+
+/// Reads the value of a login, and checks it. `mechanism` is the key of the request.
+fn log_in(
+    header: &Header,
+    mechanism: &[u8],
+    users: &Users,
+    wire: &mut Wire<'_>,
+    service: &Service,
+) -> io::Result<Result<(), ProtocolError>> {
+    let length = header.value_length();
+    if mechanism != MECHANISM || length > MAX_CREDENTIALS {
+        wire.swallow(length)?;
+        return Ok(login::check(b"", b"", users, &service.stats));
+    }
+    let mut value = vec![0; length];
+    wire.read_block(&mut value)?;
+    let mut parts = value.splitn(3, |&byte| byte == 0).skip(1);
+    let (user, password) = (parts.next().unwrap_or(b""), parts.next().unwrap_or(b""));
+    Ok(login::check(user, password, users, &service.stats))
+}
