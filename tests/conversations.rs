@@ -19,6 +19,8 @@
 //! | `> text`        | the client sends the text and `\r\n`                                               |
 //! | `>- text`       | the client sends only the text                                                     |
 //! | `< text`        | the server answers the text and `\r\n`                                             |
+//! | `>x 80 key:61`  | the client sends these bytes (binary protocol)                                     |
+//! | `<x 81 "text"`  | the server answers these bytes (binary protocol)                                   |
 //! | `<closed`       | the server closes the connection, and sends nothing before that                    |
 //! | `<...until END` | the server sends lines up to `END`, with any content                               |
 //! | `<...has text`  | one of the lines up to `END` is this one (several such lines are about one answer) |
@@ -31,6 +33,9 @@
 //! In a text, `\r \n \t \0 \\ \xHH` are bytes and `\s` is a space; `{250*k}` is 250 times `k`. `{=a}` is a number. The
 //! player remembers the first one as `a`, and from then on `{=a}` is this number, also in a text that is sent. `{>a}` is
 //! a greater number, `{#}` is any number, and `{*}` is anything up to the end of the line.
+//!
+//! In a line of bytes, a word is hexadecimal, or a text in quotation marks. A name before a colon explains the word.
+//! `{=a}` is a number of 8 bytes. The player remembers it too.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -500,6 +505,8 @@ enum Piece {
     Above(String),
     Number,
     Anything,
+    /// A number of eight bytes.
+    Remembered8(String),
 }
 
 struct Failure {
@@ -604,7 +611,17 @@ impl Step {
         let (client, rest) = line.split_at(start);
         let client = client.to_owned();
         let text = |text: &str, end: &str| pieces(text.strip_prefix(' ').unwrap_or(text), end);
-        Ok(Some(if let Some(rest) = rest.strip_prefix(">-") {
+        Ok(Some(if let Some(rest) = rest.strip_prefix(">x ") {
+            Step::Send {
+                client,
+                text: hexadecimal(rest)?,
+            }
+        } else if let Some(rest) = rest.strip_prefix("<x ") {
+            Step::Answer {
+                client,
+                text: hexadecimal(rest)?,
+            }
+        } else if let Some(rest) = rest.strip_prefix(">-") {
             Step::Send {
                 client,
                 text: text(rest, "")?,
@@ -694,26 +711,25 @@ impl Player<'_> {
     /// Reads an answer and compares it with the expected text. If the length of the text is known, this reads as many
     /// bytes, otherwise one line.
     fn answer(&mut self, client: &str, text: &[Piece]) -> Result<(), String> {
-        let literal: Option<Vec<u8>> = text
-            .iter()
-            .map(|piece| {
-                if let Piece::Bytes(bytes) = piece {
-                    Some(bytes.clone())
-                } else {
-                    None
-                }
-            })
-            .collect::<Option<Vec<_>>>()
-            .map(|parts| parts.concat());
-        let got = match &literal {
-            Some(bytes) => self.read(client, bytes.len()),
+        let length = text.iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => Some(bytes.len()),
+            Piece::Remembered8(_) => Some(8),
+            _ => None,
+        });
+        let got = match length.sum() {
+            Some(bytes) => self.read(client, bytes),
             None => self.line(client),
         };
         if self.matches(text, &got) {
             return Ok(());
         }
+        let literal = text.iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => Some(&bytes[..]),
+            _ => None,
+        });
+        let literal: Option<Vec<&[u8]>> = literal.collect();
         let expected = literal.map_or(format!("{text:?}"), |bytes| {
-            format!("\"{}\"", shortened(&bytes))
+            format!("\"{}\"", shortened(&bytes.concat()))
         });
         Err(format!(
             "expected {expected}\n  but got  \"{}\"",
@@ -764,6 +780,7 @@ impl Player<'_> {
         match piece {
             Piece::Bytes(bytes) => bytes.clone(),
             Piece::Remembered(name) => self.remembered[name].to_string().into_bytes(),
+            Piece::Remembered8(name) => self.remembered[name].to_be_bytes().into(),
             other => panic!("{other:?} cannot be sent"),
         }
     }
@@ -787,6 +804,11 @@ impl Player<'_> {
             Piece::Remembered(name) => number.is_some_and(|number| {
                 *self.remembered.entry(name.clone()).or_insert(number) == number
                     && self.matches(rest, &bytes[digits..])
+            }),
+            Piece::Remembered8(name) => bytes.split_first_chunk().is_some_and(|(number, bytes)| {
+                let number = u64::from_be_bytes(*number);
+                *self.remembered.entry(name.clone()).or_insert(number) == number
+                    && self.matches(rest, bytes)
             }),
             Piece::Above(name) => {
                 number.is_some_and(|number| number > self.remembered[name])
@@ -824,6 +846,36 @@ fn pieces(text: &str, end: &str) -> Result<Vec<Piece>, String> {
         rest = after;
     }
     pieces.push(Piece::Bytes(end.into()));
+    Ok(pieces)
+}
+
+/// Parses the bytes of a binary request or answer.
+fn hexadecimal(line: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    // Every second part is inside quotation marks.
+    for (place, part) in line.split('"').enumerate() {
+        if place % 2 == 1 {
+            pieces.push(Piece::Bytes(part.into()));
+            continue;
+        }
+        for word in part.split_whitespace() {
+            let (_, word) = word.rsplit_once(':').unwrap_or(("", word));
+            pieces.push(match word.strip_prefix("{=") {
+                Some(name) => Piece::Remembered8(name.trim_end_matches('}').into()),
+                None => {
+                    let digits = (0..word.len()).step_by(2);
+                    let bytes = digits.map(|at| {
+                        let two = word
+                            .get(at..at + 2)
+                            .ok_or(format!("{word} has an odd digit"))?;
+                        u8::from_str_radix(two, 16)
+                            .map_err(|_| format!("{word} is not hexadecimal"))
+                    });
+                    Piece::Bytes(bytes.collect::<Result<_, String>>()?)
+                }
+            });
+        }
+    }
     Ok(pieces)
 }
 

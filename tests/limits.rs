@@ -483,28 +483,6 @@ fn a_client_for_whom_there_is_no_file_descriptor_is_refused_at_once() {
 }
 
 #[test]
-fn a_client_that_speaks_binary_is_disconnected_at_once_and_nothing_of_it_is_executed() {
-    let server = process::spawn("");
-    let mut other = server.client();
-    other.check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
-    // A binary `set` of the key k, whose value has the text of a command in it.
-    let value = b"x\r\nflush_all\r\n";
-    let mut request = vec![0x80, 1, 0, 1, 8, 0, 0, 0, 0, 0, 0, 9 + value.len() as u8];
-    request.extend([0; 12 + 8]);
-    request.push(b'k');
-    request.extend(value);
-    server.client().send(request).expect_end();
-    other.check("get k\r\n", "VALUE k 0 1\r\nx\r\nEND\r\n");
-    eventually("it is printed", || {
-        server.stderr().contains("binary protocol")
-    });
-    // Only the first byte decides.
-    let mut later = server.client();
-    later.send(b"version\r\n\x80bad\r\nversion\r\n");
-    later.expect([VERSION, "ERROR\r\n", VERSION].concat());
-}
-
-#[test]
 fn a_worker_serves_one_client_after_another() {
     const AT_ONCE: usize = 3;
     let server = process::spawn("");
