@@ -27,15 +27,15 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode, String> {
     let command_line = CommandLine::of_this_process();
     let CommandLine { program, args } = command_line.clone();
-    let (config, process) = match config::from_command_line(&program, args)? {
+    let (config, options) = match config::from_command_line(&program, args)? {
         Invocation::Serve { config, process } => (config, process),
         Invocation::Text(text) => {
             log::print(text.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let user = User::to_become(process.user.as_deref())?;
-    if process.daemon && !process::is_in_background() {
+    let user = User::to_become(options.user.as_deref())?;
+    if options.daemon && !process::is_in_background() {
         return process::start_in_background(&command_line, user, config.verbosity > 0);
     }
     if let Some(user) = user {
@@ -51,11 +51,11 @@ fn run() -> Result<ExitCode, String> {
         Err(StartError::Stopped) => return Ok(ExitCode::SUCCESS),
         started => started.map_err(|error| error.to_string())?,
     };
-    let _pid_file = process.pid_file.and_then(PidFile::write);
+    let _pid_file = options.pid_file.and_then(PidFile::write);
     for address in server.addresses() {
         log::print(format_args!("rustmemc {VERSION} listening on {address}"));
     }
-    process::tell_that_it_listens();
+    process::report_listening();
     server.wait();
     Ok(ExitCode::SUCCESS)
 }

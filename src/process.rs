@@ -148,7 +148,7 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
         }
         log::print(line);
     }
-    // A process that listens has written its lines already (`tell_that_it_listens`), and writes to nobody from now on.
+    // A process that listens has written its lines already (`report_listening`), and writes to nobody from now on.
     lines.set_nonblocking(listens)?;
     let _ = io::copy(&mut &lines, &mut io::stderr());
     if listens {
@@ -159,7 +159,7 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
 }
 
 /// Tells the process that started this one with `-d` that the server listens.
-pub fn tell_that_it_listens() {
+pub fn report_listening() {
     if is_in_background() {
         log::flush(super::LAST_LINES_GRACE);
         log::print("");

@@ -11,7 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::value::{self, factor, mode, number, size};
 use super::words::{Words, normalised};
-use super::{Config, Invocation, MEGABYTE, Process, Reported, TcpAddress, UnixSocket};
+use super::{Config, Invocation, MEGABYTE, ProcessOptions, Reported, TcpAddress, UnixSocket};
 use crate::aof::{self, Fsync};
 
 /// A memcached server in plain, synchronous Rust.
@@ -265,7 +265,7 @@ pub fn from_command_line(
         let license = include_str!("../../LICENSE");
         return Ok(Invocation::Text(format!("{}\n\n{license}", name.version())));
     }
-    let process = Process {
+    let process = ProcessOptions {
         daemon: flags.daemon,
         user: flags.user.last().cloned(),
         pid_file: flags.pidfile.last().cloned(),

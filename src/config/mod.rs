@@ -139,7 +139,7 @@ pub enum Invocation {
         /// What the server does.
         config: Box<Config>,
         /// What the program does besides.
-        process: Process,
+        process: ProcessOptions,
     },
     /// Only print this text on standard output: `-h`, `-V`, `-i`.
     Text(String),
@@ -147,7 +147,7 @@ pub enum Invocation {
 
 /// What the program does besides serving.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Process {
+pub struct ProcessOptions {
     /// `-d`: run in the background.
     pub daemon: bool,
     /// `-u`: if root starts the program, the user that it runs as.

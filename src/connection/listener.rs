@@ -145,12 +145,12 @@ fn bind(address: SocketAddr) -> io::Result<Listener> {
 /// Listens on a Unix socket. A socket file that no server listens on, as a killed server leaves it, is replaced.
 ///
 /// # Errors
-/// [`StartError::SocketInUse`], [`StartError::NoSocket`], [`StartError::CannotListenOnSocket`].
+/// [`StartError::SocketInUse`], [`StartError::NotASocket`], [`StartError::CannotListenOnSocket`].
 fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
     let UnixSocket { path, mode } = socket;
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            return Err(StartError::NoSocket(path.clone()));
+            return Err(StartError::NotASocket(path.clone()));
         }
         if UnixStream::connect(path).is_ok() {
             return Err(StartError::SocketInUse(path.clone()));
