@@ -9,7 +9,7 @@ use process::{CommandLine, PidFile, User};
 use rustmemc::config::{self, Invocation};
 use rustmemc::{Server, StartError, Stopper, VERSION, log};
 
-/// How long the process waits, before it ends, until the last lines are written to standard error.
+/// How long the process waits at its end for the last lines to be written to standard error.
 const LAST_LINES_GRACE: Duration = Duration::from_millis(200);
 
 /// Signals that arrive within this time are one request to stop: `timeout` sends two, and so does a shell at its end.
@@ -43,7 +43,7 @@ fn run() -> Result<ExitCode, String> {
     }
     process::set_name(&program);
 
-    // Before the first thread is started: see there.
+    // This is called before the first thread is started: see `connection/descriptors.rs`.
     rustmemc::reserve_descriptors(config.conn_limit);
     let stopper = Stopper::default();
     stop_at_signals(stopper.clone())?;
@@ -60,7 +60,8 @@ fn run() -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal asks the server to stop. A second one ends the process at once.
+/// The first signal asks the server to stop. A later one ends the process at once. Then nothing is cleaned up: the files
+/// of `-P` and `-s` stay.
 fn stop_at_signals(stopper: Stopper) -> Result<(), String> {
     let mut first: Option<Instant> = None;
     let handle = move || match first {
