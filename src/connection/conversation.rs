@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
 use super::line::{Line, Position};
-use super::login::{self, Login};
+use super::login;
 use super::wire::{Outcome, Wire};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
@@ -61,14 +61,11 @@ fn serve_commands(
         ));
         return Ok("it spoke the binary protocol");
     }
-    if let Some(users) = &service.users {
-        match login::log_in(wire, users, service, trace)? {
-            Login::Done => {}
-            Login::Close(reason) => {
-                wire.flush()?;
-                return Ok(reason);
-            }
-        }
+    if let Some(users) = &service.users
+        && let AfterCommand::Close(reason) = login::log_in(wire, users, service, trace)?
+    {
+        wire.flush()?;
+        return Ok(reason);
     }
 
     // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
@@ -76,7 +73,8 @@ fn serve_commands(
     let mut line = Line::new(&service.clients.line_memory);
     let ending = loop {
         let read = wire.read_line(&mut line)?;
-        // Also if the command arrived while this worker was waiting for it, and between the pieces of a long line.
+        // No command is executed now, even if it arrived while this worker was waiting for it, and no further piece of a
+        // long line.
         if service.clients.is_stopping() {
             break "the server is stopping";
         }
@@ -90,7 +88,7 @@ fn serve_commands(
             Position::Start => trace.received(line.bytes()),
             Position::Later => trace.received_more(line.bytes()),
         }
-        // VALUEs of earlier pieces may have been sent. Then the error comes in place of `END`.
+        // VALUEs of earlier pieces may have been sent already. The error replaces `END` then.
         let is_refused = parsed.request.is_err();
         if read == Outcome::Piece && is_refused {
             wire.swallow_line()?;
