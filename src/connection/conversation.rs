@@ -73,8 +73,8 @@ fn serve_commands(
     let mut line = Line::new(&service.clients.line_memory);
     let ending = loop {
         let read = wire.read_line(&mut line)?;
-        // No command is executed now, even if it arrived while this worker was waiting for it, and no further piece of a
-        // long line.
+        // Then no command is executed, even if it arrived while this worker was waiting for it, and no further piece of
+        // a long line.
         if service.clients.is_stopping() {
             break "the server is stopping";
         }

@@ -48,8 +48,8 @@ fn open() -> Option<usize> {
 /// them. The table keeps its size.
 ///
 /// The kernel doubles the table when it is full. In a process with several threads each doubling takes about ten
-/// milliseconds, and meanwhile no client is accepted. When 1,000 clients came at once, hundreds of them waited a second.
-/// So the program calls this before it starts its first thread.
+/// milliseconds, and meanwhile no client is accepted. When 1,000 clients came at once, hundreds of them waited a
+/// second. So the program calls this before it starts its first thread.
 pub fn reserve(clients: usize) {
     /// A table of this size is large enough: it seldom has to double again.
     const MAX_SIZE: usize = 4096;

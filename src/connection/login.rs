@@ -40,7 +40,7 @@ pub fn log_in(
         }
         // The line is not printed, because it may be a password that came too early.
         trace.received(b"(a line before the login: it is not shown)");
-        let outcome = match protocol::login(line.bytes()) {
+        let outcome = match protocol::parse_login(line.bytes()) {
             Err(error) => Err(error),
             Ok(bytes) => {
                 let mut block = vec![0; bytes + b"\r\n".len()];
@@ -60,7 +60,7 @@ pub fn log_in(
 
 /// Checks a data block, which includes its `\r\n`.
 fn check(block: &[u8], users: &Users, stats: &Stats) -> Result<(), ProtocolError> {
-    let (user, password) = protocol::credentials(block)?;
+    let (user, password) = protocol::parse_credentials(block)?;
     stats.add(Counter::AuthCmds, 1);
     if users.may_log_in(user, password) {
         Ok(())

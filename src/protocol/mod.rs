@@ -18,7 +18,7 @@ pub mod request;
 use crate::item::MAX_KEY;
 pub use error::{LineError, ProtocolError};
 pub use expiry::Exptime;
-pub use login::{credentials, login};
+pub use login::{parse_credentials, parse_login};
 pub use number::number_in_value;
 pub use request::{
     Arithmetic, DebugTime, Direction, End, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
