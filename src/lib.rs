@@ -51,8 +51,8 @@
 //! [`config`] has the flags: `flags.rs` (all flags, and their defaults), `words.rs` (the forms of a command line that
 //! memcached accepts), `value.rs` (numbers, sizes, the words of `-o`), `address.rs` (the addresses of `-l`).
 //!
-//! [`connection`] has the sockets and the threads: `server.rs` (starts, accepts, dispatches, stops), `listener.rs` (the listening
-//! sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the limit on open files allows),
+//! [`connection`] has the sockets and the threads: `server.rs` (starts, accepts, dispatches, stops), `listener.rs` (the
+//! listening sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the limit on open files allows),
 //! `conversation.rs` (serves one client), `login.rs` (`-Y`), `line.rs` (a line in bounded memory), `wire.rs` (the
 //! buffers of a client's socket), `start_error.rs` (why a server did not start).
 //!
@@ -141,9 +141,9 @@
 //!    file was removed or replaced, it is written anew.
 //! 5. The server waits for the acceptors, the dispatcher, the busy workers and the log keeper, but for 0.3 seconds at
 //!    most. It wakes the acceptors again, because clients may have used the file descriptors that step 2 needed.
-//! 6. The listening sockets are closed, the file of the Unix socket is removed (`connection/listener.rs`), and the last
-//!    lines for the operator are written (`log.rs`).
-//! 7. [`Running::wait`] returns. The file of `-P` is removed (`process.rs`), and `main` returns the exit code 0.
+//! 6. The listening sockets are closed, and the file of the Unix socket is removed (`connection/listener.rs`).
+//! 7. [`Running::wait`] returns. The file of `-P` is removed (`process.rs`). `main` waits until the last lines are
+//!    written to standard error, but for 0.2 seconds at most (`log.rs`), and returns the exit code 0.
 //!
 //! # Other questions
 //!
@@ -161,7 +161,8 @@
 //!   So no client waits for an answer that never comes.
 //! - **A login (`-Y`)**: before its first command a client sends a `set` whose data is a user and a password.
 //!   `protocol/login.rs` parses it, `users.rs` compares it with the file's lines, and `connection/login.rs` answers
-//!   `STORED`. Any other line gets `CLIENT_ERROR unauthenticated`. `-vv` prints no line before the login: it may be a password.
+//!   `STORED`. Any other line gets `CLIENT_ERROR unauthenticated`. `-vv` prints no line before the login: it may be a
+//!   password.
 //! - **`-d`**: std cannot fork. So the program starts itself again, with the same command line and an environment
 //!   variable, in a process group of its own. The new process prints its lines, and an empty one when it listens. The
 //!   first process prints them, and returns (`process.rs`). `-u` starts the program again too, as the other user.

@@ -66,7 +66,7 @@ pub struct Server {
     keeper: Option<JoinHandle<()>>,
     dispatcher: Option<JoinHandle<Workers>>,
     acceptors: Vec<JoinHandle<()>>,
-    /// Is dropped last, because a stopping server prints lines too.
+    /// Keeps the thread that prints lines. It is dropped last, because a stopping server prints lines too.
     _writer: log::Writer,
 }
 
