@@ -26,7 +26,7 @@ const LAST_ANSWER_GRACE: Duration = Duration::from_millis(100);
 /// All connections.
 #[derive(Debug)]
 pub struct Clients {
-    /// What they share for long lines.
+    /// The memory that they share for long lines.
     pub line_memory: LineMemory,
     limit: usize,
     admitted: Mutex<BTreeMap<u64, Arc<Client>>>,
@@ -56,7 +56,7 @@ impl LineMemory {
         self.taken.fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 
-    /// Returns bytes that were taken.
+    /// Gives back bytes that were taken.
     pub fn give_back(&self, bytes: usize) {
         self.taken.fetch_sub(bytes, Relaxed);
     }
@@ -95,7 +95,7 @@ pub enum Activity {
 }
 
 impl Activity {
-    /// What memcached calls each of them, in the same order.
+    /// memcached's names for them, in the same order.
     const STATES: [&str; 4] = [
         "conn_new_cmd",
         "conn_nread",
@@ -221,9 +221,8 @@ impl Clients {
     }
 
     /// Closes all connections. Nothing more is read from them. Commands that are being executed are finished and
-    /// answered. This waits until all clients are done, or until `grace` has passed. Then the remaining clients are cut
-    /// off, because a client that does not read its answers must not delay the stop. Returns how many clients were cut
-    /// off.
+    /// answered. This waits until all permits are returned, or until `grace` has passed. Then the remaining clients are
+    /// cut off, because a client that does not read its answers must not delay the stop. Returns how many were cut off.
     pub fn close_all(&self, grace: Duration) -> usize {
         let admitted = lock(&self.admitted);
         for client in admitted.values() {

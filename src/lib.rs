@@ -24,9 +24,10 @@
 //! # }
 //! ```
 //!
-//! The library is [`Config`] (with [`AofOptions`] and [`Fsync`]), [`Server`], [`Running`], [`Stopper`] and
-//! [`StartError`] (with [`OpenError`]). The other public names are for `main.rs`. `main.rs` is its first user, and the
-//! tests in `tests/` are the second. The rest of this page is for readers of the code.
+//! The library is [`Config`] (its fields also use [`AofOptions`], [`Fsync`] and types of [`config`]), [`Server`],
+//! [`Running`] (with [`Address`]), [`Stopper`] and [`StartError`] (with [`OpenError`]). The other public names are for
+//! `main.rs`. `main.rs` is the library's first user, and the tests in `tests/` are the second. The rest of this page is
+//! for readers of the code.
 //!
 //! # The map
 //!
@@ -35,16 +36,28 @@
 //! | here                | there                   | what it does                                             |
 //! |---------------------|-------------------------|----------------------------------------------------------|
 //! | [`connection`]      | `connection_handler`    | accepts clients; reads lines and data, sends answers     |
-//! | [`protocol`]        | `protocol_handler`      | a line -> a [`Request`](protocol::Request)               |
+//! | [`protocol`]        | `protocol_handler`      | a line, or a binary header -> a [`Request`](protocol::Request) |
 //! | [`command`]         | `command_handler`       | a request and the store -> [`Response`](serialization::Response)s |
 //! | [`datastore`]       | `datastore_handler`     | the items: table, limits, time, eviction                 |
 //! | [`serialization`]   | `serialization_handler` | a response -> bytes                                      |
 //! | [`aof`]             |                         | the append-only file, "the log": records, replay, rewrite |
 //! | [`item`], [`memory`] |                        | what a key holds; the memory of all items, and its limit |
 //!
-//! The others are: [`config`] (the flags), [`clients`] (the connected clients), [`stopper`] (how the server is asked to
-//! stop), [`stats`] (counters), [`trace`] (`-v` and `-vv`: the conversation on standard error, explained), [`log`]
-//! (writes all lines for the operator; it is not the append-only file).
+//! The others are: [`clients`] (the connected clients), [`stream`] (a client's socket, TCP or Unix), [`users`] (the
+//! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`trace`] (`-v` and `-vv`:
+//! the conversation on standard error, explained), [`log`] (writes all lines for the operator; it is not the
+//! append-only file).
+//!
+//! [`config`] has the flags: `flags.rs` (all flags, and their defaults), `words.rs` (the forms of a command line that
+//! memcached accepts), `value.rs` (numbers, sizes, the words of `-o`), `address.rs` (the addresses of `-l`).
+//!
+//! [`connection`] has the sockets and the threads: `server.rs` (starts, accepts, dispatches, stops), `listener.rs` (the
+//! listening sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the limit on open files allows),
+//! `conversation.rs` (serves one client), `binary.rs` (serves one that speaks the binary protocol), `login.rs` (`-Y`),
+//! `line.rs` (a line in bounded memory), `wire.rs` (the buffers of a client's socket), `start_error.rs` (why a server
+//! did not start).
+//!
+//! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`).
 //!
 //! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
 //! (`aof` reads the file with the parser of `protocol`.) Every part may use `item`; `serialization` uses only `item`
@@ -59,8 +72,8 @@
 //!
 //! 1. `connection/server.rs` has accepted the client, taken a [permit](clients::Permit) for it, and handed it to a
 //!    worker of the pool. The worker serves this client until the connection is closed.
-//! 2. `connection/conversation.rs` reads one line, in bounded memory (`connection/line.rs`). [`protocol::parse`] turns it into a
-//!    [`Request`](protocol::Request), which borrows the key from the line. 5 bytes of data follow.
+//! 2. `connection/conversation.rs` reads one line, in bounded memory (`connection/line.rs`). [`protocol::parse`] turns
+//!    it into a [`Request`](protocol::Request), which borrows the key from the line. 5 bytes of data follow.
 //! 3. [`command::reserve`] reserves memory for an [`Item`](item::Item) of that size, and evicts other items if memory
 //!    is short. The data is read straight into the item.
 //! 4. [`command::execute`] locks the key: a [`KeyGuard`](datastore::guard::KeyGuard) holds the write lock of the key's
@@ -116,9 +129,11 @@
 //!
 //! 1. A signal (`main.rs`), the command `shutdown` (`command/admin.rs`) or [`Running::stop`] calls [`Stopper::stop`].
 //!    That sets a flag, and wakes the threads that wait for it. From now on no new command is executed
-//!    (`connection/conversation.rs`). A server that still replays its log stops the replay.
-//! 2. The sweeper wakes, and drops the server. All that follows is in `Drop for Server`, in `connection/server.rs`. The
-//!    server connects to its own addresses, so that the acceptors wake, see the flag, and end.
+//!    (`connection/conversation.rs`). A server that still replays its log stops the replay. A second signal, more than
+//!    0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are not done.
+//! 2. The sweeper wakes, and drops the server. Steps 2 to 5 are in `Drop for Server`, in `connection/server.rs`. Eight
+//!    acceptors wait at each listening socket, so the server connects eight times to each of its own addresses
+//!    (`connection/listener.rs`). Each connection wakes an acceptor, which sees the flag, and ends.
 //! 3. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command reads the end of its
 //!    input. A worker that executes one finishes it, and sends its answer. If a client does not read its answers for
 //!    1.5 seconds, its connection is closed.
@@ -126,29 +141,46 @@
 //!    (`aof/mod.rs`). This takes as long as the disk. A rewrite is abandoned, because the old file is whole; but if the
 //!    file was removed or replaced, it is written anew.
 //! 5. The server waits for the acceptors, the dispatcher, the busy workers and the log keeper, but for 0.3 seconds at
-//!    most.
-//! 6. [`Running::wait`] returns, and `main` returns the exit code 0.
+//!    most. It wakes the acceptors again, because clients may have used the file descriptors that step 2 needed.
+//! 6. The listening sockets are closed, and the file of the Unix socket is removed (`connection/listener.rs`).
+//! 7. [`Running::wait`] returns. The file of `-P` is removed (`process.rs`). `main` waits until the last lines are
+//!    written to standard error, but for 0.2 seconds at most (`log.rs`), and returns the exit code 0.
 //!
 //! # Other questions
 //!
-//! - **Two `incr` of one key at once**: `command/arithmetic.rs` holds the key's guard from reading the number to storing the
-//!   sum, so one comes after the other. The record has the sum.
-//! - **A line that cannot be parsed**: the answer is an error line (`protocol/error.rs`; `-vv` prints the reason). If the
-//!   line announced a data block whose length could be read, the block is swallowed. A block that does not end in `\r\n`
-//!   after its length is not stored, and what follows is read as a command (`tests/conversations/04-bad-data.txt`).
-//! - **One client too many**: it waits 20 ms for another client's place, then it is sent `ERROR Too many open connections`
-//!   and its connection is closed ([`clients`]). The same happens if the system has no thread for it.
-//! - **`mg key N30` of a missing key**: `command/meta.rs` stores an empty item that expires in 30 seconds, and the answer has
-//!   `W`: this client brings the value. Until it does, others read an empty value, and their `mg` has `Z`
+//! - **Two `incr` of one key at once**: `command/arithmetic.rs` holds the key's guard from reading the number to
+//!   storing the sum, so one comes after the other. The record has the sum.
+//! - **A line that cannot be parsed**: the answer is an error line (`protocol/error.rs`; `-vv` prints the reason). If
+//!   the line announced a data block whose length could be read, the block is swallowed. A block that does not end in
+//!   `\r\n` after its length is not stored, and what follows is read as a command
+//!   (`tests/conversations/04-bad-data.txt`).
+//! - **One client too many**: it waits 20 ms for another client's place, then it is sent `ERROR Too many open
+//!   connections` and its connection is closed ([`clients`]). The same happens if the system has no thread for it.
+//! - **No file descriptor is left**: at the start the server counts how many clients the limit on open files allows,
+//!   and serves no more (`connection/descriptors.rs`). If `accept` fails nevertheless, the listener closes a descriptor
+//!   that it keeps in reserve, accepts the client in its place, and sends it the same error (`connection/listener.rs`).
+//!   So no client waits for an answer that never comes.
+//! - **The binary protocol**: a connection whose first byte is 0x80 speaks it. `protocol/binary.rs` turns a header and
+//!   its parts into the same [`Request`](protocol::Request) that a line becomes, mostly that of a meta command, and
+//!   `serialization/binary.rs` writes the same responses in another spelling. So the commands do not know about it.
+//! - **A login (`-Y`)**: before its first command a client sends a `set` whose data is a user and a password.
+//!   `protocol/login.rs` parses it, `users.rs` compares it with the file's lines, and `connection/login.rs` answers
+//!   `STORED`. Any other line gets `CLIENT_ERROR unauthenticated`. `-vv` prints no line before the login: it may be a
+//!   password.
+//! - **`-d`**: std cannot fork. So the program starts itself again, with the same command line and an environment
+//!   variable, in a process group of its own. The new process prints its lines, and an empty one when it listens. The
+//!   first process prints them, and returns (`process.rs`). `-u` starts the program again too, as the other user.
+//! - **`mg key N30` of a missing key**: `command/meta.rs` stores an empty item that expires in 30 seconds, and the
+//!   answer has `W`: this client brings the value. Until it does, others read an empty value, and their `mg` has `Z`
 //!   (`tests/conversations/25-one-brings-the-value.txt`).
-//! - **A record of the log**: a memcached command with a CRC-32 of its line in the opaque, and one of the data. [`aof::record`]
-//!   has the grammar. A replay checks both; what a crash has cut short is moved aside, and anything else that is wrong keeps
-//!   the server from starting (`aof/replay.rs`).
-//! - **`noreply`** as the last word silences every answer of a classic command that stores or changes, its errors too. Not
-//!   silenced: a line with too few words or without a readable length, and commands that only read. Meta commands have `q`
-//!   instead, which leaves out the common answer.
-//! - **Pipelines**: the answers of a client gather in its buffer of 16 KB, and are sent before a read that may block, when
-//!   the buffer is full, and at the end (`connection/wire.rs`).
+//! - **A record of the log**: a memcached command with a CRC-32 of its line in the opaque, and one of the data.
+//!   [`aof::record`] has the grammar. A replay checks both; what a crash has cut short is moved aside, and anything
+//!   else that is wrong keeps the server from starting (`aof/replay.rs`).
+//! - **`noreply`** as the last word silences every answer of a classic command that stores or changes, its errors too.
+//!   Not silenced: a line with too few words or without a readable length, and commands that only read. Meta commands
+//!   have `q` instead, which leaves out the common answer.
+//! - **Pipelines**: the answers of a client gather in its buffer of 16 KB, and are sent before a read that may block,
+//!   when the buffer is full, and at the end (`connection/wire.rs`).
 //!
 //! # Adding a command
 //!
@@ -173,6 +205,7 @@
 //!    command that memcached does not have is marked `(ours alone)`, and README.md mentions that.*
 //! 9. The table of commands in README.md.
 //! 10. The random tests: `tests/histories.rs` if it changes items, and `tests/differential.rs` if memcached has it.*
+//! 11. If the binary protocol has it: an opcode in `protocol/binary.rs`.*
 //!
 //! # Invariants
 //!
@@ -190,8 +223,8 @@
 //! 4. **No lock is held during network input or output.** No thread reads from a socket or writes to one while it holds
 //!    a lock of the store: a small value is copied under the lock, and a large one is shared ([`datastore`]).
 //! 5. **A client alone never decides the size of an allocation.** Lengths are checked first, a refused data block is
-//!    skipped in pieces, a line has a maximal length, and a longer `get` line is served in pieces (`connection/wire.rs`,
-//!    `connection/line.rs`, [`command::reserve`]).
+//!    skipped in pieces, a line has a maximal length, and a longer `get` line is served in pieces
+//!    (`connection/wire.rs`, `connection/line.rs`, [`command::reserve`]).
 //! 6. **All memory of items is counted, and stays within `-m`.** Memory is reserved before it is allocated
 //!    (`datastore/reserve.rs`), and each piece is counted by the value that owns it ([`memory`]).
 //! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]). The

@@ -9,7 +9,7 @@ use process::{CommandLine, PidFile, User};
 use rustmemc::config::{self, Invocation};
 use rustmemc::{Server, StartError, Stopper, VERSION, log};
 
-/// How long the process waits, before it ends, until the last lines are written to standard error.
+/// How long the process waits at its end for the last lines to be written to standard error.
 const LAST_LINES_GRACE: Duration = Duration::from_millis(200);
 
 /// Signals that arrive within this time are one request to stop: `timeout` sends two, and so does a shell at its end.
@@ -27,15 +27,15 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode, String> {
     let command_line = CommandLine::of_this_process();
     let CommandLine { program, args } = command_line.clone();
-    let (config, process) = match config::from_command_line(&program, args)? {
+    let (config, options) = match config::from_command_line(&program, args)? {
         Invocation::Serve { config, process } => (config, process),
         Invocation::Text(text) => {
             log::print(text.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let user = User::to_become(process.user.as_deref())?;
-    if process.daemon && !process::is_in_background() {
+    let user = User::to_become(options.user.as_deref())?;
+    if options.daemon && !process::is_in_background() {
         return process::start_in_background(&command_line, user, config.verbosity > 0);
     }
     if let Some(user) = user {
@@ -43,7 +43,7 @@ fn run() -> Result<ExitCode, String> {
     }
     process::set_name(&program);
 
-    // Before the first thread is started: see there.
+    // This is called before the first thread is started: see `connection/descriptors.rs`.
     rustmemc::reserve_descriptors(config.conn_limit);
     let stopper = Stopper::default();
     stop_at_signals(stopper.clone())?;
@@ -51,16 +51,17 @@ fn run() -> Result<ExitCode, String> {
         Err(StartError::Stopped) => return Ok(ExitCode::SUCCESS),
         started => started.map_err(|error| error.to_string())?,
     };
-    let _pid_file = process.pid_file.and_then(PidFile::write);
+    let _pid_file = options.pid_file.and_then(PidFile::write);
     for address in server.addresses() {
         log::print(format_args!("rustmemc {VERSION} listening on {address}"));
     }
-    process::tell_that_it_listens();
+    process::report_listening();
     server.wait();
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal asks the server to stop. A second one ends the process at once.
+/// The first signal asks the server to stop. A later one ends the process at once. Then nothing is cleaned up: the files
+/// of `-P` and `-s` stay.
 fn stop_at_signals(stopper: Stopper) -> Result<(), String> {
     let mut first: Option<Instant> = None;
     let handle = move || match first {

@@ -17,13 +17,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use rustmemc::log;
 
-/// Is set in a process that was started by `-d`.
+/// The environment variable that is set in a process started by `-d`.
 const IN_BACKGROUND: &str = "RUSTMEMC_IN_BACKGROUND";
 
-/// How the program was started: its name, and the words after it.
+/// The command line that started the program.
 #[derive(Debug, Clone)]
 pub struct CommandLine {
-    /// The name, perhaps that of a link.
+    /// The name under which the program was started. It may be the name of a link.
     pub program: OsString,
     /// All words after the name.
     pub args: Vec<OsString>,
@@ -41,7 +41,7 @@ impl CommandLine {
 
     /// A command that starts this program with the same command line, as `user` if there is one.
     fn again(&self, user: Option<User>) -> io::Result<Command> {
-        // The link of Linux works even if the user may not enter the program's folder.
+        // On Linux this link works even if the user may not enter the program's folder.
         let link = Path::new("/proc/self/exe");
         let program = match link.exists() {
             true => link.to_owned(),
@@ -64,12 +64,13 @@ pub struct User {
 }
 
 impl User {
-    /// The user that `-u` names, if this process must become it: only root can, and only root must.
+    /// The user that `-u` names, if this process must become that user. `None` if there is no `-u`, if the process does
+    /// not run as root (then memcached ignores `-u` too), or if `-u` names root.
     ///
     /// # Errors
     /// A line for the operator: there is no such user.
     pub fn to_become(name: Option<&str>) -> Result<Option<User>, String> {
-        // The owner of this folder is the user that the process runs as. (Only Linux has it.)
+        // The owner of this folder is the user of the process. (Only Linux has the folder.)
         let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         let Some(name) = name.map(str::trim).filter(|_| is_root) else {
             return Ok(None);
@@ -95,7 +96,7 @@ impl User {
     }
 }
 
-/// Becomes the same program, run by `user`. Returns only if that fails.
+/// Replaces this process by the same program, run as `user`. If that fails, it returns a line for the operator.
 pub fn restart_as(user: User, command_line: &CommandLine) -> String {
     let error = match command_line.again(Some(user)) {
         Ok(mut command) => command.exec(),
@@ -109,10 +110,11 @@ pub fn is_in_background() -> bool {
     env::var_os(IN_BACKGROUND).is_some()
 }
 
-/// Starts the server in a new process (`-d`), and waits until it listens, or has ended. Its lines are printed here.
+/// Starts the server in a new process (`-d`), waits until it listens or has ended, and prints its lines. Returns the
+/// exit code of this process.
 ///
-/// The process is in a process group of its own, so neither Ctrl-C nor the end of the terminal reaches it. Unlike
-/// memcached, it stays in the current folder, because that has the append-only file. With `-v` it keeps standard error.
+/// The new process is in its own process group, so neither Ctrl-C nor the end of the terminal reaches it. Unlike
+/// memcached, it stays in the current folder, because the append-only file is there. With `-v` it keeps standard error.
 ///
 /// # Errors
 /// A line for the operator: the process cannot be started.
@@ -125,7 +127,7 @@ pub fn start_in_background(
 }
 
 fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io::Result<ExitCode> {
-    // A socket, because a pipe cannot be read without waiting.
+    // Its standard error is a socket, because std cannot read a pipe without waiting.
     let (lines, stderr) = UnixStream::pair()?;
     let mut command = command_line.again(user)?;
     command
@@ -133,22 +135,26 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    if !is_verbose {
+    if is_verbose {
+        drop(stderr);
+    } else {
         command.stderr(OwnedFd::from(stderr));
     }
     let mut child = command.spawn()?;
-    // The command has a copy of the socket's other end.
+    // The command holds the other end of the socket. While it is open, `lines` has no end.
     drop(command);
     let mut listens = false;
     for line in BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).lines() {
         let line = line?;
+        // The empty line of `report_listening`.
         listens = line.is_empty();
         if listens {
             break;
         }
         log::print(line);
     }
-    // A process that listens has written its lines already (`tell_that_it_listens`), and writes to nobody from now on.
+    // A server that listens has already written its lines (`report_listening`), and keeps the socket open. So this
+    // copies what is there, and does not wait for more. Later lines of the server are lost.
     lines.set_nonblocking(listens)?;
     let _ = io::copy(&mut &lines, &mut io::stderr());
     if listens {
@@ -158,16 +164,16 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
     Ok(code.map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
 }
 
-/// Tells the process that started this one with `-d` that the server listens.
-pub fn tell_that_it_listens() {
+/// In a process that `-d` started: prints an empty line, which tells the waiting process that the server listens.
+pub fn report_listening() {
     if is_in_background() {
         log::flush(super::LAST_LINES_GRACE);
         log::print("");
     }
 }
 
-/// A program that was started again has the name of the link in `/proc`. This gives it its own name back, for `ps` and
-/// `pkill`. (Linux only.)
+/// Sets the name that `ps` and `pkill` see. A program that has started itself again would have the name of the link in
+/// `/proc`, `exe`. (Linux only.)
 pub fn set_name(program: &OsStr) {
     if let Some(name) = Path::new(program).file_name() {
         let _ = fs::write("/proc/self/comm", name.as_encoded_bytes());
@@ -185,7 +191,7 @@ impl PidFile {
     /// Writes the file. If that fails, it prints why, as memcached does, and the server runs without it.
     pub fn write(path: PathBuf) -> Option<Self> {
         let content = format!("{}\n", std::process::id());
-        // Another program that reads the file never finds half of it.
+        // The file is renamed into place, so another program never reads half of it.
         let mut temporary = path.clone().into_os_string();
         temporary.push(".tmp");
         let written = fs::write(&temporary, &content).and_then(|()| fs::rename(&temporary, &path));
@@ -201,7 +207,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Another server may have written its own meanwhile.
+        // Another server may have replaced the file.
         if fs::read_to_string(&self.path).is_ok_and(|content| content == self.content) {
             let _ = fs::remove_file(&self.path);
         }

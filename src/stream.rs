@@ -1,6 +1,5 @@
-//! A client's socket: a TCP connection, or a connection to a Unix socket. And the address of either.
-//!
-//! Nobody above this file needs to know which of the two a client uses.
+//! A client's socket, which is a TCP connection or a connection to a Unix socket, and its address. The rest of the code
+//! need not know which of the two a client uses.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -15,7 +14,7 @@ use std::time::Duration;
 pub enum Address {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// The file of a Unix socket. Its clients have no address of their own, so this is theirs too.
+    /// The file of a Unix socket. Its clients have no address of their own, so they have this one too.
     Unix(PathBuf),
 }
 
@@ -58,7 +57,7 @@ impl Stream {
         }
     }
 
-    /// How long a read, and how long a write, may wait. `None`: for ever.
+    /// Sets how long a read or a write may wait. `None`: for ever.
     pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream
@@ -70,7 +69,7 @@ impl Stream {
         }
     }
 
-    /// From now on no read and no write waits.
+    /// After this call no read and no write waits.
     pub fn set_nonblocking(&self) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.set_nonblocking(true),
@@ -86,7 +85,7 @@ impl Stream {
         }
     }
 
-    /// The address on which the server accepted it, if that can be asked.
+    /// The address on which the server accepted it. `None`: the system does not know it.
     pub fn local_address(&self) -> Option<Address> {
         match self {
             Stream::Tcp(stream) => stream.local_addr().ok().map(Address::Tcp),
@@ -107,7 +106,7 @@ impl AsRawFd for Stream {
     }
 }
 
-/// A shared stream can be read and written, so both directions need only one file descriptor.
+/// `&Stream` can be read and written, so both directions need only one file descriptor.
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {

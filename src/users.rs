@@ -6,10 +6,10 @@ use std::hint::black_box;
 use std::io;
 use std::path::Path;
 
-/// All users and their passwords.
+/// The name and the password of each user.
 pub struct Users(Vec<(Vec<u8>, Vec<u8>)>);
 
-/// Passwords must not get into a log, so this shows none.
+/// Shows only how many users there are, because passwords must not be printed.
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Users({})", self.0.len())
@@ -42,8 +42,8 @@ impl Users {
         }
     }
 
-    /// Whether there is a user with this password. How long this takes tells nothing about the users: each is compared,
-    /// to the last byte.
+    /// Whether there is such a user with this password. All users are compared, to the last byte, so the time that this
+    /// takes does not help to guess a password.
     pub fn may_log_in(&self, user: &[u8], password: &[u8]) -> bool {
         let is_this =
             |(name, secret): &(Vec<u8>, Vec<u8>)| is_same(user, name) & is_same(password, secret);
@@ -56,8 +56,8 @@ impl Users {
 /// Compares all bytes, even if the first ones differ.
 fn is_same(given: &[u8], expected: &[u8]) -> bool {
     let bytes = given.iter().enumerate();
-    let difference = bytes.fold(0, |difference, (place, byte)| {
-        black_box(difference | (byte ^ expected.get(place).copied().unwrap_or(0)))
+    let difference = bytes.fold(0, |difference, (index, byte)| {
+        black_box(difference | (byte ^ expected.get(index).copied().unwrap_or(0)))
     });
     (difference == 0) & (given.len() == expected.len())
 }

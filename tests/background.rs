@@ -19,7 +19,7 @@ use common::process::{self, eventually, passed_over};
 use common::system::{free_port, is_root, status};
 use common::{Client, VERSION};
 
-/// Whether a process exists, and is not only waiting to be buried by its parent.
+/// Whether a process runs. A process that has ended, but whose parent has not waited for it, does not run.
 fn is_alive(pid: u32) -> bool {
     status(format!("/proc/{pid}/status"), "State").is_some_and(|state| !state.starts_with('Z'))
 }
@@ -61,25 +61,27 @@ fn d_returns_when_the_server_listens_and_the_server_outlives_its_terminal() {
 }
 
 #[test]
-fn d_tells_why_the_server_does_not_start() {
+fn d_prints_why_the_server_does_not_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let folder = Folder::new();
     let file = folder.file("m.pid");
-    let flags = format!("-d -P {} -p {port}", file.display());
-    let outcome = process::launch("", &flags).outcome();
-    assert_eq!(outcome.status.code(), Some(1));
-    assert_eq!(outcome.stdout, "");
-    let lines: Vec<&str> = outcome.stderr.lines().collect();
-    assert!(
-        matches!(lines[..], [line] if line.contains("Address already in use")),
-        "{lines:?}"
-    );
-    assert!(folder.names().is_empty(), "{:?}", folder.names());
+    for verbose in ["", "-v"] {
+        let flags = format!("-d {verbose} -P {} -p {port}", file.display());
+        let outcome = process::launch("", &flags).outcome();
+        assert_eq!(outcome.status.code(), Some(1));
+        assert_eq!(outcome.stdout, "");
+        let lines: Vec<&str> = outcome.stderr.lines().collect();
+        assert!(
+            matches!(lines[..], [line] if line.contains("Address already in use")),
+            "{lines:?}"
+        );
+        assert!(folder.names().is_empty(), "{:?}", folder.names());
+    }
 }
 
 #[test]
-fn the_pid_file_is_there_while_the_server_listens_and_a_bad_path_is_only_reported() {
+fn the_pid_file_exists_while_the_server_listens_and_a_bad_path_is_only_reported() {
     let folder = Folder::new();
     let file = folder.file("m.pid");
     let server = process::spawn(&format!("-P {}", file.display()));
@@ -141,7 +143,7 @@ fn a_second_signal_ends_the_process_at_once() {
         client.send("get k\r\n".repeat(100));
         eventually("it waits for the client", || server.count("get_hits") > 0);
         server.signal(signal);
-        // Two signals that come together are one. The server waits longer for the client than this.
+        // Signals within 0.1 seconds are one request to stop. The server waits 1.5 seconds for the client.
         std::thread::sleep(Duration::from_millis(200));
         server.signal(signal);
         let outcome = server.outcome();

@@ -20,7 +20,7 @@ use common::process::{self, Process, eventually, passed_over};
 use common::system::free_port;
 use common::{Client, VERSION};
 
-/// Starts a server, and waits until it has printed that it listens on so many addresses.
+/// Starts a server, and waits until it has printed that it listens on this number of addresses.
 fn start(flags: &str, addresses: usize) -> Process {
     let server = process::launch("", flags);
     eventually("it listens", || {
@@ -31,7 +31,7 @@ fn start(flags: &str, addresses: usize) -> Process {
     server
 }
 
-/// Whether this machine has IPv6. If not, the test that asks is passed over.
+/// Whether this machine has IPv6. If not, notes that the calling test is passed over.
 fn has_ipv6() -> bool {
     let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     if !has {
@@ -65,7 +65,7 @@ fn every_address_of_a_list_may_have_its_own_port() {
 }
 
 #[test]
-fn ipv4_and_ipv6_are_both_served_whatever_the_order_of_the_addresses() {
+fn ipv4_and_ipv6_are_both_served_in_any_order_of_the_addresses() {
     if !has_ipv6() {
         return;
     }
@@ -111,7 +111,7 @@ fn a_name_with_two_addresses_is_served_on_both() {
 }
 
 #[test]
-fn a_unix_socket_is_served_with_its_mode_and_removed_at_the_end() {
+fn a_unix_socket_has_the_mode_of_a_and_is_removed_when_the_server_stops() {
     let folder = Folder::new();
     let socket = folder.file("m.sock");
     let server = start(&format!("-s {} -a 0766", socket.display()), 1);
@@ -119,7 +119,7 @@ fn a_unix_socket_is_served_with_its_mode_and_removed_at_the_end() {
     let mode = fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o766);
 
-    // Another server does not take it away.
+    // Another server does not replace it.
     let refused = process::launch("", &format!("-s {}", socket.display())).outcome();
     assert_eq!(refused.status.code(), Some(1));
     assert!(
@@ -135,14 +135,18 @@ fn a_unix_socket_is_served_with_its_mode_and_removed_at_the_end() {
 }
 
 #[test]
-fn the_socket_of_a_killed_server_is_replaced_and_another_file_is_not() {
+fn the_unix_socket_of_a_killed_server_is_replaced_and_another_file_is_not() {
     let folder = Folder::new();
     let socket = folder.file("m.sock");
     drop(UnixListener::bind(&socket).expect("a socket"));
     let server = start(&format!("-s {}", socket.display()), 1);
     assert_eq!(version_from(&socket), VERSION);
     drop(server);
-    assert_eq!(folder.names(), ["m.sock"], "a killed server leaves it");
+    assert_eq!(
+        folder.names(),
+        ["m.sock"],
+        "a killed server leaves its socket"
+    );
 
     let file = folder.file("notes");
     fs::write(&file, "mine").unwrap();

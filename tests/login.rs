@@ -1,5 +1,5 @@
-//! `-Y`: a client must log in before any command is executed. The answers are those of memcached, which is asked too if
-//! it is installed.
+//! `-Y`: a client must log in before any command is executed. If memcached is installed, the test checks that it gives
+//! the same answers.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +19,6 @@ use common::memcached::Memcached;
 use common::process::{self, eventually};
 
 const UNAUTHENTICATED: &str = "CLIENT_ERROR unauthenticated\r\n";
-
 const FAILURE: &str = "CLIENT_ERROR authentication failure\r\n";
 const BAD_FORMAT: &str = "CLIENT_ERROR bad authentication token format\r\n";
 const BAD_END: &str = "CLIENT_ERROR bad command line termination\r\n";
@@ -27,8 +26,8 @@ const TOO_LONG: &str = "CLIENT_ERROR auth token too long\r\n";
 /// The connection is closed without an answer.
 const CLOSED: &str = "";
 
-/// What a client sends, and what it gets. It waits for each answer, because memcached loses answers of a pipeline here.
-/// Each line is a connection of its own.
+/// What a client sends, and the answer. The client waits for each answer, because before the login memcached loses
+/// answers of a pipeline. Each item of the list is a connection of its own.
 const CONVERSATIONS: &[&[(&str, &str)]] = &[
     &[("version\r\n", UNAUTHENTICATED)],
     &[
@@ -63,7 +62,7 @@ const CONVERSATIONS: &[&[(&str, &str)]] = &[
         ("set auth 0 0 9\r\nbob a:b c\r\n", "STORED\r\n"),
         ("get a\r\n", "END\r\n"),
     ],
-    // A line that is so short cannot be a login.
+    // The connection is closed after a line that is too short to be a login.
     &[("quit\r\n", CLOSED)],
 ];
 
@@ -81,7 +80,7 @@ fn check(address: SocketAddr, whose: &str) {
             client.expect_end();
         }
     }
-    // Nor can one that does not end.
+    // It is also closed after a line that is too long.
     Client::connect(address).send("k".repeat(3000)).expect_end();
     let mut client = Client::connect(address);
     client.check("set auth 0 0 10\r\nann p1word\r\n", "STORED\r\n");
@@ -130,7 +129,7 @@ fn nothing_is_executed_before_the_login() {
 }
 
 #[test]
-fn a_file_of_users_that_cannot_be_used_ends_the_start_without_showing_it() {
+fn a_server_does_not_start_with_a_bad_file_of_users_and_prints_no_password_of_it() {
     let folder = Folder::new();
     let file = folder.file("users");
     for (content, part) in [("ann:p1word\nsesame\n", "line 2"), ("\n\n", "no line")] {

@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 /// A TCP address to listen on.
 ///
-/// Its text is a name or an IP address, and a port if it has one of its own: `localhost`, `127.0.0.1:11212`, `::1`,
-/// `[::1]:11212`. `*` is every address of the machine. memcached's `proto[…]:` and `tag[…]:` may precede it, and have no effect:
-/// every address serves the protocols of [`Config::protocol`](super::Config::protocol).
+/// Its text is a name or an IP address, perhaps with a port: `localhost`, `127.0.0.1:11212`, `::1`, `[::1]:11212`. `*`
+/// means every address of the machine. memcached's `proto[…]:` and `tag[…]:` may come first, and have no effect: every
+/// address serves the protocols of [`Config::protocol`](super::Config::protocol).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpAddress {
     /// A name or an IP address, without brackets.
@@ -68,7 +68,7 @@ impl FromStr for TcpAddress {
         if let Some((_, after)) = bracketed(rest, "tag") {
             rest = after;
         }
-        // In an IPv6 address, only brackets tell the last part from a port.
+        // An IPv6 address without brackets has no port: its last part would look the same.
         let (host, port) = match rest.strip_prefix('[').map(|rest| rest.split_once(']')) {
             Some(None) => return Err("the bracket is not closed".into()),
             Some(Some((host, after))) => (host, after.strip_prefix(':')),
@@ -88,7 +88,7 @@ impl FromStr for TcpAddress {
     }
 }
 
-/// The text in brackets after `name`, and the rest after `]:`.
+/// If `text` begins with `name[`: the text in the brackets, and the rest after `]:`.
 fn bracketed<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
     let (inside, rest) = text
         .strip_prefix(name)?
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_printed_as_it_can_be_given() {
+    fn the_printed_form_of_an_address_can_be_parsed_again() {
         for text in ["localhost", "127.0.0.1:24000", "::1", "[::1]:24000"] {
             assert_eq!(text.parse::<TcpAddress>().expect(text).to_string(), text);
         }

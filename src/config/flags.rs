@@ -1,7 +1,7 @@
 //! The command line: memcached's one-letter flags and long names, and a few of our own.
 //!
 //! `argh` does the parsing, after [`normalised`] has rewritten the forms of getopt that argh does not know. A flag that
-//! is given several times has its last value, as with getopt.
+//! is given several times has its last value, as in memcached.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 
-use super::value::{self, factor, mode, number, size};
+use super::value::{Extended, extended, factor, mode, number, size};
 use super::words::{Words, normalised};
-use super::{Config, Invocation, MEGABYTE, Process, Protocol, Reported, TcpAddress, UnixSocket};
+use super::{
+    Config, Invocation, MEGABYTE, ProcessOptions, Protocol, Reported, TcpAddress, UnixSocket,
+};
 use crate::aof::{self, Fsync};
 
 /// A memcached server in plain, synchronous Rust.
@@ -126,15 +128,15 @@ struct Flags {
     #[argh(switch, short = 'i')]
     license: bool,
 
-    /// memcached's extended options: idle_timeout=<seconds> is --idle-timeout, the others have no effect here
+    /// memcached's extended options: `idle_timeout=<seconds>` is --idle-timeout, the others have no effect here
     #[argh(option, short = 'o', from_str_fn(extended), arg_name = "options")]
-    extended: Vec<value::Extended>,
+    extended: Vec<Extended>,
 
     /// the protocol that clients may speak: ascii, binary, or auto, which serves both (default: auto)
     #[argh(option, short = 'B', arg_name = "name")]
     protocol: Vec<String>,
 
-    /// no effect here (memcached: UDP port)
+    /// no UDP here; the TCP port if there is no -p (memcached: UDP port)
     #[argh(option, short = 'U', from_str_fn(number), arg_name = "port")]
     udp_port: Vec<i64>,
 
@@ -199,18 +201,14 @@ struct Flags {
     enable_ssl: bool,
 }
 
-/// `-o`. argh needs a function of this file.
-fn extended(words: &str) -> Result<value::Extended, String> {
-    value::extended(words)
-}
-
 /// The largest `-I`, as in memcached: an item's length fits into 32 bits.
 const LARGEST_ITEM_SIZE: i64 = 1 << 30;
 
 /// The name under which the program was started.
 ///
-/// The rule: under the name `memcached` (of a link, say) it is what scripts expect of memcached. It keeps no file unless
-/// `--aof` names one, it listens on all addresses unless `-l` names some, and `-V` and `-h` begin as memcached's do.
+/// Under the name `memcached` (for example of a link) the program does what scripts expect of memcached: it keeps no
+/// file unless `--aof` names one, it listens on all addresses unless `-l` names some, and `-V` and `-h` begin with
+/// memcached's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     Rustmemc,
@@ -265,21 +263,21 @@ pub fn from_command_line(
         let license = include_str!("../../LICENSE");
         return Ok(Invocation::Text(format!("{}\n\n{license}", name.version())));
     }
-    let process = Process {
+    let process = ProcessOptions {
         daemon: flags.daemon,
         user: flags.user.last().cloned(),
         pid_file: flags.pidfile.last().cloned(),
     };
-    let config = checked(flags, name, aof, &ignored)?;
+    let config = configuration(flags, name, aof, &ignored)?;
     Ok(Invocation::Serve {
         config: Box::new(config),
         process,
     })
 }
 
-/// Checks the flags, and makes the configuration. `aof` is the value of `--aof` if it is not UTF-8, and `ignored` are
+/// Checks the flags, and returns the configuration. `aof` is the value of `--aof` if it is not UTF-8, and `ignored` are
 /// the words that are no flags.
-fn checked(
+fn configuration(
     flags: Flags,
     name: Name,
     aof: Option<PathBuf>,
@@ -328,7 +326,7 @@ fn checked(
     // memcached's own tests use -1 for a port that the system chooses.
     let port = in_range("-p", &flags.port, 11211, -1, 65535)?.max(0);
     let udp_port = in_range("-U", &flags.udp_port, 0, -1, 65535)?;
-    // As in memcached.
+    // As in memcached, a UDP port is the TCP port too if there is no `-p`.
     let port = if flags.port.is_empty() && udp_port > 0 {
         udp_port
     } else {
@@ -352,10 +350,10 @@ fn checked(
     }
     let aof = path.map(|path| aof_options(&flags, path)).transpose()?;
 
-    // The word of `-o` wins over our own flag.
-    let given = flags.extended.iter().filter_map(|words| words.idle_timeout);
-    let given = Vec::from_iter(flags.idle_timeout.iter().copied().chain(given));
-    let idle_timeout = in_range("--idle-timeout", &given, 0, 0, i64::MAX)?;
+    // The last value counts, so `-o idle_timeout` has precedence over `--idle-timeout`.
+    let by_o = flags.extended.iter().filter_map(|words| words.idle_timeout);
+    let timeouts = Vec::from_iter(flags.idle_timeout.iter().copied().chain(by_o));
+    let idle_timeout = in_range("--idle-timeout", &timeouts, 0, 0, i64::MAX)?;
     let idle_timeout = Duration::from_secs(u64::try_from(idle_timeout).unwrap_or(0));
     Ok(Config {
         port,
@@ -413,9 +411,9 @@ fn addresses(given: &[String], name: Name) -> Result<Vec<TcpAddress>, String> {
     Ok(addresses)
 }
 
-/// The append-only file if `--aof` does not name one. It depends on the first port, or on the socket if there is no
-/// port, so several servers can run in one folder. A server on port 0 has none, because the next start could not find
-/// it.
+/// The append-only file if `--aof` does not name one. Its name contains the first port (or the name of the Unix socket
+/// if there is no port), so several servers can run in one folder. A server on port 0 has no file, because the next
+/// start would have another port.
 fn default_aof(listen: &[TcpAddress], port: u16, socket: Option<&UnixSocket>) -> Option<PathBuf> {
     let Some(first) = listen.first() else {
         let name = socket?.path.file_name()?.to_string_lossy();
@@ -428,7 +426,7 @@ fn default_aof(listen: &[TcpAddress], port: u16, socket: Option<&UnixSocket>) ->
     }
 }
 
-/// How changes are recorded in the file.
+/// The options of the append-only file.
 fn aof_options(flags: &Flags, path: PathBuf) -> Result<aof::Options, String> {
     let defaults = aof::Options::new(path);
     let size = defaults.rewrite_size as i64;
@@ -455,7 +453,7 @@ fn aof_options(flags: &Flags, path: PathBuf) -> Result<aof::Options, String> {
     })
 }
 
-/// What `stats settings` shows of flags that have no effect here. What memcached refuses is refused.
+/// The values of flags that have no effect here, for `stats settings`. Values that memcached refuses are refused.
 fn reported(flags: &Flags) -> Result<Reported, String> {
     let defaults = Reported::default();
     let from_one =
@@ -689,7 +687,7 @@ mod tests {
     }
 
     #[test]
-    fn what_surrounds_the_server_is_apart_from_its_configuration() {
+    fn the_options_of_the_process_are_not_part_of_the_configuration() {
         let Ok(Invocation::Serve { process, .. }) = invocation(words("-d -P m.pid -u nobody"))
         else {
             panic!("it starts")

@@ -53,7 +53,7 @@ pub struct Config {
     pub disable_flush_all: bool,
     /// Whether the commands that list keys (`lru_crawler metadump`, `stats cachedump`) are refused.
     pub disable_dumping: bool,
-    /// A file of lines `user:password`. Clients must log in with one of them. `None`: nobody must.
+    /// A file of lines `user:password`. Clients must log in with one of them. `None`: there is no login.
     pub auth_file: Option<PathBuf>,
     /// The protocol that clients may speak.
     pub protocol: Protocol,
@@ -66,7 +66,7 @@ pub struct Config {
     pub debug: bool,
     /// How changes are recorded. `None`: they are not recorded.
     pub aof: Option<aof::Options>,
-    /// What memcached's flags without effect here ask for.
+    /// The values of memcached's flags that have no effect here.
     pub reported: Reported,
     /// Notes for the user, which the server prints when it starts, for example that a flag has no effect here.
     pub notes: Vec<String>,
@@ -104,11 +104,11 @@ pub struct Reported {
     pub tcp_backlog: i64,
     /// `-C`: whether items have a cas unique. (Here they always have.)
     pub cas_enabled: bool,
-    /// `-R`: requests served before the next client's turn.
+    /// `-R`: how many requests of one client it serves before it serves the next client.
     pub reqs_per_event: i64,
-    /// `-n`: the smallest room for key, value and flags, in bytes.
+    /// `-n`: the smallest space for key, value and flags, in bytes.
     pub chunk_size: i64,
-    /// `-f`: by how much the sizes of its slabs grow.
+    /// `-f`: the growth factor of its slab sizes.
     pub growth_factor: f64,
     /// `-D`: what separates a key's prefix from the rest.
     pub stat_key_prefix: char,
@@ -160,8 +160,8 @@ pub enum Invocation {
     Serve {
         /// What the server does.
         config: Box<Config>,
-        /// What the program does besides.
-        process: Process,
+        /// What the program does besides serving.
+        process: ProcessOptions,
     },
     /// Only print this text on standard output: `-h`, `-V`, `-i`.
     Text(String),
@@ -169,11 +169,11 @@ pub enum Invocation {
 
 /// What the program does besides serving.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Process {
+pub struct ProcessOptions {
     /// `-d`: run in the background.
     pub daemon: bool,
-    /// `-u`: if root starts the program, the user that it runs as.
+    /// `-u`: the user that the program runs as if root starts it.
     pub user: Option<String>,
-    /// `-P`: the file that has the process id while the server listens.
+    /// `-P`: the file for the process id. It exists while the server listens.
     pub pid_file: Option<PathBuf>,
 }

@@ -5,13 +5,13 @@ use super::MEGABYTE;
 /// Parses a number as C's `atoi` does: blanks before it and anything after its digits are ignored. So `-m 512m` is 512.
 ///
 /// # Errors
-/// There is no digit. (`atoi` returns 0 then.)
+/// There is no digit. (`atoi` would return 0.)
 pub fn number(text: &str) -> Result<i64, String> {
     let text = text.trim_start();
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let digits = unsigned.chars().take_while(char::is_ascii_digit).count();
     let (digits, _) = unsigned.split_at(digits);
-    // A number that is too large for the type is too large for every flag.
+    // A number that does not fit into the type is too large for every flag.
     let number = digits.parse().unwrap_or(i64::MAX);
     match digits {
         "" => Err("this is not a number".into()),
@@ -49,7 +49,7 @@ pub fn factor(text: &str) -> Result<f64, String> {
 /// Parses permission bits in octal, such as `0766`.
 ///
 /// # Errors
-/// It is no octal number, or it has other bits than permissions.
+/// The text is not an octal number up to `0777`.
 pub fn mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text.trim(), 8)
         .ok()
@@ -66,7 +66,7 @@ pub struct Extended {
     pub without_effect: Vec<String>,
 }
 
-/// The words that memcached accepts after `-o`, except `idle_timeout`, and those whose promise is kept here anyway.
+/// The words that memcached accepts after `-o` and that have no effect here.
 const WITHOUT_EFFECT: &[&str] = &[
     "drop_privileges",
     "ext_compact_under",
@@ -142,7 +142,7 @@ pub fn extended(text: &str) -> Result<Extended, String> {
                 let seconds = seconds.ok_or("idle_timeout needs a number of seconds")?;
                 extended.idle_timeout = Some(seconds);
             }
-            // One client too many is always refused at once here.
+            // It asks that one client too many is refused, and does not wait. Here that is always so.
             "maxconns_fast" => {}
             _ if WITHOUT_EFFECT.contains(&name) => extended.without_effect.push(word.into()),
             _ => return Err(format!("{name} is not an option of memcached")),
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_read_as_atoi_reads_it_but_needs_a_digit() {
+    fn a_number_is_read_as_atoi_reads_it_but_must_have_a_digit() {
         for (text, expected) in [
             ("64", 64),
             (" 64", 64),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_o_are_those_of_memcached() {
+    fn o_accepts_the_words_of_memcached_and_no_others() {
         let found = extended("modern,,idle_timeout=60,hashpower=20, ").expect("they are known");
         assert_eq!(found.idle_timeout, Some(60));
         assert_eq!(found.without_effect, ["modern", "hashpower=20"]);

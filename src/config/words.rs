@@ -1,6 +1,7 @@
 //! Command lines in the forms that getopt accepts, rewritten in the one form that `argh` understands.
 //!
-//! Scripts written for memcached use all of them: `-vv`, `-m64`, `--port=11211`, `--mem 64`, words that are no flags.
+//! Scripts written for memcached use all these forms: `-vv`, `-m64`, `--port=11211`, `--mem 64`, and words that are no
+//! flags.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -100,7 +101,7 @@ impl Words {
         known: &[FlagInfo<'_>],
         args: &mut impl Iterator<Item = OsString>,
     ) -> Result<(), String> {
-        for (place, letter) in letters.char_indices() {
+        for (index, letter) in letters.char_indices() {
             let name = format!("-{letter}");
             let flag = known.iter().find(|flag| flag.short == Some(letter));
             if !flag.is_some_and(has_value) {
@@ -108,7 +109,7 @@ impl Words {
                 continue;
             }
             // The value is the rest of this word. If that is empty, it is the next word, even if it begins with `-`.
-            let (_, rest) = letters.split_at(place + letter.len_utf8());
+            let (_, rest) = letters.split_at(index + letter.len_utf8());
             let value = match rest {
                 "" => args
                     .next()
@@ -127,7 +128,7 @@ fn has_value(flag: &FlagInfo<'_>) -> bool {
     matches!(flag.kind, FlagInfoKind::Option { .. })
 }
 
-/// The flag with this long name, or the only one whose long name begins so.
+/// The flag with this long name, or the only flag whose long name begins with it.
 fn find_long<'f>(name: &str, known: &'f [FlagInfo<'f>]) -> Result<&'f FlagInfo<'f>, String> {
     let long = format!("--{name}");
     let candidates: Vec<_> = known
@@ -149,7 +150,7 @@ fn find_long<'f>(name: &str, known: &'f [FlagInfo<'f>]) -> Result<&'f FlagInfo<'
     }
 }
 
-/// Converts a word to text. `flag` is the flag whose value it is.
+/// Converts a word to text. `flag` is named in the error if the word is its value.
 fn text(word: OsString, flag: Option<&str>) -> Result<String, String> {
     word.into_string().map_err(|word| {
         let shown = word.to_string_lossy();

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use super::binary;
 use super::line::{Line, Position};
-use super::login::{self, Login};
+use super::login;
 use super::wire::{Outcome, Wire};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
@@ -83,18 +83,18 @@ fn serve_text(
     counts: &Counts,
     trace: Trace<'_>,
 ) -> io::Result<&'static str> {
-    if let Some(users) = &service.users {
-        match login::log_in(wire, users, service, trace)? {
-            Login::Done => {}
-            Login::Close(reason) => return Ok(reason),
-        }
+    if let Some(users) = &service.users
+        && let AfterCommand::Close(reason) = login::log_in(wire, users, service, trace)?
+    {
+        return Ok(reason);
     }
     // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
     let mut value_buffer = Vec::new();
     let mut line = Line::new(&service.clients.line_memory);
     loop {
         let read = wire.read_line(&mut line)?;
-        // Also if the command arrived while this worker was waiting for it, and between the pieces of a long line.
+        // Then no command is executed, even if it arrived while this worker was waiting for it, and no further piece of
+        // a long line.
         if service.clients.is_stopping() {
             return Ok("the server is stopping");
         }
@@ -108,7 +108,7 @@ fn serve_text(
             Position::Start => trace.received(line.bytes()),
             Position::Later => trace.received_more(line.bytes()),
         }
-        // VALUEs of earlier pieces may have been sent. Then the error comes in place of `END`.
+        // VALUEs of earlier pieces may have been sent already. The error replaces `END` then.
         let is_refused = parsed.request.is_err();
         if read == Outcome::Piece && is_refused {
             wire.swallow_line()?;

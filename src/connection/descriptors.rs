@@ -1,22 +1,22 @@
 //! File descriptors: how many clients the system's limit allows.
 //!
-//! std can read the limit (from a file of Linux) but not raise it. memcached raises it.
+//! memcached raises the limit. std cannot do that: here the limit is only read, from a file that only Linux has.
 
 use std::fs;
 
 use crate::log;
 
-/// How many descriptors are kept for other things than clients that are served: for the rewrite of the append-only
-/// file, and for clients that are being refused.
+/// How many descriptors are kept for the rewrite of the append-only file, and for clients that are being refused.
 const SPARE: usize = 16;
 
-/// How many of `wanted` clients the limit on open files allows. Call this when everything is open except what
-/// `acceptors` threads need. If it allows fewer, a note is printed. At least one client is always allowed.
+/// How many of `wanted` clients the limit on open files allows, but at least one. If it allows fewer than `wanted`, a
+/// note is printed. Call this when all other files and sockets are open. `acceptors` is the number of threads that will
+/// accept clients.
 pub fn clients_allowed(wanted: usize, acceptors: usize) -> usize {
     let (Some(limit), Some(open)) = (limit(), open()) else {
         return wanted;
     };
-    // A thread that waits in `accept` has the descriptor of its next client already.
+    // A thread that waits in `accept` already holds a descriptor for its next client.
     let needed = open + acceptors + SPARE;
     let allowed = limit.saturating_sub(needed).max(1);
     if allowed < wanted {
@@ -29,7 +29,7 @@ pub fn clients_allowed(wanted: usize, acceptors: usize) -> usize {
     allowed.min(wanted)
 }
 
-/// The soft limit on open files. `None`: there is none, or the system has no such file.
+/// The soft limit on open files. `None`: there is no limit, or the system has no such file.
 fn limit() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits
@@ -44,17 +44,18 @@ fn open() -> Option<usize> {
     Some(entries.count().saturating_sub(1))
 }
 
-/// Makes the process's table of descriptors large enough for `clients`.
+/// Makes the process's table of descriptors large enough for `clients`: opens this number of descriptors, and closes
+/// them. The table keeps its size.
 ///
-/// The kernel doubles the table when it is full. In a process with several threads each doubling takes some ten
-/// milliseconds, in which no client is accepted: of 1,000 clients at once hundreds waited a second. So the program calls
-/// this before it starts its first thread. Only the size of the table remains of it.
+/// The kernel doubles the table when it is full. In a process with several threads each doubling takes about ten
+/// milliseconds, and meanwhile no client is accepted. When 1,000 clients came at once, hundreds of them waited a
+/// second. So the program calls this before it starts its first thread.
 pub fn reserve(clients: usize) {
-    /// The table has doubled often enough then.
-    const ENOUGH: usize = 4096;
+    /// A table of this size is large enough: it seldom has to double again.
+    const MAX_SIZE: usize = 4096;
     let Ok(file) = fs::File::open("/dev/null") else {
         return;
     };
-    let copies = (0..clients.min(ENOUGH)).map_while(|_| file.try_clone().ok());
+    let copies = (0..clients.min(MAX_SIZE)).map_while(|_| file.try_clone().ok());
     drop(Vec::from_iter(copies));
 }

@@ -1,6 +1,6 @@
 //! The line that a connection reads, in bounded memory.
 //!
-//! A `get` or `gets` line may have any length. If it does not fit into the memory that it gets, it is served in pieces:
+//! A `get` or `gets` line may have any length. If it is longer than its memory, it is served in pieces:
 //!
 //! ```text
 //! the line:    get k1 k2 k3 ... k6999 k7000 k7001 k7002 ... \r\n
@@ -8,8 +8,8 @@
 //! 2nd piece:                      get k7000 k7001 k7002 ... \r\n  the end of the line: VALUEs, then END
 //! ```
 //!
-//! The last word of a piece may be incomplete, so it is kept for the next piece, after the verb. So each piece is itself
-//! a `get` line, and the last one always has a key if any piece had one.
+//! The last word of a piece may be incomplete, so it is kept for the next piece, after the verb. So each piece is
+//! itself a `get` line, and the last one always has a key if any piece had one.
 //!
 //! All keys of a piece are checked before its first VALUE is sent. If a key is too long, the error replaces the rest of
 //! the answer, and the rest of the line is swallowed. So VALUEs come before an error only if the line has several
@@ -37,8 +37,8 @@ pub const MAX_PIECE: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Line<'m> {
     bytes: Vec<u8>,
-    /// How long it may become now. All above [`OWN`] is taken from the shared memory.
-    room: usize,
+    /// How many bytes it may have now. What exceeds [`OWN`] is taken from the shared memory.
+    capacity: usize,
     memory: &'m LineMemory,
     position: Position,
 }
@@ -57,7 +57,7 @@ impl<'m> Line<'m> {
     pub fn new(memory: &'m LineMemory) -> Self {
         Line {
             bytes: Vec::new(),
-            room: OWN,
+            capacity: OWN,
             memory,
             position: Position::Start,
         }
@@ -80,10 +80,10 @@ impl<'m> Line<'m> {
 
     /// Appends bytes, up to the end of the line, and returns how many. 0 if there is no memory for more.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
-        if self.bytes.len() >= self.room {
+        if self.bytes.len() >= self.capacity {
             self.grow();
         }
-        let free = self.room.saturating_sub(self.bytes.len());
+        let free = self.capacity.saturating_sub(self.bytes.len());
         let (bytes, _) = bytes.split_at(bytes.len().min(free));
         let end = bytes.iter().position(|&byte| byte == b'\n');
         let (taken, _) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
@@ -91,11 +91,11 @@ impl<'m> Line<'m> {
         taken.len()
     }
 
-    /// Doubles the room, if it may and if enough shared memory is free.
+    /// Doubles the capacity, up to [`MAX_PIECE`], if enough shared memory is free.
     fn grow(&mut self) {
-        if self.room < MAX_PIECE && self.memory.take(self.room) {
-            self.room *= 2;
-            self.bytes.reserve_exact(self.room - self.bytes.len());
+        if self.capacity < MAX_PIECE && self.memory.take(self.capacity) {
+            self.capacity *= 2;
+            self.bytes.reserve_exact(self.capacity - self.bytes.len());
         }
     }
 
@@ -109,7 +109,7 @@ impl<'m> Line<'m> {
     /// Removes the words of a piece that was served. The verb stays, and the last word, with the space after it if it
     /// is complete.
     pub fn keep_last_word(&mut self) {
-        // It may be the first byte of the line's end, as in `parse_piece`. Then it is not a word.
+        // A `\r` at the end may belong to the line's end, `\r\n`, as in `parse_piece`. So it is not a part of the word.
         let carriage_return = self.bytes.pop_if(|&mut byte| byte == b'\r');
         let verb = self.bytes.iter().position(|&byte| byte == b' ');
         let verb = verb.map_or(0, |space| space + 1);
@@ -128,14 +128,14 @@ impl<'m> Line<'m> {
     /// Frees the memory of a long line. Otherwise the connection would keep it until it is closed.
     fn give_back(&mut self) {
         self.bytes.shrink_to(MAX_LINE);
-        if self.room > OWN {
-            self.memory.give_back(self.room - OWN);
-            self.room = OWN;
+        if self.capacity > OWN {
+            self.memory.give_back(self.capacity - OWN);
+            self.capacity = OWN;
         }
     }
 }
 
-/// Also if its connection is lost in the middle of a line.
+/// The shared memory is given back even if the connection is lost in the middle of a line.
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         self.bytes.clear();

@@ -20,9 +20,9 @@ use crate::stream::{Address, Stream};
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// Where it listens. If it was given port 0, this has the port that the system chose.
+    /// Where it listens. If port 0 was asked for, this has the port that the system chose.
     pub address: Address,
-    /// A descriptor of no use, except that a client can have its place when no other is left.
+    /// A descriptor that is kept in reserve. When no other is left, it is closed, so that one client can be accepted.
     spare: Mutex<Option<OwnedFd>>,
     /// Whether accepting has ever failed.
     pub has_failed: AtomicBool,
@@ -38,7 +38,7 @@ enum Socket {
     },
 }
 
-/// Listens on everything that the configuration names, in its order: the TCP addresses, then the Unix socket.
+/// Listens on all TCP addresses of the configuration, and on its Unix socket. The listeners are in this order.
 ///
 /// # Errors
 /// [`StartError::NoAddress`], [`StartError::UnknownAddress`], [`StartError::CannotListen`], and those of
@@ -54,62 +54,63 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     }
 }
 
+/// An address to listen on.
+#[derive(Debug, Clone, Copy)]
+struct Target<'c> {
+    /// Its position in the order of the configuration.
+    position: usize,
+    /// The name that has this address.
+    name: &'c TcpAddress,
+    address: SocketAddr,
+}
+
 /// Listens on every address of every name.
 ///
-/// An address that this machine does not have is passed over if its name has another one that works: `localhost` has an
-/// IPv6 address on machines without IPv6.
+/// If an address cannot be used, but its name has another one that can, a note is printed: `localhost` has an IPv6
+/// address even on machines without IPv6.
 fn listen_on_tcp(names: &[TcpAddress], port: u16) -> Result<Vec<Listener>, StartError> {
-    let mut targets: Vec<(&TcpAddress, SocketAddr)> = Vec::new();
+    let mut targets: Vec<Target<'_>> = Vec::new();
     for name in names {
         for address in resolve(name, port)? {
-            if !targets.iter().any(|(_, other)| *other == address) {
-                targets.push((name, address));
+            if !targets.iter().any(|target| target.address == address) {
+                targets.push(Target {
+                    position: targets.len(),
+                    name,
+                    address,
+                });
             }
         }
     }
-    // On most systems the IPv6 address `::` takes IPv4 clients too. An IPv4 address of the same port is in use then, and
-    // needs no listener. So `::` must be first.
-    let mut order: Vec<usize> = (0..targets.len()).collect();
-    let is_first = |place: &usize| {
-        targets
-            .get(*place)
-            .is_some_and(|(_, address)| is_all_ipv6(address))
-    };
-    order.sort_by_key(|place| !is_first(place));
+    // On most systems the IPv6 address `::` accepts IPv4 clients too. An IPv4 address with the same port is then in
+    // use, and needs no listener. So `::` must be first.
+    targets.sort_by_key(|target| !is_all_ipv6(&target.address));
 
-    let mut listeners: Vec<(usize, Listener)> = Vec::new();
+    let mut listeners: Vec<(Target<'_>, Listener)> = Vec::new();
     let mut failed = Vec::new();
-    for place in order {
-        let Some(&(name, address)) = targets.get(place) else {
-            continue;
-        };
+    for target in targets {
+        let address = target.address;
         match bind(address) {
-            Ok(listener) => listeners.push((place, listener)),
+            Ok(listener) => listeners.push((target, listener)),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 let covers =
-                    |other: &SocketAddr| is_all_ipv6(other) && other.port() == address.port();
-                let mut bound = listeners
-                    .iter()
-                    .filter_map(|(place, _)| targets.get(*place));
-                if !(address.is_ipv4() && bound.any(|(_, other)| covers(other))) {
+                    |other: SocketAddr| is_all_ipv6(&other) && other.port() == address.port();
+                let mut bound = listeners.iter().map(|(target, _)| target.address);
+                if !(address.is_ipv4() && bound.any(covers)) {
                     return Err(StartError::CannotListen { address, error });
                 }
             }
-            Err(error) => failed.push((name, address, error)),
+            Err(error) => failed.push((target, error)),
         }
     }
-    for (name, address, error) in failed {
-        let mut bound = listeners
-            .iter()
-            .filter_map(|(place, _)| targets.get(*place));
-        if !bound.any(|(other, _)| *other == name) {
+    for (Target { name, address, .. }, error) in failed {
+        if !listeners.iter().any(|(target, _)| target.name == name) {
             return Err(StartError::CannotListen { address, error });
         }
         log::line(format_args!(
             "rustmemc: note: -l {name}: not listening on {address}: {error}"
         ));
     }
-    listeners.sort_by_key(|(place, _)| *place);
+    listeners.sort_by_key(|(target, _)| target.position);
     Ok(listeners
         .into_iter()
         .map(|(_, listener)| listener)
@@ -142,15 +143,15 @@ fn bind(address: SocketAddr) -> io::Result<Listener> {
     Ok(Listener::new(Socket::Tcp(listener), address))
 }
 
-/// Listens on a Unix socket. A socket file that no server listens on, as a killed server leaves it, is replaced.
+/// Listens on a Unix socket. A killed server leaves its socket file. If no server listens on the file, it is replaced.
 ///
 /// # Errors
-/// [`StartError::SocketInUse`], [`StartError::NoSocket`], [`StartError::CannotListenOnSocket`].
+/// [`StartError::SocketInUse`], [`StartError::NotASocket`], [`StartError::CannotListenOnSocket`].
 fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
     let UnixSocket { path, mode } = socket;
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            return Err(StartError::NoSocket(path.clone()));
+            return Err(StartError::NotASocket(path.clone()));
         }
         if UnixStream::connect(path).is_ok() {
             return Err(StartError::SocketInUse(path.clone()));
@@ -161,8 +162,7 @@ fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
     let listen = || {
         let listener = UnixListener::bind(path)?;
         let file = SocketFile::new(path)?;
-        // Until now the file had the permissions that the umask leaves. Only a umask that lets others write lets them
-        // connect for that moment.
+        // Until now the umask decided who can connect. With a usual umask, only this user can.
         fs::set_permissions(path, Permissions::from_mode(*mode))?;
         Ok(Socket::Unix {
             listener,
@@ -214,8 +214,9 @@ impl Listener {
         }
     }
 
-    /// As [`Listener::accept`], after that has failed because no descriptor was left: the next client gets the place of
-    /// the spare one. It is refused, unless other descriptors were closed meanwhile; then it is returned.
+    /// Call this when [`Listener::accept`] has failed because no descriptor is left. It closes the spare descriptor,
+    /// accepts the next client, and opens a new spare one. If that works, other descriptors were closed meanwhile, and
+    /// it returns the client. Otherwise it refuses the client, and returns `None`.
     ///
     /// # Errors
     /// As [`Listener::accept`].
@@ -223,7 +224,7 @@ impl Listener {
         &self,
         refuse: impl FnOnce(Stream),
     ) -> io::Result<Option<(Stream, Address)>> {
-        // The lock is held until there is a spare descriptor again.
+        // The lock is held until the spare descriptor is open again.
         let mut spare = self.spare();
         drop(spare.take());
         let accepted = self.accept();
@@ -237,7 +238,7 @@ impl Listener {
         Ok(None)
     }
 
-    /// Connects to it, which wakes one thread that waits in [`Listener::accept`].
+    /// Connects to the listener. This wakes one thread that waits in [`Listener::accept`].
     pub fn wake(&self) {
         match &self.address {
             Address::Tcp(address) => {
@@ -260,7 +261,7 @@ impl AsFd for Listener {
     }
 }
 
-/// The address to connect to: a server that listens on every address (0.0.0.0 or ::) is reached on localhost.
+/// The address to connect to. If a server listens on every address (0.0.0.0 or ::), this is localhost.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -270,7 +271,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// The file of a Unix socket. It is removed when this is dropped, unless another file has its name by then.
+/// The file of a Unix socket. It is removed when this is dropped, unless another file has its name now.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,

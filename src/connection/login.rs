@@ -4,26 +4,18 @@ use std::io;
 
 use super::line::Line;
 use super::wire::{Outcome, Wire};
-use crate::command::Service;
+use crate::command::{AfterCommand, Service};
 use crate::protocol::{self, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::{Counter, Stats};
 use crate::trace::Trace;
 use crate::users::Users;
 
-/// memcached closes the connection if a line before the login has fewer bytes, without its `\n`.
-const SHORTEST_LINE: usize = 6;
+/// The shortest line that is answered before the login, in bytes, with its `\n`. At a shorter one memcached closes the
+/// connection.
+const MIN_LINE: usize = 7;
 
-/// What became of it.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Login {
-    /// The client is logged in.
-    Done,
-    /// The connection is closed for this reason.
-    Close(&'static str),
-}
-
-/// Answers every line with an error until the client has logged in.
+/// Answers every line with an error until the client has logged in. Then the conversation continues.
 ///
 /// # Errors
 /// Those of the socket.
@@ -32,26 +24,28 @@ pub fn log_in(
     users: &Users,
     service: &Service,
     trace: Trace<'_>,
-) -> io::Result<Login> {
+) -> io::Result<AfterCommand> {
     let mut line = Line::new(&service.clients.line_memory);
     loop {
         line.clear();
         match wire.read_line(&mut line)? {
             Outcome::Complete => {}
-            Outcome::Closed => return Ok(Login::Close("the client closed it")),
-            Outcome::Piece | Outcome::TooLong => return Ok(Login::Close("a line was too long")),
+            Outcome::Closed => return Ok(AfterCommand::Close("the client closed it")),
+            Outcome::Piece | Outcome::TooLong => {
+                return Ok(AfterCommand::Close("a line was too long"));
+            }
         }
-        if line.bytes().len() <= SHORTEST_LINE {
-            return Ok(Login::Close("a line before the login was too short"));
+        if line.bytes().len() < MIN_LINE {
+            return Ok(AfterCommand::Close("a line before the login was too short"));
         }
-        // The line may be a password that came too early.
+        // The line is not printed, because it may be a password that came too early.
         trace.received(b"(a line before the login: it is not shown)");
-        let outcome = match protocol::login(line.bytes()) {
+        let outcome = match protocol::parse_login(line.bytes()) {
             Err(error) => Err(error),
             Ok(bytes) => {
                 let mut block = vec![0; bytes + b"\r\n".len()];
                 wire.read_block(&mut block)?;
-                protocol::credentials(&block)
+                protocol::parse_credentials(&block)
                     .and_then(|(user, password)| check(user, password, users, &service.stats))
             }
         };
@@ -60,7 +54,7 @@ pub fn log_in(
         trace.sent(&response);
         response.write(wire)?;
         if is_done {
-            return Ok(Login::Done);
+            return Ok(AfterCommand::Continue);
         }
     }
 }

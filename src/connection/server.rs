@@ -38,16 +38,18 @@ const THREADS_GRACE: Duration = Duration::from_millis(300);
 /// is long enough not to spin, and short enough that a client does not notice it.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 
-/// The system's errors for a process, and for a system, that has no file descriptor left. (std has no names for them.)
+/// The error of `accept` when the process has no file descriptor left. (std has no name for it.)
 const EMFILE: i32 = 24;
+
+/// The error of `accept` when the whole system has no file descriptor left.
 const ENFILE: i32 = 23;
 
-/// How many threads accept clients on each listening socket. One is fast enough, if it runs: the others are there for the
-/// moments in which it does not.
+/// How many threads accept clients on each listening socket. One is fast enough while it runs. The others accept
+/// clients while it waits for a processor.
 const ACCEPTORS: usize = 8;
 
-/// How many accepted clients may wait for the dispatcher. The system's own queue has room for 128, and a client that
-/// does not fit waits a second.
+/// How many accepted clients may wait for the dispatcher. They would fill the system's own queue, which has 128 places:
+/// a client that finds it full waits a second.
 const DISPATCH_QUEUE: usize = 1024;
 
 /// An accepted client, and its address.
@@ -64,7 +66,7 @@ pub struct Server {
     keeper: Option<JoinHandle<()>>,
     dispatcher: Option<JoinHandle<Workers>>,
     acceptors: Vec<JoinHandle<()>>,
-    /// Dropped last, because the end of the server prints lines too.
+    /// Keeps the thread that prints lines. It is dropped last, because a stopping server prints lines too.
     _writer: log::Writer,
 }
 
@@ -204,7 +206,7 @@ impl Server {
             let number = listener.as_fd().as_raw_fd();
             let service = &self.service;
             if service.config.verbosity >= 2 {
-                // Scripts wait for this line of memcached's.
+                // memcached prints this line, and scripts wait for it.
                 let protocol = service.config.protocol.name();
                 log::line(format_args!("<{number} server listening ({protocol})"));
             }
@@ -333,7 +335,7 @@ fn open_store(
 /// place in the system's short queue.
 fn accept(listener: &Listener, service: &Service, queue: &SyncSender<Newcomer>) {
     let report = |error: &io::Error, consequence: &str| {
-        // Once is enough: `rejected_connections` counts.
+        // Only the first error is printed. `rejected_connections` counts the refused clients.
         if !listener.has_failed.swap(true, Relaxed) {
             log::line(format_args!("rustmemc: {consequence}: {error}"));
         }

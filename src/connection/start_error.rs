@@ -37,9 +37,9 @@ pub enum StartError {
     },
     /// Another server listens on the Unix socket.
     SocketInUse(PathBuf),
-    /// The path of the Unix socket names a file that is no socket.
-    NoSocket(PathBuf),
-    /// The file of users cannot be read.
+    /// The file at the path of the Unix socket is not a socket.
+    NotASocket(PathBuf),
+    /// The file of users ([`Config::auth_file`](crate::Config::auth_file)) cannot be read, or has a wrong line.
     AuthFile {
         /// Its path.
         path: PathBuf,
@@ -90,7 +90,7 @@ impl fmt::Display for StartError {
                 "-s {}: Address already in use: another server listens on this socket",
                 path.display()
             ),
-            StartError::NoSocket(path) => write!(
+            StartError::NotASocket(path) => write!(
                 f,
                 "-s {}: this file is not a socket, so it is not replaced",
                 path.display()

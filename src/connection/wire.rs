@@ -9,7 +9,7 @@
 //!   (`line.rs`), a block is read into memory that the caller has reserved, and a refused block or line is swallowed in
 //!   pieces.
 //!
-//! # Answers leave when:
+//! # When answers are sent
 //!
 //! Answers are collected in a buffer of 16 KB ([`BUFFER`]). The buffer is sent:
 //!
@@ -55,9 +55,9 @@ pub struct Wire<'c> {
 /// The outcome of reading a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is complete, with its end. (If it was served in pieces: this is the last.)
+    /// It is complete, with its end. (If it is served in pieces, this is the last piece.)
     Complete,
-    /// It is a piece of a long `get` line, which goes on.
+    /// It is a piece of a long `get` line, and the end of the line has not arrived.
     Piece,
     /// The client has closed the connection. Bytes after its last complete line are ignored.
     Closed,

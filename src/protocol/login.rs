@@ -6,17 +6,16 @@
 
 use super::{ProtocolError, number, words};
 
-/// A data block may have this many bytes.
+/// The longest data block, in bytes.
 const MAX_CREDENTIALS: usize = 16384;
 
 /// Parses the line. Returns the length of the data block, without its `\r\n`.
 ///
 /// # Errors
 /// [`ProtocolError::Unauthenticated`] for anything but a `set`, [`ProtocolError::CredentialsTooLong`].
-pub fn login(line: &[u8]) -> Result<usize, ProtocolError> {
-    let mut words = words(line.trim_ascii_end());
-    let verb = words.next().filter(|_| line.starts_with(b"set"));
-    let bytes = verb.and_then(|_| words.nth(3)).and_then(number::u32);
+pub fn parse_login(line: &[u8]) -> Result<usize, ProtocolError> {
+    let bytes = words(line.trim_ascii_end()).nth(4).and_then(number::u32);
+    let bytes = bytes.filter(|_| line.starts_with(b"set"));
     let bytes = bytes.ok_or(ProtocolError::Unauthenticated)? as usize;
     if bytes > MAX_CREDENTIALS {
         return Err(ProtocolError::CredentialsTooLong);
@@ -28,7 +27,7 @@ pub fn login(line: &[u8]) -> Result<usize, ProtocolError> {
 ///
 /// # Errors
 /// [`ProtocolError::BadCredentialsEnd`], [`ProtocolError::BadCredentials`].
-pub fn credentials(block: &[u8]) -> Result<(&[u8], &[u8]), ProtocolError> {
+pub fn parse_credentials(block: &[u8]) -> Result<(&[u8], &[u8]), ProtocolError> {
     let block = block
         .strip_suffix(b"\r\n")
         .ok_or(ProtocolError::BadCredentialsEnd)?;
