@@ -53,9 +53,9 @@
 //!
 //! [`connection`] has the sockets and the threads: `server.rs` (starts, accepts, dispatches, stops), `listener.rs` (the
 //! listening sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the limit on open files allows),
-//! `conversation.rs` (serves one client), `binary.rs` (serves one that speaks the binary protocol), `login.rs` (`-Y`),
-//! `line.rs` (a line in bounded memory), `wire.rs` (the buffers of a client's socket), `start_error.rs` (why a server
-//! did not start).
+//! `conversation.rs` (serves one client), `binary.rs` (serves one that speaks the binary protocol), `request.rs` (serves
+//! one request of either protocol), `login.rs` (`-Y`), `line.rs` (a line in bounded memory), `wire.rs` (the buffers of a
+//! client's socket), `start_error.rs` (why a server did not start).
 //!
 //! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`).
 //!

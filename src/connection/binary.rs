@@ -3,9 +3,8 @@
 
 use std::io;
 
-use super::conversation::serve_request;
-use super::login;
 use super::wire::Wire;
+use super::{login, request};
 use crate::command::{AfterCommand, Service};
 use crate::item::MAX_KEY;
 use crate::protocol::ProtocolError;
@@ -92,7 +91,7 @@ pub fn serve(
             trace.sent_binary(written, response);
             Ok(())
         };
-        match serve_request(
+        match request::serve(
             parsed,
             b"",
             &mut value_buffer,

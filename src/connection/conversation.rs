@@ -3,15 +3,14 @@
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
-use super::binary;
 use super::line::{Line, Position};
-use super::login;
 use super::wire::{Outcome, Wire};
+use super::{binary, login, request};
 use crate::clients::Client;
-use crate::command::{self, AfterCommand, Service};
+use crate::command::{AfterCommand, Service};
 use crate::config::Protocol;
 use crate::log;
-use crate::protocol::{self, Answer, Parsed, ProtocolError};
+use crate::protocol::{self, Answer};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::trace::Trace;
@@ -124,7 +123,7 @@ fn serve_text(
                 Ok(())
             }
         };
-        match serve_request(
+        match request::serve(
             parsed,
             b"\r\n",
             &mut value_buffer,
@@ -141,55 +140,5 @@ fn serve_text(
         } else {
             line.clear();
         }
-    }
-}
-
-/// Serves one request: reads its data block, which `block_end` follows, and executes it. `send` writes an answer.
-pub fn serve_request(
-    parsed: Parsed<'_>,
-    block_end: &[u8],
-    value_buffer: &mut Vec<u8>,
-    wire: &mut Wire<'_>,
-    service: &Service,
-    counts: &Counts,
-    send: &mut impl FnMut(&Response<'_>, &mut Wire<'_>) -> io::Result<()>,
-) -> io::Result<AfterCommand> {
-    let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
-    // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that are sent while
-    // the block is read need not wait for its record.
-    let outcome = match parsed.request.and_then(|request| {
-        if may_change {
-            service.store.before_change()?;
-        }
-        Ok((command::reserve(&request, service)?, request))
-    }) {
-        Err(error) => {
-            if let Some(bytes) = parsed.data_length {
-                wire.swallow(bytes + block_end.len())?;
-            }
-            Err(error)
-        }
-        Ok((None, request)) => Ok((None, request)),
-        Ok((Some(mut pending), request)) => {
-            wire.read_block(pending.item.value_mut())?;
-            if wire.read_end(block_end)? {
-                Ok((Some(pending), request))
-            } else {
-                Err(ProtocolError::BadDataChunk)
-            }
-        }
-    };
-
-    let mut answer = |response: Response<'_>| {
-        if may_change {
-            wire.require_log_flush(&response);
-        }
-        send(&response, wire)
-    };
-    match outcome {
-        Ok((pending, request)) => {
-            command::execute(request, pending, service, counts, value_buffer, &mut answer)
-        }
-        Err(error) => answer(Response::Error(error)).map(|()| AfterCommand::Continue),
     }
 }

@@ -6,6 +6,7 @@ pub mod descriptors;
 mod line;
 mod listener;
 mod login;
+mod request;
 mod server;
 mod start_error;
 mod wire;
