@@ -168,6 +168,10 @@ impl Clients {
     ) -> Result<Permit, Stream> {
         let limit = self.limit.min(workers);
         let mut admitted = lock(&self.admitted);
+        // `close_all` closes those that are admitted, and must not miss one.
+        if self.is_stopping() {
+            return Err(stream);
+        }
         if admitted.len() >= limit {
             let has_just_refused =
                 lock(&self.last_refusal).is_some_and(|last| last.elapsed() < PERMIT_GRACE);

@@ -48,14 +48,16 @@ fn run() -> Result<ExitCode, String> {
     let stopper = Stopper::default();
     stop_at_signals(stopper.clone())?;
     let mut server = match Server::start_with(*config, stopper) {
-        Err(StartError::Stopped) => return Ok(ExitCode::SUCCESS),
+        Err(StartError::Stopped) if !process::is_in_background() => {
+            return Ok(ExitCode::SUCCESS);
+        }
         started => started.map_err(|error| error.to_string())?,
     };
     let _pid_file = options.pid_file.and_then(PidFile::write);
     for address in server.addresses() {
         log::print(format_args!("rustmemc {VERSION} listening on {address}"));
     }
-    process::report_listening();
+    process::report_listening()?;
     server.wait();
     Ok(ExitCode::SUCCESS)
 }

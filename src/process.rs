@@ -7,11 +7,11 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -70,11 +70,17 @@ impl User {
     /// # Errors
     /// A line for the operator: there is no such user.
     pub fn to_become(name: Option<&str>) -> Result<Option<User>, String> {
-        // The owner of this folder is the user of the process. (Only Linux has the folder.)
-        let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-        let Some(name) = name.map(str::trim).filter(|_| is_root) else {
+        let Some(name) = name.map(str::trim) else {
             return Ok(None);
         };
+        // The owner of this folder is the user of the process. Without it a server that must not be root could be root.
+        let process = fs::metadata("/proc/self");
+        let process = process.map_err(|error| {
+            format!("-u {name}: it is not known which user runs this program: /proc/self: {error}")
+        })?;
+        if process.uid() != 0 {
+            return Ok(None);
+        }
         let users = fs::read_to_string("/etc/passwd");
         let users = users.map_err(|error| format!("-u {name}: /etc/passwd: {error}"))?;
         let user = users.lines().find_map(|line| User::parse(line, name));
@@ -107,7 +113,7 @@ pub fn restart_as(user: User, command_line: &CommandLine) -> String {
 
 /// Whether `-d` has started this process.
 pub fn is_in_background() -> bool {
-    env::var_os(IN_BACKGROUND).is_some()
+    env::var(IN_BACKGROUND).is_ok_and(|parent| parent == parent_id().to_string())
 }
 
 /// Starts the server in a new process (`-d`), waits until it listens or has ended, and prints its lines. Returns the
@@ -131,7 +137,7 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
     let (lines, stderr) = UnixStream::pair()?;
     let mut command = command_line.again(user)?;
     command
-        .env(IN_BACKGROUND, "1")
+        .env(IN_BACKGROUND, std::process::id().to_string())
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
@@ -160,16 +166,23 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
     if listens {
         return Ok(ExitCode::SUCCESS);
     }
-    let code = child.wait()?.code();
-    Ok(code.map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
+    let status = child.wait()?;
+    match status.code() {
+        Some(code) => Ok(ExitCode::from(code as u8)),
+        None => Err(io::Error::other(format!("the server ended: {status}"))),
+    }
 }
 
 /// In a process that `-d` started: prints an empty line, which tells the waiting process that the server listens.
-pub fn report_listening() {
-    if is_in_background() {
-        log::flush(super::LAST_LINES_GRACE);
-        log::print("");
+///
+/// # Errors
+/// A line for the operator: that process is gone, for example because of Ctrl-C. Then this server is not wanted either.
+pub fn report_listening() -> Result<(), String> {
+    if !is_in_background() {
+        return Ok(());
     }
+    log::flush(super::LAST_LINES_GRACE);
+    writeln!(io::stdout()).map_err(|error| format!("-d was interrupted: {error}"))
 }
 
 /// Sets the name that `ps` and `pkill` see. A program that has started itself again would have the name of the link in

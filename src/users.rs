@@ -23,6 +23,10 @@ impl Users {
     /// Those of reading; [`io::ErrorKind::InvalidData`] if a line has no `:`, or there is no user at all.
     pub fn read(path: &Path) -> io::Result<Self> {
         let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
+        // A pipe could be read for ever.
+        if !fs::metadata(path)?.is_file() {
+            return Err(invalid("this is not a regular file".into()));
+        }
         let mut users = Vec::new();
         for (number, line) in fs::read(path)?.split(|&byte| byte == b'\n').enumerate() {
             let line = line.strip_suffix(b"\r").unwrap_or(line);

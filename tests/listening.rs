@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 
 use common::folder::Folder;
@@ -147,6 +147,13 @@ fn the_unix_socket_of_a_killed_server_is_replaced_and_another_file_is_not() {
         ["m.sock"],
         "a killed server leaves its socket"
     );
+
+    // It is not known whether somebody uses this one: it has another kind.
+    let datagrams = folder.file("d.sock");
+    let _socket = UnixDatagram::bind(&datagrams).expect("a socket");
+    let refused = process::launch("", &format!("-s {}", datagrams.display())).outcome();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(datagrams.exists());
 
     let file = folder.file("notes");
     fs::write(&file, "mine").unwrap();

@@ -1,5 +1,7 @@
 //! The values of flags: numbers as C's `atoi` reads them, sizes, the mode of `-a`, and the words of `-o`.
 
+use std::ops::RangeInclusive;
+
 use super::MEGABYTE;
 
 /// Parses a number as C's `atoi` does: blanks before it and anything after its digits are ignored. So `-m 512m` is 512.
@@ -66,60 +68,102 @@ pub struct Extended {
     pub without_effect: Vec<String>,
 }
 
-/// The words that memcached accepts after `-o` and that have no effect here.
-const WITHOUT_EFFECT: &[&str] = &[
-    "drop_privileges",
-    "ext_compact_under",
-    "ext_drop_under",
-    "ext_drop_unread",
-    "ext_item_age",
-    "ext_item_size",
-    "ext_low_ttl",
-    "ext_max_frag",
-    "ext_max_sleep",
-    "ext_page_size",
-    "ext_path",
-    "ext_recache_rate",
-    "ext_threads",
-    "ext_wbuf_size",
-    "hash_algorithm",
-    "hashpower",
-    "hot_lru_pct",
-    "hot_max_factor",
-    "inline_ascii_resp",
-    "lru_crawler",
-    "lru_crawler_sleep",
-    "lru_crawler_tocrawl",
-    "lru_maintainer",
-    "modern",
-    "no_chunked_items",
-    "no_drop_privileges",
-    "no_hashexpand",
-    "no_inline_ascii_resp",
-    "no_lru_crawler",
-    "no_lru_maintainer",
-    "no_maxconns_fast",
-    "no_modern",
-    "no_slab_automove",
-    "no_slab_reassign",
-    "read_buf_mem_limit",
-    "resp_obj_mem_limit",
-    "slab_automove",
-    "slab_automove_freeratio",
-    "slab_automove_ratio",
-    "slab_automove_window",
-    "slab_chunk_max",
-    "slab_reassign",
-    "slab_sizes",
-    "sock_cookie_id",
-    "tail_repair_time",
-    "temporary_ttl",
-    "track_sizes",
-    "warm_lru_pct",
-    "warm_max_factor",
-    "watcher_logbuf_size",
-    "worker_logbuf_size",
+/// What may follow a word of `-o`.
+enum Form {
+    /// Nothing, or anything: memcached does not look.
+    Any,
+    /// `=` and any text.
+    Text,
+    /// `=` and one of these words.
+    OneOf(&'static [&'static str]),
+    /// `=` and a number in this range.
+    Number(RangeInclusive<i64>),
+    /// Nothing, or `=` and a number in this range.
+    MaybeNumber(RangeInclusive<i64>),
+    /// `=` and a factor above 0.
+    Factor,
+}
+
+const ANY_NUMBER: RangeInclusive<i64> = i64::MIN..=i64::MAX;
+const NUMBER_32: RangeInclusive<i64> = 0..=u32::MAX as i64;
+
+/// The words that memcached accepts after `-o`, and what it accepts after each. Only `idle_timeout` has an effect here,
+/// and what `maxconns_fast` promises is kept here anyway: one client too many is refused soon.
+const OPTIONS: &[(&str, Form)] = &[
+    ("idle_timeout", Form::Number(ANY_NUMBER)),
+    ("maxconns_fast", Form::Any),
+    ("drop_privileges", Form::Any),
+    ("ext_compact_under", Form::Text),
+    ("ext_drop_under", Form::Text),
+    ("ext_drop_unread", Form::Any),
+    ("ext_item_age", Form::Text),
+    ("ext_item_size", Form::Text),
+    ("ext_low_ttl", Form::Text),
+    ("ext_max_frag", Form::Text),
+    ("ext_max_sleep", Form::Text),
+    ("ext_page_size", Form::Text),
+    ("ext_path", Form::Text),
+    ("ext_recache_rate", Form::Text),
+    ("ext_threads", Form::Text),
+    ("ext_wbuf_size", Form::Text),
+    (
+        "hash_algorithm",
+        Form::OneOf(&["jenkins", "murmur3", "xxh3"]),
+    ),
+    ("hashpower", Form::Number(12..=32)),
+    ("hot_lru_pct", Form::Number(1..=79)),
+    ("hot_max_factor", Form::Factor),
+    ("inline_ascii_resp", Form::Any),
+    ("lru_crawler", Form::Any),
+    ("lru_crawler_sleep", Form::Number(0..=1_000_000)),
+    ("lru_crawler_tocrawl", Form::Number(NUMBER_32)),
+    ("lru_maintainer", Form::Any),
+    ("modern", Form::Any),
+    ("no_chunked_items", Form::Any),
+    ("no_drop_privileges", Form::Any),
+    ("no_hashexpand", Form::Any),
+    ("no_inline_ascii_resp", Form::Any),
+    ("no_lru_crawler", Form::Any),
+    ("no_lru_maintainer", Form::Any),
+    ("no_maxconns_fast", Form::Any),
+    ("no_modern", Form::Any),
+    ("no_slab_automove", Form::Any),
+    ("no_slab_reassign", Form::Any),
+    ("read_buf_mem_limit", Form::Number(NUMBER_32)),
+    ("resp_obj_mem_limit", Form::Any),
+    ("slab_automove", Form::MaybeNumber(0..=2)),
+    ("slab_automove_freeratio", Form::Text),
+    ("slab_automove_ratio", Form::Factor),
+    ("slab_automove_window", Form::Number(3..=1800)),
+    ("slab_chunk_max", Form::Number(1..=1024)),
+    ("slab_reassign", Form::Any),
+    ("slab_sizes", Form::Text),
+    ("sock_cookie_id", Form::Any),
+    ("tail_repair_time", Form::Number(10..=i64::MAX)),
+    ("temporary_ttl", Form::Number(ANY_NUMBER)),
+    ("track_sizes", Form::Any),
+    ("warm_lru_pct", Form::Number(1..=79)),
+    ("warm_max_factor", Form::Factor),
+    ("watcher_logbuf_size", Form::Number(NUMBER_32)),
+    ("worker_logbuf_size", Form::Number(NUMBER_32)),
 ];
+
+impl Form {
+    /// Whether this may follow the word. `None`: nothing follows it.
+    fn allows(&self, value: Option<&str>) -> bool {
+        let is_in = |range: &RangeInclusive<i64>, value| {
+            number(value).is_ok_and(|number| range.contains(&number))
+        };
+        match (self, value) {
+            (Form::Any, _) | (Form::MaybeNumber(_), None) => true,
+            (_, None) => false,
+            (Form::Text, Some(_)) => true,
+            (Form::OneOf(words), Some(value)) => words.contains(&value),
+            (Form::Number(range) | Form::MaybeNumber(range), Some(value)) => is_in(range, value),
+            (Form::Factor, Some(value)) => factor(value).is_ok_and(|factor| factor > 0.0),
+        }
+    }
+}
 
 /// Parses the words of `-o`, which commas separate: `idle_timeout=60,modern`.
 ///
@@ -136,16 +180,15 @@ pub fn extended(text: &str) -> Result<Extended, String> {
             Some((name, value)) => (name, Some(value)),
             None => (word, None),
         };
+        let option = OPTIONS.iter().find(|(known, _)| *known == name);
+        let (_, form) = option.ok_or(format!("{name} is not an option of memcached"))?;
+        if !form.allows(value) {
+            return Err(format!("{word}: memcached does not accept this value"));
+        }
         match name {
-            "idle_timeout" => {
-                let seconds = value.and_then(|value| number(value).ok());
-                let seconds = seconds.ok_or("idle_timeout needs a number of seconds")?;
-                extended.idle_timeout = Some(seconds);
-            }
-            // It asks that one client too many is refused, and does not wait. Here that is always so.
+            "idle_timeout" => extended.idle_timeout = value.and_then(|value| number(value).ok()),
             "maxconns_fast" => {}
-            _ if WITHOUT_EFFECT.contains(&name) => extended.without_effect.push(word.into()),
-            _ => return Err(format!("{name} is not an option of memcached")),
+            _ => extended.without_effect.push(word.into()),
         }
     }
     Ok(extended)
@@ -193,7 +236,18 @@ mod tests {
         let found = extended("modern,,idle_timeout=60,hashpower=20, ").expect("they are known");
         assert_eq!(found.idle_timeout, Some(60));
         assert_eq!(found.without_effect, ["modern", "hashpower=20"]);
-        for text in ["nonsense", "idle_timeout", "idle_timeout=x", "ssl_key=x"] {
+        for text in [
+            "nonsense",
+            "idle_timeout",
+            "idle_timeout=x",
+            "ssl_key=x",
+            "hashpower",
+            "hashpower=2",
+            "hash_algorithm=md5",
+            "slab_automove=9",
+            "hot_max_factor=0",
+            "tail_repair_time=5",
+        ] {
             assert!(extended(text).is_err(), "{text}");
         }
     }

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
-use super::line::{Line, Position};
+use super::line::{Line, Longest, Position};
 use super::wire::{Outcome, Wire};
 use super::{binary, login, request};
 use crate::clients::Client;
@@ -89,7 +89,7 @@ fn serve_text(
     }
     // A small value is copied to `value_buffer` while its shard is locked. A large one is shared, so this stays small.
     let mut value_buffer = Vec::new();
-    let mut line = Line::new(&service.clients.line_memory);
+    let mut line = Line::new(&service.clients.line_memory, Longest::Command);
     loop {
         let read = wire.read_line(&mut line)?;
         // Then no command is executed, even if it arrived while this worker was waiting for it, and no further piece of

@@ -41,6 +41,16 @@ pub struct Line<'m> {
     capacity: usize,
     memory: &'m LineMemory,
     position: Position,
+    longest: Longest,
+}
+
+/// How long a line may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Longest {
+    /// A `get` or `gets` may have any length, and every other line [`MAX_LINE`] bytes.
+    Command,
+    /// Before the login every line may have only [`MAX_LINE`] bytes.
+    Login,
 }
 
 /// Which part of a line the bytes are.
@@ -54,12 +64,13 @@ pub enum Position {
 
 impl<'m> Line<'m> {
     /// An empty line.
-    pub fn new(memory: &'m LineMemory) -> Self {
+    pub fn new(memory: &'m LineMemory, longest: Longest) -> Self {
         Line {
             bytes: Vec::new(),
             capacity: OWN,
             memory,
             position: Position::Start,
+            longest,
         }
     }
 
@@ -74,8 +85,9 @@ impl<'m> Line<'m> {
     }
 
     /// Whether it may have several pieces.
-    pub fn is_get(&self) -> bool {
-        self.bytes.starts_with(b"get ") || self.bytes.starts_with(b"gets ")
+    pub fn may_be_long(&self) -> bool {
+        let is_get = self.bytes.starts_with(b"get ") || self.bytes.starts_with(b"gets ");
+        is_get && self.longest == Longest::Command
     }
 
     /// Appends bytes, up to the end of the line, and returns how many. 0 if there is no memory for more.
@@ -150,7 +162,7 @@ mod tests {
     /// The rest of a piece, when it was served.
     fn rest(piece: &str) -> String {
         let memory = LineMemory::default();
-        let mut line = Line::new(&memory);
+        let mut line = Line::new(&memory, Longest::Command);
         assert_eq!(line.append(piece.as_bytes()), piece.len());
         line.keep_last_word();
         assert_eq!(line.position(), Position::Later);
@@ -178,12 +190,12 @@ mod tests {
         let mut lines = Vec::new();
         while memory.take(MAX_PIECE - OWN) {
             memory.give_back(MAX_PIECE - OWN);
-            lines.push(Line::new(&memory));
+            lines.push(Line::new(&memory, Longest::Command));
             assert_eq!(fill(lines.last_mut().unwrap()), MAX_PIECE);
         }
         assert!(lines.len() > 1);
         // The memory is used up, except a rest that is too small for another long piece.
-        let mut another = Line::new(&memory);
+        let mut another = Line::new(&memory, Longest::Command);
         assert!((OWN..MAX_PIECE).contains(&fill(&mut another)));
         lines.pop();
         another.clear();

@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use super::start_error::StartError;
@@ -34,7 +35,7 @@ enum Socket {
     /// The file is removed when the listener is dropped.
     Unix {
         listener: UnixListener,
-        _file: SocketFile,
+        file: SocketFile,
     },
 }
 
@@ -153,7 +154,7 @@ fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
         if !found.file_type().is_socket() {
             return Err(StartError::NotASocket(path.clone()));
         }
-        if UnixStream::connect(path).is_ok() {
+        if !is_stale(path) {
             return Err(StartError::SocketInUse(path.clone()));
         }
         // If this fails, `bind` fails too, and its error is reported.
@@ -164,16 +165,29 @@ fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
         let file = SocketFile::new(path)?;
         // Until now the umask decided who can connect. With a usual umask, only this user can.
         fs::set_permissions(path, Permissions::from_mode(*mode))?;
-        Ok(Socket::Unix {
-            listener,
-            _file: file,
-        })
+        Ok(Socket::Unix { listener, file })
     };
     let socket = listen().map_err(|error| StartError::CannotListenOnSocket {
         path: path.clone(),
         error,
     })?;
     Ok(Listener::new(socket, Address::Unix(path.clone())))
+}
+
+/// Whether no server listens on this socket. If that is not sure, for example because another user's socket may not be
+/// connected to, a server may listen.
+fn is_stale(path: &Path) -> bool {
+    /// A server whose queue is full would let `connect` wait for ever.
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let (sender, answer) = mpsc::channel();
+    let path = path.to_owned();
+    let connect = move || sender.send(UnixStream::connect(path));
+    if thread::Builder::new().spawn(connect).is_err() {
+        return false;
+    }
+    let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    let answer = answer.recv_timeout(PATIENCE);
+    answer.is_ok_and(|connected| connected.is_err_and(is_refused))
 }
 
 impl Listener {
@@ -245,8 +259,13 @@ impl Listener {
                 let _ =
                     TcpStream::connect_timeout(&reachable(*address), Duration::from_millis(100));
             }
+            // Another server may have put its socket there.
             Address::Unix(path) => {
-                let _ = UnixStream::connect(path);
+                if let Socket::Unix { file, .. } = &self.socket
+                    && file.is_there()
+                {
+                    let _ = UnixStream::connect(path);
+                }
             }
         }
     }
@@ -286,11 +305,16 @@ impl SocketFile {
             identity: identity(path)?,
         })
     }
+
+    /// Whether the name is still that of this file.
+    fn is_there(&self) -> bool {
+        identity(&self.path).is_ok_and(|identity| identity == self.identity)
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }

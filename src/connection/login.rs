@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::line::Line;
+use super::line::{Line, Longest};
 use super::wire::{Outcome, Wire};
 use crate::command::{AfterCommand, Service};
 use crate::protocol::{self, ProtocolError};
@@ -25,7 +25,7 @@ pub fn log_in(
     service: &Service,
     trace: Trace<'_>,
 ) -> io::Result<AfterCommand> {
-    let mut line = Line::new(&service.clients.line_memory);
+    let mut line = Line::new(&service.clients.line_memory, Longest::Login);
     loop {
         line.clear();
         match wire.read_line(&mut line)? {

@@ -242,24 +242,27 @@ impl Drop for Server {
     fn drop(&mut self) {
         let clients = &self.service.clients;
         clients.stop();
+        // The sockets are closed first, so that the next server can listen as soon as it has the file.
+        let deadline = Instant::now() + THREADS_GRACE;
         self.wake_acceptors();
+        // The first attempt to wake the acceptors may have failed because clients used all file descriptors.
+        while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            thread::sleep(POLL_INTERVAL);
+            self.wake_acceptors();
+        }
+        for acceptor in self.acceptors.drain(..) {
+            join(acceptor, deadline);
+        }
+        self.listeners.clear();
         let cut_off = clients.close_all(SHUTDOWN_GRACE);
         // The file is closed before the log keeper is waited for, because this ends a rewrite.
         self.service.store.close_log();
         if cut_off > 0 {
             log::line(format_args!(
-                "rustmemc: {cut_off} clients did not take their answers in time"
+                "rustmemc: clients that did not take their answers in time: {cut_off}"
             ));
         }
         let deadline = Instant::now() + THREADS_GRACE;
-        // The first attempt to wake the acceptors may have failed because clients used all file descriptors.
-        while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
-            self.wake_acceptors();
-            thread::sleep(POLL_INTERVAL);
-        }
-        for acceptor in self.acceptors.drain(..) {
-            join(acceptor, deadline);
-        }
         // The dispatcher thread owns the workers, and returns them when it ends.
         let dispatcher = self.dispatcher.take();
         if let Some(workers) = dispatcher.and_then(|thread| join(thread, deadline)) {

@@ -120,7 +120,7 @@ impl<'c> Wire<'c> {
             if line.bytes().ends_with(b"\n") {
                 return Ok(Outcome::Complete);
             }
-            if line.is_get() {
+            if line.may_be_long() {
                 if taken == 0 {
                     return Ok(Outcome::Piece);
                 }
