@@ -84,13 +84,21 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     }
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // `words` is not used here: the verb must start the line, so a verb after a space is unknown.
+    // `words` is not used here: most verbs must start the line.
     let (verb, args) = match line.iter().position(|&byte| byte == b' ') {
         Some(space) => line.split_at(space),
         None => (line, &b""[..]),
     };
     if let Some(parsed) = parse_verb(verb, args) {
         return parsed;
+    }
+    // memcached has two parsers. The older one, for these commands, skips spaces before the verb.
+    if verb.is_empty() {
+        let (verb, args) = first_word(args);
+        let parsed = Some(verb).filter(|verb| AFTER_SPACES.contains(verb));
+        if let Some(parsed) = parsed.and_then(|verb| parse_verb(verb, args)) {
+            return parsed;
+        }
     }
     if is_http(args) {
         return Parsed::always_answered(Ok(Request::Http));
@@ -153,6 +161,16 @@ pub const VERBS: [&str; 30] = [
     "shutdown",
     "lru_crawler",
     "debugtime",
+];
+
+/// The verbs that may follow spaces at the beginning of a line.
+const AFTER_SPACES: [&[u8]; 6] = [
+    b"flush_all",
+    b"verbosity",
+    b"cache_memlimit",
+    b"shutdown",
+    b"lru_crawler",
+    b"debugtime",
 ];
 
 /// Parses the words after the verb; `None` if there is no such verb.
@@ -290,6 +308,14 @@ mod tests {
         );
         assert_eq!(
             parse(b" version\r\n").request,
+            Err(ProtocolError::UnknownCommand)
+        );
+        assert_eq!(
+            parse(b"  verbosity 1\r\n").request,
+            Ok(Request::Verbosity(1))
+        );
+        assert_eq!(
+            parse(b" VERBOSITY 1\r\n").request,
             Err(ProtocolError::UnknownCommand)
         );
         assert_eq!(

@@ -66,7 +66,8 @@ pub(super) fn like_strtoll(word: &[u8]) -> Option<i64> {
 /// and then the end, white space or a NUL. (A result that is shorter than the old value is padded with spaces.) A
 /// negative number is refused, but `-0` is accepted, as in memcached.
 pub fn number_in_value(value: &[u8]) -> Option<u64> {
-    let value = value.trim_ascii_start();
+    let start = value.iter().position(|&byte| !is_space(byte));
+    let (_, value) = value.split_at(start.unwrap_or(value.len()));
     let (is_negative, value) = match value {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
@@ -77,13 +78,16 @@ pub fn number_in_value(value: &[u8]) -> Option<u64> {
         .position(|byte| !byte.is_ascii_digit())
         .unwrap_or(value.len());
     let (number, rest) = value.split_at(end);
-    let is_complete = rest
-        .first()
-        .is_none_or(|&byte| byte.is_ascii_whitespace() || byte == 0);
+    let is_complete = rest.first().is_none_or(|&byte| is_space(byte) || byte == 0);
     if number.is_empty() || !is_complete {
         return None;
     }
     digits(number).filter(|&number| !is_negative || number == 0)
+}
+
+/// White space as C's `isspace` defines it. (`u8::is_ascii_whitespace` leaves out the vertical tab.)
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 /// The value of any number of decimal digits. An empty text is 0.
@@ -136,6 +140,7 @@ mod tests {
             ("9 ", 9),
             (" 5", 5),
             ("\t5", 5),
+            ("\x0b\x0c5\x0b", 5),
             ("5 6", 5),
             ("+5", 5),
             ("-0", 0),

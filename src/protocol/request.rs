@@ -252,9 +252,10 @@ pub struct ReturnFlags<'a> {
     pub value: bool,
     /// Whether the common answer is not sent (`q`): the miss of `mg`, the success of `ms`, `md` and `ma`.
     pub quiet: bool,
-    /// Whether the opaque is too long. All other errors are answered before this one.
+    /// Whether the opaque is too long. All other errors are answered before this one. `mg` and `ma` have changed the item
+    /// by then.
     pub opaque_too_long: bool,
-    /// All flags of the line. They have been checked, and are split again when they are needed.
+    /// All flags of the line (of `mg` and `ma`, up to an opaque that is too long). They have been checked, and are split again when they are needed.
     pub(super) flags: &'a [u8],
 }
 
