@@ -43,7 +43,7 @@
 //! | [`item`], [`memory`] |                        | what a key holds; the memory of all items, and its limit |
 //!
 //! The others are: [`config`] (the flags), [`clients`] (the connected clients), [`stopper`] (how the server is asked to
-//! stop), [`stats`] (counters), [`trace`] (`-v` and `-vv`: the conversation on standard error, explained), [`log`]
+//! stop), [`stats`] (counters), [`prefixes`] (counters of `stats detail`), [`trace`] (`-v` and `-vv`: the conversation on standard error, explained), [`log`]
 //! (writes all lines for the operator; it is not the append-only file).
 //!
 //! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
@@ -222,6 +222,7 @@ mod datastore;
 mod item;
 pub mod log;
 mod memory;
+mod prefixes;
 mod protocol;
 mod serialization;
 mod stats;

@@ -62,11 +62,13 @@ pub fn mode(text: &str) -> Result<u32, String> {
 pub struct Extended {
     /// `idle_timeout`, in seconds.
     pub idle_timeout: Option<i64>,
+    /// `track_sizes`.
+    pub track_sizes: bool,
     /// The words that have no effect here.
     pub without_effect: Vec<String>,
 }
 
-/// The words that memcached accepts after `-o`, except `idle_timeout`, and those whose promise is kept here anyway.
+/// The words that memcached accepts after `-o`, except `idle_timeout`, `track_sizes`, and those whose promise is kept here anyway.
 const WITHOUT_EFFECT: &[&str] = &[
     "drop_privileges",
     "ext_compact_under",
@@ -114,7 +116,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "sock_cookie_id",
     "tail_repair_time",
     "temporary_ttl",
-    "track_sizes",
     "warm_lru_pct",
     "warm_max_factor",
     "watcher_logbuf_size",
@@ -142,6 +143,7 @@ pub fn extended(text: &str) -> Result<Extended, String> {
                 let seconds = seconds.ok_or("idle_timeout needs a number of seconds")?;
                 extended.idle_timeout = Some(seconds);
             }
+            "track_sizes" => extended.track_sizes = true,
             // One client too many is always refused at once here.
             "maxconns_fast" => {}
             _ if WITHOUT_EFFECT.contains(&name) => extended.without_effect.push(word.into()),

@@ -1,7 +1,7 @@
 //! The protocol: bytes of one command line -> [`Request`]. (The Go program's `protocol_handler`.)
 //!
 //! A request borrows everything from the line, except a key in base64. A parser knows nothing about sockets, threads
-//! or the store. In [`classic`] and [`meta`], the grammar of each command is above the function that parses it. This
+//! or the store. In [`classic`], [`tuning`] and [`meta`], the grammar of each command is above the function that parses it. This
 //! file has what they share: the type of the result, the verbs, and how a line is split into words.
 //!
 //! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that text says nothing.
@@ -14,6 +14,7 @@ mod login;
 mod meta;
 mod number;
 pub mod request;
+mod tuning;
 
 use crate::item::MAX_KEY;
 pub use error::{LineError, ProtocolError};
@@ -21,8 +22,9 @@ pub use expiry::Exptime;
 pub use login::{credentials, login};
 pub use number::number_in_value;
 pub use request::{
-    Arithmetic, DebugTime, Direction, End, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
-    Retrieval, ReturnFlag, ReturnFlags, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
+    Arithmetic, Classes, Crawler, DebugTime, Detail, Direction, End, Flush, Internals, Key,
+    MetaDelete, MetaGet, OnFailure, Request, Retrieval, ReturnFlag, ReturnFlags, ShutdownMode,
+    StatsTopic, Storage, StoreMode, WithCas,
 };
 
 /// The result of parsing one command line.
@@ -130,7 +132,7 @@ pub fn parse_piece(piece: &[u8]) -> Parsed<'_> {
 
 /// All verbs. Tests compare this list with everything else that knows the verbs: [`parse_verb`], the conversations, and
 /// the table in README.md. The random tests of the parser take their verbs from it.
-pub const VERBS: [&str; 30] = [
+pub const VERBS: [&str; 33] = [
     "get",
     "gets",
     "set",
@@ -160,16 +162,22 @@ pub const VERBS: [&str; 30] = [
     "cache_memlimit",
     "shutdown",
     "lru_crawler",
+    "slabs",
+    "lru",
+    "extstore",
     "debugtime",
 ];
 
 /// The verbs that may follow spaces at the beginning of a line.
-const AFTER_SPACES: [&[u8]; 6] = [
+const AFTER_SPACES: [&[u8]; 9] = [
     b"flush_all",
     b"verbosity",
     b"cache_memlimit",
     b"shutdown",
     b"lru_crawler",
+    b"slabs",
+    b"lru",
+    b"extstore",
     b"debugtime",
 ];
 
@@ -203,7 +211,10 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
         b"stats" => classic::stats(args),
         b"cache_memlimit" => classic::cache_memlimit(args),
         b"shutdown" => classic::shutdown(args),
-        b"lru_crawler" => classic::lru_crawler(args),
+        b"lru_crawler" => tuning::lru_crawler(args),
+        b"slabs" => tuning::slabs(args),
+        b"lru" => tuning::lru(args),
+        b"extstore" => tuning::extstore(args),
         b"debugtime" => classic::debugtime(args),
         _ => return None,
     })

@@ -40,6 +40,20 @@ fn i128_of(word: &[u8], max_length: usize) -> Option<i128> {
     }
 }
 
+/// A number as C's `strtod` reads it, in at most 31 bytes. (Hexadecimal numbers are refused here.)
+pub(super) fn f64(word: &[u8]) -> Option<f64> {
+    if word.len() > 31 {
+        return None;
+    }
+    let start = word.iter().position(|&byte| !is_space(byte))?;
+    let (_, word) = word.split_at(start);
+    let word = word.split(|&byte| is_space(byte)).next()?;
+    let number: f64 = str::from_utf8(word).ok()?.parse().ok()?;
+    // `inf` is a number, but `1e999` is too large.
+    let is_too_large = number.is_infinite() && word.iter().any(u8::is_ascii_digit);
+    Some(number).filter(|_| !is_too_large)
+}
+
 /// `<bytes>`: the length of a data block. With its closing `\r\n` the block is not longer than the largest `int` of C.
 pub(super) fn data_length(word: &[u8]) -> Option<usize> {
     i32(word)
@@ -121,6 +135,32 @@ mod tests {
         assert_eq!(i32(b"-"), Some(0));
         assert_eq!(i64(b"-86400"), Some(-86400));
         assert_eq!((u32(b""), u64(b""), i32(b"")), (None, None, None));
+    }
+
+    #[test]
+    fn a_factor_is_read_as_strtod_reads_it() {
+        for (word, number) in [
+            ("0.5", 0.5),
+            ("+.5e-3", 0.0005),
+            ("5.", 5.0),
+            ("-1\t2", -1.0),
+        ] {
+            assert_eq!(f64(word.as_bytes()), Some(number), "{word:?}");
+        }
+        assert_eq!(f64(b"inf"), Some(f64::INFINITY));
+        for word in [
+            "",
+            "\t",
+            ".",
+            "-",
+            "x",
+            "5x",
+            "1e",
+            "1e999",
+            &"0".repeat(32),
+        ] {
+            assert_eq!(f64(word.as_bytes()), None, "{word:?}");
+        }
     }
 
     #[test]
