@@ -13,6 +13,7 @@ mod common;
 
 use common::Client;
 use common::memcached::Memcached;
+use common::process::eventually;
 use common::random::Random;
 
 /// The names in the answer to a kind of `stats`. The number of a slab class becomes 1: memcached has other classes.
@@ -149,6 +150,12 @@ fn commands_that_tune_memcached_are_answered_as_memcached_answers_them() {
                 line = format!("{line} {}", pick(ARGUMENTS));
             }
             let (our_answer, their_answer) = (ask(&mut ours, &line), ask(&mut theirs, &line));
+            if line.starts_with("lru_crawler") {
+                let setting = ours.setting("lru_crawler");
+                eventually("the thread of memcached begins or ends", || {
+                    theirs.setting("lru_crawler") == setting
+                });
+            }
             // A crawl of memcached takes a moment.
             let is_busy = their_answer == "BUSY currently processing crawler request";
             assert!(
