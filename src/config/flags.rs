@@ -126,7 +126,7 @@ struct Flags {
     #[argh(switch, short = 'i')]
     license: bool,
 
-    /// memcached's extended options: idle_timeout=<seconds> is --idle-timeout, track_sizes is for `stats sizes`, the others have no effect here
+    /// memcached's extended options: `idle_timeout=<seconds>` is --idle-timeout, track_sizes is for `stats sizes`, the others have no effect here
     #[argh(option, short = 'o', from_str_fn(extended), arg_name = "options")]
     extended: Vec<value::Extended>,
 
