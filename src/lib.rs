@@ -44,7 +44,8 @@
 //! | [`item`], [`memory`] |                        | what a key holds; the memory of all items, and its limit |
 //!
 //! The others are: [`clients`] (the connected clients), [`stream`] (a client's socket, TCP or Unix), [`users`] (the
-//! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`trace`] (`-v` and `-vv`:
+//! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`prefixes`] (the counters of `stats
+//! detail`), [`trace`] (`-v` and `-vv`:
 //! the conversation on standard error, explained), [`log`] (writes all lines for the operator; it is not the
 //! append-only file).
 //!
@@ -255,6 +256,7 @@ mod datastore;
 mod item;
 pub mod log;
 mod memory;
+mod prefixes;
 mod protocol;
 mod serialization;
 mod stats;

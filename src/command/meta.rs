@@ -24,9 +24,12 @@ pub fn get<'a>(
     let key = &*request.key.bytes;
     let bump = if request.no_bump { Bump::No } else { Bump::Yes };
     let mut read_before = None;
+    // The error comes after the changes, as in memcached.
+    let opaque_too_long = request.return_flags.opaque_too_long;
     if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
         match store.get(key, bump, value_buffer) {
-            None => return Ok(miss(request, counts)),
+            None => return miss(request, counts),
+            Some(_) if opaque_too_long => return Err(ProtocolError::OpaqueTooLong),
             // This client may win the item, and the mark for that needs the write lock.
             Some(item) if item.marks.stale && !item.marks.won => {
                 read_before = Some((item.fetched, item.last_access));
@@ -45,7 +48,7 @@ pub fn get<'a>(
     let mut guard = store.lock_key(key);
     let (mut item, created) = match (guard.item(), pending) {
         (Some(item), _) => (item.into_owned(), Created::No),
-        (None, None) => return Ok(miss(request, counts)),
+        (None, None) => return miss(request, counts),
         (None, Some(PendingItem { mut item, .. })) => {
             item.last_access = guard.now();
             item.cas = guard.put(item.borrowed(), request.cas)?;
@@ -56,16 +59,19 @@ pub fn get<'a>(
         (item.fetched, item.last_access) = before;
     }
     let found = Found::new(request, item, created, || guard.now());
-    if bump == Bump::Yes {
+    if bump == Bump::Yes && !opaque_too_long {
         guard.mark_read();
     }
-    if found.wins {
+    if found.wins && !opaque_too_long {
         guard.mark_won();
     }
     if found.expiry != found.item.expiry {
         guard.touch(found.expiry)?;
     }
     drop(guard);
+    if opaque_too_long {
+        return Err(ProtocolError::OpaqueTooLong);
+    }
     Ok(found.response(request, counts))
 }
 
@@ -174,15 +180,18 @@ impl<'a> Found<'a> {
     }
 }
 
-fn miss<'a>(request: &MetaGet<'a>, counts: &Counts) -> Response<'a> {
+fn miss<'a>(request: &MetaGet<'a>, counts: &Counts) -> Result<Response<'a>, ProtocolError> {
     counts.add(Counter::CmdGet);
     counts.add(Counter::GetMisses);
+    if request.return_flags.opaque_too_long {
+        return Err(ProtocolError::OpaqueTooLong);
+    }
     let flags = echoed(&request.key, &request.return_flags);
-    Response::Meta(Meta {
+    Ok(Response::Meta(Meta {
         code: Code::Miss,
         flags,
         hidden: request.return_flags.quiet,
-    })
+    }))
 }
 
 /// `ms`
@@ -273,7 +282,12 @@ pub fn calculate<'a>(
     store: &Datastore,
     counts: &Counts,
 ) -> Result<Response<'a>, ProtocolError> {
-    let (number, cas, mut expiry, created, now) = match arithmetic::apply(request, store, counts)? {
+    let outcome = arithmetic::apply(request, store, counts)?;
+    // The error comes after the change, as in memcached.
+    if return_flags.opaque_too_long {
+        return Err(ProtocolError::OpaqueTooLong);
+    }
+    let (number, cas, mut expiry, created, now) = match outcome {
         arithmetic::Outcome::Calculated {
             number,
             cas,

@@ -11,15 +11,17 @@ mod admin;
 mod arithmetic;
 mod meta;
 mod retrieval;
+mod stats;
 mod storage;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::datastore::{Datastore, PendingItem, StoreError};
+use crate::prefixes::Prefixes;
 use crate::protocol::{ProtocolError, Request};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
@@ -38,6 +40,10 @@ pub struct Service {
     pub users: Option<Users>,
     /// The connected clients.
     pub clients: Arc<Clients>,
+    /// The counters of `stats detail`.
+    pub prefixes: Prefixes,
+    /// Whether `lru_crawler disable` was the last of its kind.
+    pub is_crawler_disabled: AtomicBool,
     /// How much is printed on standard error: set by `-v`, changed by the command `verbosity`.
     pub verbosity: AtomicU32,
     /// The first TCP port on which the server listens; 0 if there is none.
@@ -82,7 +88,8 @@ pub fn may_change(request: &Request<'_>) -> bool {
         | Request::DebugTime(_)
         | Request::MetaNoop
         | Request::MetaDebug { .. }
-        | Request::Metadump
+        | Request::LruCrawler(_)
+        | Request::WithoutEffect(_)
         | Request::Quit
         | Request::Http => false,
         Request::Store(_)
@@ -105,7 +112,12 @@ pub fn reserve(
     service: &Service,
 ) -> Result<Option<PendingItem>, ProtocolError> {
     match request {
-        Request::Store(announced) => storage::reserve(announced, &service.store).map(Some),
+        Request::Store(announced) => {
+            if let Some(prefixes) = service.prefixes.if_on() {
+                prefixes.count_set(&announced.key.bytes);
+            }
+            storage::reserve(announced, &service.store).map(Some)
+        }
         Request::MetaSet(announced, return_flags) => {
             let pending = storage::reserve(announced, &service.store)?;
             if return_flags.opaque_too_long {
@@ -130,7 +142,8 @@ pub fn reserve(
         | Request::MetaArithmetic(..)
         | Request::MetaNoop
         | Request::MetaDebug { .. }
-        | Request::Metadump
+        | Request::LruCrawler(_)
+        | Request::WithoutEffect(_)
         | Request::Quit
         | Request::Http => Ok(None),
     }
@@ -155,14 +168,15 @@ pub fn execute<'a>(
     let response = match (request, pending) {
         // Requests whose answer has any number of pieces, or none.
         (Request::Get(request), _) => {
-            return retrieval::get(&request, store, counts, value_buffer, answer)
+            let prefixes = service.prefixes.if_on();
+            return retrieval::get(&request, store, counts, prefixes, value_buffer, answer)
                 .map(|()| AfterCommand::Continue);
         }
         (Request::Stats(topic), _) => {
-            return admin::stats(topic, service, counts, answer).map(|()| AfterCommand::Continue);
+            return stats::stats(topic, service, counts, answer).map(|()| AfterCommand::Continue);
         }
-        (Request::Metadump, _) => {
-            return admin::metadump(service, answer).map(|()| AfterCommand::Continue);
+        (Request::LruCrawler(command), _) => {
+            return admin::lru_crawler(command, service, answer).map(|()| AfterCommand::Continue);
         }
         // This cannot happen: `reserve` makes a pending item for each of them.
         (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue),
@@ -176,7 +190,12 @@ pub fn execute<'a>(
         (Request::Store(request), Some(pending)) => {
             storage::store(&request, pending, store, counts).map(Into::into)
         }
-        (Request::Delete { key }, _) => storage::delete(key, store, counts),
+        (Request::Delete { key }, _) => {
+            if let Some(prefixes) = service.prefixes.if_on() {
+                prefixes.count_delete(key);
+            }
+            storage::delete(key, store, counts)
+        }
         (Request::Arithmetic(request), _) => {
             arithmetic::apply(&request, store, counts).map(Into::into)
         }
@@ -192,6 +211,7 @@ pub fn execute<'a>(
         (Request::MetaNoop, _) => Ok(Response::MetaNoop),
         (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts, value_buffer)),
         (Request::FlushAll(flush), _) => admin::flush_all(flush, service, counts),
+        (Request::WithoutEffect(internals), _) => Ok(Response::OkWithoutEffect(internals)),
         (Request::Version, _) => Ok(Response::Version),
         (Request::Verbosity(level), _) => Ok(admin::verbosity(level, service)),
         (Request::CacheMemlimit(megabytes), _) => admin::cache_memlimit(megabytes, service),

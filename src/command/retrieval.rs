@@ -4,6 +4,7 @@ use std::io;
 
 use crate::datastore::{Bump, Datastore};
 use crate::item::Item;
+use crate::prefixes::Prefixes;
 use crate::protocol::{End, Exptime, ProtocolError, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
@@ -14,6 +15,7 @@ pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,
     counts: &Counts,
+    prefixes: Option<&Prefixes>,
     value_buffer: &mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
@@ -25,6 +27,9 @@ pub fn get(
                 Err(error) => return answer(Response::Error(error)),
             },
         };
+        if let Some(prefixes) = prefixes {
+            prefixes.count_get(key, found.is_some());
+        }
         if let Some(item) = found {
             answer(Response::Value(item, request.with_cas))?;
         }

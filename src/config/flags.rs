@@ -60,7 +60,7 @@ struct Flags {
     #[argh(switch, short = 'F')]
     disable_flush_all: bool,
 
-    /// refuse the commands that list keys: `lru_crawler metadump`, `stats cachedump`
+    /// refuse the commands that list keys or their prefixes: `lru_crawler metadump` and `mgdump`, `stats cachedump`, `stats detail`
     #[argh(switch, short = 'X')]
     disable_dumping: bool,
 
@@ -128,7 +128,7 @@ struct Flags {
     #[argh(switch, short = 'i')]
     license: bool,
 
-    /// memcached's extended options: `idle_timeout=<seconds>` is --idle-timeout, the others have no effect here
+    /// memcached's extended options: `idle_timeout=<seconds>` is --idle-timeout, track_sizes is for `stats sizes`, the others have no effect here
     #[argh(option, short = 'o', from_str_fn(extended), arg_name = "options")]
     extended: Vec<Extended>,
 
@@ -160,7 +160,7 @@ struct Flags {
     #[argh(option, short = 'n', from_str_fn(number), arg_name = "bytes")]
     slab_min_size: Vec<i64>,
 
-    /// no effect here (memcached: what separates a key's prefix, for statistics)
+    /// count requests by the prefix of the key, which this character ends, as `stats detail on` does (default: :, off)
     #[argh(option, short = 'D', arg_name = "char")]
     prefix_delimiter: Vec<String>,
 
@@ -366,6 +366,9 @@ fn configuration(
         enable_shutdown: flags.enable_shutdown,
         disable_flush_all: flags.disable_flush_all,
         disable_dumping: flags.disable_dumping,
+        detail: !flags.prefix_delimiter.is_empty(),
+        prefix_delimiter: delimiter(&flags)?,
+        track_sizes: flags.extended.iter().any(|words| words.track_sizes),
         auth_file: flags.auth_file.last().cloned(),
         protocol,
         idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
@@ -453,6 +456,20 @@ fn aof_options(flags: &Flags, path: PathBuf) -> Result<aof::Options, String> {
     })
 }
 
+/// The delimiter of `-D`, or the default.
+fn delimiter(flags: &Flags) -> Result<u8, String> {
+    let Some(text) = flags.prefix_delimiter.last() else {
+        return Ok(b':');
+    };
+    match text.trim_start().bytes().next() {
+        Some(byte) if byte.is_ascii() => Ok(byte),
+        Some(_) => Err(format!(
+            "-D {text}: the delimiter must be an ASCII character"
+        )),
+        None => Err("-D: there is no delimiter".into()),
+    }
+}
+
 /// The values of flags that have no effect here, for `stats settings`. Values that memcached refuses are refused.
 fn reported(flags: &Flags) -> Result<Reported, String> {
     let defaults = Reported::default();
@@ -468,14 +485,6 @@ fn reported(flags: &Flags) -> Result<Reported, String> {
             "-f {growth_factor}: the factor must be greater than 1"
         ));
     }
-    let stat_key_prefix = match flags.prefix_delimiter.last() {
-        None => defaults.stat_key_prefix,
-        Some(text) => text
-            .trim_start()
-            .chars()
-            .next()
-            .ok_or("-D: there is no delimiter")?,
-    };
     from_one("-N", &flags.napi_ids, 1)?;
     let backlog = flags.listen_backlog.last().copied();
     Ok(Reported {
@@ -485,7 +494,6 @@ fn reported(flags: &Flags) -> Result<Reported, String> {
         reqs_per_event: from_one("-R", &flags.max_reqs_per_event, defaults.reqs_per_event)?,
         chunk_size: from_one("-n", &flags.slab_min_size, defaults.chunk_size)?,
         growth_factor,
-        stat_key_prefix,
     })
 }
 
@@ -516,7 +524,6 @@ fn without_effect(flags: &Flags, ignored: &[String]) -> Option<String> {
         shown("-R", &flags.max_reqs_per_event, ""),
         shown("-f", &flags.slab_growth_factor, ""),
         shown("-n", &flags.slab_min_size, ""),
-        shown("-D", &flags.prefix_delimiter, ""),
         shown("-N", &flags.napi_ids, ""),
         shown("-e", &memory_file, " (--aof keeps items)"),
         switch("-C", flags.disable_cas),
@@ -722,6 +729,7 @@ mod tests {
             ("-U x", "-U", "x"),
             ("-N 0", "-N", "0"),
             ("-D  ", "-D", ""),
+            ("-D é", "-D", "é"),
             ("-a 9", "-a", "9"),
             ("-B nonsense", "-B", "nonsense"),
             ("-o nonsense", "-o", "nonsense"),

@@ -51,8 +51,14 @@ pub struct Config {
     pub enable_shutdown: bool,
     /// Whether `flush_all` is refused.
     pub disable_flush_all: bool,
-    /// Whether the commands that list keys (`lru_crawler metadump`, `stats cachedump`) are refused.
+    /// Whether the commands that list keys (`lru_crawler metadump`, `stats cachedump`) and `stats detail` are refused.
     pub disable_dumping: bool,
+    /// Whether requests are counted by the prefix of the key from the start on, without `stats detail on`.
+    pub detail: bool,
+    /// What ends the prefix of a key: an ASCII character.
+    pub prefix_delimiter: u8,
+    /// Whether `stats sizes` shows how many items of each size there are.
+    pub track_sizes: bool,
     /// A file of lines `user:password`. Clients must log in with one of them. `None`: there is no login.
     pub auth_file: Option<PathBuf>,
     /// The protocol that clients may speak.
@@ -110,8 +116,6 @@ pub struct Reported {
     pub chunk_size: i64,
     /// `-f`: the growth factor of its slab sizes.
     pub growth_factor: f64,
-    /// `-D`: what separates a key's prefix from the rest.
-    pub stat_key_prefix: char,
 }
 
 impl Default for Reported {
@@ -123,7 +127,6 @@ impl Default for Reported {
             reqs_per_event: 20,
             chunk_size: 48,
             growth_factor: 1.25,
-            stat_key_prefix: ':',
         }
     }
 }
@@ -141,6 +144,9 @@ impl Default for Config {
             enable_shutdown: false,
             disable_flush_all: false,
             disable_dumping: false,
+            detail: false,
+            prefix_delimiter: b':',
+            track_sizes: false,
             auth_file: None,
             protocol: Protocol::Auto,
             idle_timeout: None,

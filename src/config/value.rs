@@ -64,6 +64,8 @@ pub fn mode(text: &str) -> Result<u32, String> {
 pub struct Extended {
     /// `idle_timeout`, in seconds.
     pub idle_timeout: Option<i64>,
+    /// `track_sizes`.
+    pub track_sizes: bool,
     /// The words that have no effect here.
     pub without_effect: Vec<String>,
 }
@@ -87,8 +89,8 @@ enum Form {
 const ANY_NUMBER: RangeInclusive<i64> = i64::MIN..=i64::MAX;
 const NUMBER_32: RangeInclusive<i64> = 0..=u32::MAX as i64;
 
-/// The words that memcached accepts after `-o`, and what it accepts after each. Only `idle_timeout` has an effect here,
-/// and what `maxconns_fast` promises is kept here anyway: one client too many is refused soon.
+/// The words that memcached accepts after `-o`, and what it accepts after each. Only `idle_timeout` and `track_sizes`
+/// have an effect here, and what `maxconns_fast` promises is kept here anyway: one client too many is refused soon.
 const OPTIONS: &[(&str, Form)] = &[
     ("idle_timeout", Form::Number(ANY_NUMBER)),
     ("maxconns_fast", Form::Any),
@@ -187,6 +189,7 @@ pub fn extended(text: &str) -> Result<Extended, String> {
         }
         match name {
             "idle_timeout" => extended.idle_timeout = value.and_then(|value| number(value).ok()),
+            "track_sizes" => extended.track_sizes = true,
             "maxconns_fast" => {}
             _ => extended.without_effect.push(word.into()),
         }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::command::Service;
 use crate::config::Config;
 use crate::datastore::{Datastore, Limits, WhenFull};
 use crate::log;
+use crate::prefixes::Prefixes;
 use crate::stats::{Counter, Stats};
 use crate::stopper::Stopper;
 use crate::stream::{Address, Stream};
@@ -165,6 +166,8 @@ impl Server {
                 store,
                 stats,
                 users,
+                prefixes: Prefixes::new(config.detail, config.prefix_delimiter),
+                is_crawler_disabled: AtomicBool::new(false),
                 clients: Arc::new(Clients::new(conn_limit, stopper.clone())),
                 tcp_port: tcp_address(&addresses).map_or(0, |address| address.port()),
                 verbosity: AtomicU32::new(config.verbosity),

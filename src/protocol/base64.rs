@@ -1,36 +1,53 @@
 //! Base64 (RFC 4648, section 4, with padding). Meta commands use it for a key that is not plain text. The standard
 //! library has no base64.
+//!
+//! The decoder is as lenient as memcached's: characters that are not base64 are skipped, and nothing after the first
+//! padded group is read.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// The bytes that the text encodes; `None` if it is empty or not base64.
+/// The digit that stands for the padding `=`. Its value is 0, as memcached reads it: it is a multiple of 64.
+const PADDING: u8 = 64;
+
+/// The bytes that the text encodes; `None` if it has no digits, if their number is no multiple of 4, or if a group has
+/// more than two `=`.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let (groups, rest) = text.as_chunks::<4>();
-    let (last, groups) = groups.split_last()?;
-    if !rest.is_empty() {
+    let digits: Vec<u8> = text.iter().filter_map(|&letter| digit(letter)).collect();
+    let (groups, rest) = digits.as_chunks::<4>();
+    if groups.is_empty() || !rest.is_empty() {
         return None;
     }
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let mut bytes = Vec::with_capacity(groups.len() * 3);
     for group in groups {
-        bytes.extend_from_slice(&three_bytes(*group)?);
+        let value = |sum, digit: &u8| sum << 6 | u32::from(digit % PADDING);
+        let [_, a, b, c] = group.iter().fold(0u32, value).to_be_bytes();
+        match group.iter().filter(|&&digit| digit == PADDING).count() {
+            0 => bytes.extend([a, b, c]),
+            1 => {
+                bytes.extend([a, b]);
+                break;
+            }
+            2 => {
+                bytes.push(a);
+                break;
+            }
+            _ => return None,
+        }
     }
-    // Only the last group may be padded: `xx==` encodes one byte, `xxx=` two.
-    let (padded, length) = match *last {
-        [a, b, b'=', b'='] => ([a, b, b'A', b'A'], 1),
-        [a, b, c, b'='] => ([a, b, c, b'A'], 2),
-        unpadded => (unpadded, 3),
-    };
-    bytes.extend(three_bytes(padded)?.into_iter().take(length));
     Some(bytes)
 }
 
-fn three_bytes(group: [u8; 4]) -> Option<[u8; 3]> {
-    let number = group.into_iter().try_fold(0u32, |sum, letter| {
-        let digit = ALPHABET.iter().position(|&other| other == letter)?;
-        Some(sum << 6 | digit as u32)
-    })?;
-    let [_, a, b, c] = number.to_be_bytes();
-    Some([a, b, c])
+/// The digit of a letter, 0 to 63, or [`PADDING`]; `None` if the letter is not base64.
+fn digit(letter: u8) -> Option<u8> {
+    match letter {
+        b'A'..=b'Z' => Some(letter - b'A'),
+        b'a'..=b'z' => Some(letter - b'a' + 26),
+        b'0'..=b'9' => Some(letter - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        b'=' => Some(PADDING),
+        _ => None,
+    }
 }
 
 /// The text that encodes these bytes.
@@ -71,9 +88,29 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_base64_is_not_decoded() {
+    fn characters_that_are_not_base64_are_skipped() {
+        for (text, bytes) in [
+            ("Zm9v!", &b"foo"[..]),
+            ("!Z m-9\tv", b"foo"),
+            ("Zg!=!=", b"f"),
+            ("=m9v", b"\x02o"),
+            ("Z=m9", b"d\t"),
+        ] {
+            assert_eq!(decode(text.as_bytes()), Some(bytes.into()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_after_the_first_padded_group_is_read() {
+        for text in ["Zg==", "Zg==Zg==", "Zg==Zm9v", "Zg======"] {
+            assert_eq!(decode(text.as_bytes()), Some(b"f".into()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_digits_is_not_decoded() {
         for text in [
-            "", "Z", "Zm9", "Zm9vYg", "Zm9v!m9v", "Zg==Zg==", "====", "=m9v", "Z m9",
+            "", "!", "!!!!", "Z", "Zm9", "Zm9vYg", "Zm9!", "Zg==Zg", "====", "Zm9v====",
         ] {
             assert_eq!(decode(text.as_bytes()), None, "{text:?}");
         }

@@ -21,8 +21,8 @@
 //! Source: memcached's wiki, "BinaryProtocolRevamped", and `proto_bin.c` of memcached 1.6.45 where that is silent.
 
 use super::request::{
-    Arithmetic, Direction, End, Flush, Key, Keys, MetaDelete, OnFailure, Request, Retrieval,
-    ReturnFlags, StatsTopic, Storage, StoreMode, Vivify, WithCas,
+    Arithmetic, Detail, Direction, End, Flush, Key, Keys, MetaDelete, OnFailure, Request,
+    Retrieval, ReturnFlags, StatsTopic, Storage, StoreMode, Vivify, WithCas,
 };
 use super::{Answer, Exptime, Parsed, ProtocolError, classic};
 use crate::item::MAX_KEY;
@@ -397,7 +397,7 @@ fn calculate<'a>(
 fn stat(topic: &[u8]) -> Result<Request<'_>, ProtocolError> {
     match classic::stats(topic).request {
         // The answers to these are no names and values.
-        Ok(Request::Stats(StatsTopic::Detail | StatsTopic::Cachedump { .. })) => {
+        Ok(Request::Stats(StatsTopic::Detail(Detail::Dump) | StatsTopic::Cachedump { .. })) => {
             Err(ProtocolError::UnknownStats)
         }
         request => request,

@@ -1,10 +1,10 @@
 //! The classic text protocol. Each command has one parsing function, with its grammar above it.
 //!
 //! `args` is always the line after the verb. Words beyond the grammar are ignored, as in memcached (except by
-//! `shutdown` and `lru_crawler`, which refuse them). Too few words are mostly a [`LineError::TooFewWords`].
+//! `shutdown`, which refuses them). Too few words are mostly a [`LineError::TooFewWords`].
 
 use super::request::{
-    Arithmetic, DebugTime, Direction, End, Flush, Keys, OnFailure, Request, Retrieval,
+    Arithmetic, DebugTime, Detail, Direction, End, Flush, Keys, OnFailure, Request, Retrieval,
     ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
 };
 use super::{
@@ -196,18 +196,6 @@ pub(super) fn flush_all(args: &[u8]) -> Parsed<'_> {
     Parsed::maybe_noreply(Ok(Request::FlushAll(flush)), args)
 }
 
-/// `lru_crawler metadump all|hash|1`
-pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
-    let mut words = words(args);
-    let request = match (words.next(), words.next(), words.next()) {
-        // Here all items are in class 1, so class 1 means the same as `all`.
-        (Some(b"metadump"), Some(b"all" | b"hash" | b"1"), None) => Ok(Request::Metadump),
-        (Some(b"metadump"), Some(_), None) => Err(ProtocolError::BadClass),
-        _ => Err(ProtocolError::UnknownCommand),
-    };
-    Parsed::maybe_noreply(request, args)
-}
-
 /// `verbosity <level> [noreply]`
 pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
     let (level, _) = first_word(args);
@@ -217,7 +205,8 @@ pub(super) fn verbosity(args: &[u8]) -> Parsed<'_> {
     Parsed::maybe_noreply(request, args)
 }
 
-/// `stats [settings|items|slabs|sizes|conns|reset|detail …]` and `stats cachedump <class> <limit>`
+/// `stats [settings|items|slabs|sizes|conns|extstore|reset]`, `stats detail on|off|dump` and
+/// `stats cachedump <class> <limit>`
 pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
     let (topic, rest) = first_word(args);
     // memcached compares only the letters that the client sends, so `stats s` is `stats settings`. The last three
@@ -226,18 +215,29 @@ pub(super) fn stats(args: &[u8]) -> Parsed<'_> {
     Parsed::always_answered(Ok(Request::Stats(match topic {
         b"" => StatsTopic::General,
         _ if is_start_of(b"reset") => StatsTopic::Reset,
-        _ if is_start_of(b"detail") => StatsTopic::Detail,
+        _ if is_start_of(b"detail") => StatsTopic::Detail(detail(rest)),
         _ if is_start_of(b"settings") => StatsTopic::Settings,
         _ if is_start_of(b"cachedump") => match cachedump(rest) {
             Ok(topic) => topic,
             Err(error) => return Parsed::always_answered(Err(error)),
         },
         _ if is_start_of(b"conns") => StatsTopic::Conns,
+        _ if is_start_of(b"extstore") => StatsTopic::Extstore,
         b"items" => StatsTopic::Items,
         b"slabs" => StatsTopic::Slabs,
         b"sizes" => StatsTopic::Sizes,
         _ => return Parsed::always_answered(Err(ProtocolError::UnknownStats)),
     })))
+}
+
+fn detail(args: &[u8]) -> Detail {
+    match first_word(args).0 {
+        b"" => Detail::Unknown,
+        word if b"on".starts_with(word) => Detail::On,
+        word if b"off".starts_with(word) => Detail::Off,
+        word if b"dump".starts_with(word) => Detail::Dump,
+        _ => Detail::Unknown,
+    }
 }
 
 fn cachedump(args: &[u8]) -> Result<StatsTopic, ProtocolError> {

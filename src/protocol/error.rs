@@ -53,20 +53,46 @@ pub enum ProtocolError {
     BadBase64,
     /// This command has no such mode (`M`).
     InvalidMode(&'static str),
-    /// `lru_crawler metadump` of a class that does not exist.
+    /// `lru_crawler` with a class that memcached cannot have.
     BadClass,
+    /// `lru_crawler` with a list of classes that is empty.
+    NothingToCrawl,
+    /// `lru_crawler` after `lru_crawler disable`.
+    CrawlerDisabled,
+    /// `lru_crawler enable` without `lru_crawler disable` before it.
+    CrawlerIsEnabled,
+    /// `lru_crawler crawl hash`.
+    CannotCrawlHash,
+    /// `lru_crawler sleep` of more than a second.
+    CrawlerSleepTooLong,
+    /// `slabs reassign` from a class to itself.
+    SlabsAreTheSame,
+    /// `slabs reassign` with a class that memcached does not have.
+    BadSlabClass,
+    /// `slabs reassign`: there are no pages that could be moved.
+    NoSparePage,
+    /// `slabs automove window` with a number below 3 or above 1800.
+    BadAutomoveWindow,
+    /// `lru tune` with percents whose sum is above 80.
+    LruPercentsTooLarge,
+    /// `lru tune` with a factor that is not above 0.
+    LruFactorsTooSmall,
     /// The append-only file cannot be written. The change was refused before it was made: see [`crate::aof`].
     LogFailed,
     /// The server was started without `-A`, so `shutdown` is not allowed.
     ShutdownNotEnabled,
     /// The word after `shutdown` is not `graceful`.
     InvalidShutdownMode,
-    /// rustmemc has no `stats detail`. memcached has this answer too (with its flag `-X`).
+    /// `stats detail` of a server with `-X`.
     StatsDetailNotAllowed,
+    /// The word after `stats detail` is none that it knows.
+    StatsDetailUsage,
     /// `stats cachedump` of a server with `-X`.
     CachedumpNotAllowed,
     /// `lru_crawler metadump` of a server with `-X`.
     MetadumpNotAllowed,
+    /// `lru_crawler mgdump` of a server with `-X`.
+    MgdumpNotAllowed,
     /// A command before the login, if the server has `-Y`.
     Unauthenticated,
     /// The data block of a login is too long.
@@ -118,6 +144,10 @@ pub enum LineError {
     Level,
     /// `<class>` or `<limit>` of `stats cachedump` is not an unsigned 32-bit number.
     Cachedump,
+    /// The number of `lru_crawler` or `slabs automove` is not an unsigned 32-bit number.
+    Number,
+    /// A class of `slabs reassign` is not a 32-bit number.
+    Class,
 }
 
 impl fmt::Display for ProtocolError {
@@ -137,6 +167,19 @@ impl fmt::Display for ProtocolError {
             }
             ProtocolError::LogFailed => "SERVER_ERROR cannot write to the append-only file",
             ProtocolError::BadClass => "BADCLASS invalid class id",
+            ProtocolError::NothingToCrawl => "NOTSTARTED no items to crawl",
+            ProtocolError::CrawlerDisabled => "CLIENT_ERROR lru crawler disabled",
+            ProtocolError::CrawlerIsEnabled => "ERROR failed to start lru crawler thread",
+            ProtocolError::CannotCrawlHash => "ERROR an unknown error happened",
+            ProtocolError::CrawlerSleepTooLong => "CLIENT_ERROR sleep must be one second or less",
+            ProtocolError::SlabsAreTheSame => "SAME src and dst class are identical",
+            ProtocolError::BadSlabClass => "BADCLASS invalid src or dst class id",
+            ProtocolError::NoSparePage => "NOSPARE source class has no spare pages",
+            ProtocolError::BadAutomoveWindow => "CLIENT_ERROR automove window too low or too high",
+            ProtocolError::LruPercentsTooLarge => "ERROR hot and warm pcts must not exceed 80",
+            ProtocolError::LruFactorsTooSmall => {
+                "ERROR hot/warm age factors must be greater than 0"
+            }
             ProtocolError::UnknownCommand
             | ProtocolError::Help
             | ProtocolError::DebugNotEnabled
@@ -156,8 +199,10 @@ impl fmt::Display for ProtocolError {
             ProtocolError::ShutdownNotEnabled => "SERVER_ERROR: shutdown not enabled",
             ProtocolError::InvalidShutdownMode => "CLIENT_ERROR invalid shutdown mode",
             ProtocolError::StatsDetailNotAllowed => "CLIENT_ERROR stats detail not allowed",
+            ProtocolError::StatsDetailUsage => "CLIENT_ERROR usage: stats detail on|off|dump",
             ProtocolError::CachedumpNotAllowed => "CLIENT_ERROR stats cachedump not allowed",
             ProtocolError::MetadumpNotAllowed => "ERROR metadump not allowed",
+            ProtocolError::MgdumpNotAllowed => "ERROR key dump not allowed",
             ProtocolError::Unauthenticated => "CLIENT_ERROR unauthenticated",
             ProtocolError::CredentialsTooLong => "CLIENT_ERROR auth token too long",
             ProtocolError::BadCredentialsEnd => "CLIENT_ERROR bad command line termination",
@@ -230,15 +275,25 @@ impl ProtocolError {
             ProtocolError::LogFailed => {
                 "changes are refused until the file can be written; see aof_errors in stats".into()
             }
-            ProtocolError::BadClass => "the only class is 1; all means every class".into(),
+            ProtocolError::BadClass => {
+                "a class must be a number from 1 to 63; the only class here is 1; all means every class".into()
+            }
+            ProtocolError::NothingToCrawl => "no class is named; all means every class".into(),
+            ProtocolError::CrawlerDisabled => "lru_crawler enable allows it again".into(),
+            ProtocolError::CrawlerIsEnabled => "it is enabled already".into(),
+            ProtocolError::CannotCrawlHash => "hash can only be dumped; all means every class".into(),
+            ProtocolError::SlabsAreTheSame
+            | ProtocolError::BadSlabClass
+            | ProtocolError::NoSparePage => {
+                "memory is not divided into slab classes, so there are no pages to move".into()
+            }
+            ProtocolError::BadAutomoveWindow => "the window must be from 3 to 1800 seconds".into(),
             ProtocolError::ShutdownNotEnabled => "start the server with -A to allow it".into(),
             ProtocolError::InvalidShutdownMode => "the only mode is graceful".into(),
-            ProtocolError::StatsDetailNotAllowed => {
-                "rustmemc has no counters for key prefixes".into()
-            }
-            ProtocolError::CachedumpNotAllowed | ProtocolError::MetadumpNotAllowed => {
-                "the server was started with -X".into()
-            }
+            ProtocolError::StatsDetailNotAllowed
+            | ProtocolError::CachedumpNotAllowed
+            | ProtocolError::MetadumpNotAllowed
+            | ProtocolError::MgdumpNotAllowed => "the server was started with -X".into(),
             ProtocolError::Unauthenticated => {
                 "the server has -Y: log in with set <any key> 0 0 <bytes>, and the data <user> <password>"
                     .into()
@@ -266,7 +321,12 @@ impl ProtocolError {
             ProtocolError::MemlimitOutOfBounds => {
                 "the limit must be at least two items as large as -I allows".into()
             }
-            ProtocolError::MemlimitTooSmall | ProtocolError::MemlimitNotMegabytes => return None,
+            ProtocolError::MemlimitTooSmall
+            | ProtocolError::MemlimitNotMegabytes
+            | ProtocolError::CrawlerSleepTooLong
+            | ProtocolError::LruPercentsTooLarge
+            | ProtocolError::LruFactorsTooSmall
+            | ProtocolError::StatsDetailUsage => return None,
         };
         Some(reason)
     }
@@ -298,6 +358,8 @@ impl fmt::Display for LineError {
             LineError::Cachedump => {
                 f.write_str("<class> and <limit> must be numbers from 0 to 4294967295")
             }
+            LineError::Number => f.write_str("the number must be from 0 to 4294967295"),
+            LineError::Class => f.write_str("the two classes must be numbers"),
         }
     }
 }

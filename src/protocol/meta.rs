@@ -21,7 +21,8 @@ const MAX_OPAQUE: usize = 32;
 
 /// `mg <key> <flags>*`
 pub(super) fn mg(args: &[u8]) -> Parsed<'_> {
-    key_and_flags(args, |key, flags| {
+    key_and_flags(args, |key, mut flags| {
+        flags.end_at_long_opaque();
         Ok(Request::MetaGet(MetaGet {
             key,
             touch: flags.touch,
@@ -85,6 +86,9 @@ pub(super) fn ms(args: &[u8]) -> Parsed<'_> {
 /// `md <key> <flags>*`
 pub(super) fn md(args: &[u8]) -> Parsed<'_> {
     key_and_flags(args, |key, flags| {
+        if flags.return_flags.opaque_too_long {
+            return Err(ProtocolError::OpaqueTooLong);
+        }
         Ok(Request::MetaDelete(MetaDelete {
             key,
             compare: flags.compare,
@@ -100,7 +104,8 @@ pub(super) fn md(args: &[u8]) -> Parsed<'_> {
 
 /// `ma <key> <flags>*`. `M` is the mode: `I` or `+` increments (the default), `D` or `-` decrements.
 pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
-    let mut parsed = key_and_flags(args, |key, flags| {
+    let mut parsed = key_and_flags(args, |key, mut flags| {
+        flags.end_at_long_opaque();
         let direction = match flags.mode {
             None | Some(b'I' | b'+') => Direction::Up,
             Some(b'D' | b'-') => Direction::Down,
@@ -127,7 +132,6 @@ pub(super) fn ma(args: &[u8]) -> Parsed<'_> {
         !matches!(
             error,
             ProtocolError::InvalidMode(_)
-                | ProtocolError::OpaqueTooLong
                 | ProtocolError::BadLine(LineError::TooFewWords(_) | LineError::FlagLetter)
         )
     };
@@ -168,15 +172,9 @@ fn key_and_flags<'a>(
     if has_bad_first_letter(flag_words) {
         return Parsed::bad_line(LineError::FlagLetter);
     }
-    Parsed::always_answered(parse(key_word, flag_words, 2).and_then(|(key, flags)| {
-        let opaque_too_long = flags.return_flags.opaque_too_long;
-        let request = request(key, flags)?;
-        if opaque_too_long {
-            Err(ProtocolError::OpaqueTooLong)
-        } else {
-            Ok(request)
-        }
-    }))
+    Parsed::always_answered(
+        parse(key_word, flag_words, 2).and_then(|(key, flags)| request(key, flags)),
+    )
 }
 
 /// Whether a word starts with a byte that cannot be the letter of any flag, known or unknown.
@@ -205,6 +203,26 @@ struct Flags<'a> {
 }
 
 impl Flags<'_> {
+    /// In memcached, `mg` and `ma` have changed the item already when they find that the opaque is too long. The flags
+    /// after the opaque have no effect: an item that is created by such an `N` never expires.
+    fn end_at_long_opaque(&mut self) {
+        if !self.return_flags.opaque_too_long {
+            return;
+        }
+        // A space is before every flag.
+        let flags = self.return_flags.flags;
+        let opaque = flags.windows(2).position(|bytes| bytes == b" O");
+        let (before, _) = flags.split_at(opaque.unwrap_or(flags.len()));
+        self.return_flags.flags = before;
+        let is_before = |letter: &[u8]| words(before).any(|word| word.starts_with(letter));
+        if !is_before(b"T") {
+            self.touch = None;
+        }
+        if !is_before(b"N") {
+            self.vivify = self.vivify.map(|_| Exptime::Never);
+        }
+    }
+
     /// The exptimes of a missing item that is created. `T` and `N` take effect in their order in the line.
     fn vivify_exptimes(&self) -> Option<Vivify> {
         let exptime = self.vivify?;

@@ -1,7 +1,7 @@
 //! The protocol: bytes of one command line -> [`Request`]. (The Go program's `protocol_handler`.)
 //!
 //! A request borrows everything from the line, except a key in base64. A parser knows nothing about sockets, threads
-//! or the store. In [`classic`] and [`meta`], the grammar of each command is above the function that parses it. This
+//! or the store. In [`classic`], [`tuning`] and [`meta`], the grammar of each command is above the function that parses it. This
 //! file has what they share: the type of the result, the verbs, and how a line is split into words.
 //!
 //! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that text says nothing.
@@ -15,6 +15,7 @@ mod login;
 mod meta;
 mod number;
 pub mod request;
+mod tuning;
 
 use crate::item::MAX_KEY;
 pub use error::{LineError, ProtocolError};
@@ -22,8 +23,9 @@ pub use expiry::Exptime;
 pub use login::{parse_credentials, parse_login};
 pub use number::number_in_value;
 pub use request::{
-    Arithmetic, DebugTime, Direction, End, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
-    Retrieval, ReturnFlag, ReturnFlags, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
+    Arithmetic, Classes, Crawler, DebugTime, Detail, Direction, End, Flush, Internals, Key,
+    MetaDelete, MetaGet, OnFailure, Request, Retrieval, ReturnFlag, ReturnFlags, ShutdownMode,
+    StatsTopic, Storage, StoreMode, WithCas,
 };
 
 /// The result of parsing one command line.
@@ -85,13 +87,21 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     }
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // `words` is not used here: the verb must start the line, so a verb after a space is unknown.
+    // `words` is not used here: most verbs must start the line.
     let (verb, args) = match line.iter().position(|&byte| byte == b' ') {
         Some(space) => line.split_at(space),
         None => (line, &b""[..]),
     };
     if let Some(parsed) = parse_verb(verb, args) {
         return parsed;
+    }
+    // memcached has two parsers. The older one, for these commands, skips spaces before the verb.
+    if verb.is_empty() {
+        let (verb, args) = first_word(args);
+        let parsed = Some(verb).filter(|verb| AFTER_SPACES.contains(verb));
+        if let Some(parsed) = parsed.and_then(|verb| parse_verb(verb, args)) {
+            return parsed;
+        }
     }
     if is_http(args) {
         return Parsed::always_answered(Ok(Request::Http));
@@ -123,7 +133,7 @@ pub fn parse_piece(piece: &[u8]) -> Parsed<'_> {
 
 /// All verbs. Tests compare this list with everything else that knows the verbs: [`parse_verb`], the conversations, and
 /// the table in README.md. The random tests of the parser take their verbs from it.
-pub const VERBS: [&str; 30] = [
+pub const VERBS: [&str; 33] = [
     "get",
     "gets",
     "set",
@@ -153,7 +163,23 @@ pub const VERBS: [&str; 30] = [
     "cache_memlimit",
     "shutdown",
     "lru_crawler",
+    "slabs",
+    "lru",
+    "extstore",
     "debugtime",
+];
+
+/// The verbs that may follow spaces at the beginning of a line.
+const AFTER_SPACES: [&[u8]; 9] = [
+    b"flush_all",
+    b"verbosity",
+    b"cache_memlimit",
+    b"shutdown",
+    b"lru_crawler",
+    b"slabs",
+    b"lru",
+    b"extstore",
+    b"debugtime",
 ];
 
 /// Parses the words after the verb; `None` if there is no such verb.
@@ -186,7 +212,10 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
         b"stats" => classic::stats(args),
         b"cache_memlimit" => classic::cache_memlimit(args),
         b"shutdown" => classic::shutdown(args),
-        b"lru_crawler" => classic::lru_crawler(args),
+        b"lru_crawler" => tuning::lru_crawler(args),
+        b"slabs" => tuning::slabs(args),
+        b"lru" => tuning::lru(args),
+        b"extstore" => tuning::extstore(args),
         b"debugtime" => classic::debugtime(args),
         _ => return None,
     })
@@ -291,6 +320,14 @@ mod tests {
         );
         assert_eq!(
             parse(b" version\r\n").request,
+            Err(ProtocolError::UnknownCommand)
+        );
+        assert_eq!(
+            parse(b"  verbosity 1\r\n").request,
+            Ok(Request::Verbosity(1))
+        );
+        assert_eq!(
+            parse(b" VERBOSITY 1\r\n").request,
             Err(ProtocolError::UnknownCommand)
         );
         assert_eq!(

@@ -40,6 +40,20 @@ fn i128_of(word: &[u8], max_length: usize) -> Option<i128> {
     }
 }
 
+/// A number as C's `strtod` reads it, in at most 31 bytes. (Hexadecimal numbers are refused here.)
+pub(super) fn f64(word: &[u8]) -> Option<f64> {
+    if word.len() > 31 {
+        return None;
+    }
+    let start = word.iter().position(|&byte| !is_space(byte))?;
+    let (_, word) = word.split_at(start);
+    let word = word.split(|&byte| is_space(byte)).next()?;
+    let number: f64 = str::from_utf8(word).ok()?.parse().ok()?;
+    // `inf` is a number, but `1e999` is too large.
+    let is_too_large = number.is_infinite() && word.iter().any(u8::is_ascii_digit);
+    Some(number).filter(|_| !is_too_large)
+}
+
 /// `<bytes>`: the length of a data block. With its closing `\r\n` the block is not longer than the largest `int` of C.
 pub(super) fn data_length(word: &[u8]) -> Option<usize> {
     i32(word)
@@ -66,7 +80,8 @@ pub(super) fn like_strtoll(word: &[u8]) -> Option<i64> {
 /// and then the end, white space or a NUL. (A result that is shorter than the old value is padded with spaces.) A
 /// negative number is refused, but `-0` is accepted, as in memcached.
 pub fn number_in_value(value: &[u8]) -> Option<u64> {
-    let value = value.trim_ascii_start();
+    let start = value.iter().position(|&byte| !is_space(byte));
+    let (_, value) = value.split_at(start.unwrap_or(value.len()));
     let (is_negative, value) = match value {
         [b'-', rest @ ..] => (true, rest),
         [b'+', rest @ ..] => (false, rest),
@@ -77,13 +92,16 @@ pub fn number_in_value(value: &[u8]) -> Option<u64> {
         .position(|byte| !byte.is_ascii_digit())
         .unwrap_or(value.len());
     let (number, rest) = value.split_at(end);
-    let is_complete = rest
-        .first()
-        .is_none_or(|&byte| byte.is_ascii_whitespace() || byte == 0);
+    let is_complete = rest.first().is_none_or(|&byte| is_space(byte) || byte == 0);
     if number.is_empty() || !is_complete {
         return None;
     }
     digits(number).filter(|&number| !is_negative || number == 0)
+}
+
+/// White space as C's `isspace` defines it. (`u8::is_ascii_whitespace` leaves out the vertical tab.)
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
 /// The value of any number of decimal digits. An empty text is 0.
@@ -120,6 +138,32 @@ mod tests {
     }
 
     #[test]
+    fn a_factor_is_read_as_strtod_reads_it() {
+        for (word, number) in [
+            ("0.5", 0.5),
+            ("+.5e-3", 0.0005),
+            ("5.", 5.0),
+            ("-1\t2", -1.0),
+        ] {
+            assert_eq!(f64(word.as_bytes()), Some(number), "{word:?}");
+        }
+        assert_eq!(f64(b"inf"), Some(f64::INFINITY));
+        for word in [
+            "",
+            "\t",
+            ".",
+            "-",
+            "x",
+            "5x",
+            "1e",
+            "1e999",
+            &"0".repeat(32),
+        ] {
+            assert_eq!(f64(word.as_bytes()), None, "{word:?}");
+        }
+    }
+
+    #[test]
     fn flags_and_exptime_of_storage_commands_may_have_a_sign() {
         assert_eq!(like_strtoll(b"+5"), Some(5));
         assert_eq!(like_strtoll(b"007"), Some(7));
@@ -136,6 +180,7 @@ mod tests {
             ("9 ", 9),
             (" 5", 5),
             ("\t5", 5),
+            ("\x0b\x0c5\x0b", 5),
             ("5 6", 5),
             ("+5", 5),
             ("-0", 0),

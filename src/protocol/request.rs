@@ -55,8 +55,10 @@ pub enum Request<'a> {
         /// The key.
         key: Cow<'a, [u8]>,
     },
-    /// `lru_crawler metadump …`: list every key, with the metadata of its item.
-    Metadump,
+    /// `lru_crawler …`.
+    LruCrawler(Crawler),
+    /// A valid command that tunes a part of memcached that is not here.
+    WithoutEffect(Internals),
     /// `quit`.
     Quit,
     /// A line whose last word begins with `HTTP/`. It is not memcached's protocol, and the lines after it may be
@@ -261,9 +263,10 @@ pub struct ReturnFlags<'a> {
     pub value: bool,
     /// Whether the common answer is not sent (`q`): the miss of `mg`, the success of `ms`, `md` and `ma`.
     pub quiet: bool,
-    /// Whether the opaque is too long. All other errors are answered before this one.
+    /// Whether the opaque is too long. All other errors are answered before this one. `mg` and `ma` have changed the item
+    /// by then.
     pub opaque_too_long: bool,
-    /// All flags of the line. They have been checked, and are split again when they are needed.
+    /// All flags of the line (of `mg` and `ma`, up to an opaque that is too long). They have been checked, and are split again when they are needed.
     pub(super) flags: &'a [u8],
 }
 
@@ -353,8 +356,10 @@ pub enum StatsTopic {
     Conns,
     /// `stats reset`: set the counters to 0.
     Reset,
-    /// `stats detail …`.
-    Detail,
+    /// `stats extstore`: nothing, as of a memcached that has no file for items.
+    Extstore,
+    /// `stats detail …`: counters by the prefix of the key.
+    Detail(Detail),
     /// `stats cachedump <class> <limit>`: list keys.
     Cachedump {
         /// The class of sizes.
@@ -362,6 +367,76 @@ pub enum StatsTopic {
         /// The most keys to list; 0: all.
         limit: u32,
     },
+}
+
+/// The word after `stats detail`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// `on`: begin to count.
+    On,
+    /// `off`: stop counting.
+    Off,
+    /// `dump`: show the counters.
+    Dump,
+    /// Anything else, or nothing.
+    Unknown,
+}
+
+/// `lru_crawler`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crawler {
+    /// `enable`: allow the others.
+    Enable,
+    /// `disable`: refuse the others.
+    Disable,
+    /// `crawl`: remove expired items.
+    Crawl(Classes),
+    /// `metadump`: list every key, with the metadata of its item.
+    Metadump(Classes),
+    /// `mgdump`: list every key, as the command `mg` that reads it.
+    Mgdump(Classes),
+}
+
+/// The classes of items that the crawler visits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Classes {
+    /// `all`, or numbers of which one is 1: here this is the class of all items.
+    All,
+    /// `hash`: all, in the order of the table.
+    Hash,
+    /// Numbers of classes that are empty here.
+    Empty,
+    /// No number.
+    None,
+    /// A word that is neither of these, or a class that memcached cannot have.
+    Invalid,
+}
+
+/// A part of memcached that is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Internals {
+    /// The pace of the thread that looks for expired items (`lru_crawler sleep`, `lru_crawler tocrawl`).
+    Crawler,
+    /// The thread that moves pages from one slab class to another (`slabs automove`).
+    Slabs,
+    /// The segments of its queues (`lru`).
+    Lru,
+    /// The file for items that do not fit into memory (`extstore`).
+    Extstore,
+}
+
+impl Internals {
+    /// Why a command that tunes it has no effect, for people.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Internals::Crawler => "no effect here: expired items are removed every second",
+            Internals::Slabs => "no effect here: memory is not divided into slab classes",
+            Internals::Lru => "no effect here: the queues of items have no settings",
+            Internals::Extstore => {
+                "no effect here: there is no file for items that do not fit into memory"
+            }
+        }
+    }
 }
 
 /// The mode of `shutdown`. Both modes do the same here: commands that are being executed are finished, and the

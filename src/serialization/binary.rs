@@ -79,7 +79,9 @@ impl From<ProtocolError> for Status {
             ProtocolError::OutOfMemory => Status::OutOfMemory,
             ProtocolError::LogFailed => Status::TemporaryFailure,
             ProtocolError::NotNumeric => Status::NotNumeric,
-            ProtocolError::UnknownStats => Status::NotFound,
+            ProtocolError::UnknownStats
+            | ProtocolError::StatsDetailNotAllowed
+            | ProtocolError::StatsDetailUsage => Status::NotFound,
             ProtocolError::UnknownCommand => Status::UnknownCommand,
             ProtocolError::FlushNotAllowed
             | ProtocolError::Unauthenticated

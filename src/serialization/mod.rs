@@ -11,7 +11,7 @@ use std::io::{self, Write};
 
 use crate::VERSION_SPOKEN;
 use crate::item::{Item, UnixTime};
-use crate::protocol::{ProtocolError, WithCas};
+use crate::protocol::{Internals, ProtocolError, WithCas};
 use meta::encoded_key;
 pub use meta::{Code, Flag, Meta, Value};
 
@@ -39,6 +39,8 @@ pub enum Response<'a> {
     Number(u64),
     /// `OK`
     Ok,
+    /// `OK` to a command that has no effect here.
+    OkWithoutEffect(Internals),
     /// `RESET`
     Reset,
     /// `VERSION <version>`
@@ -55,6 +57,17 @@ pub enum Response<'a> {
     Described(Item<'a>, UnixTime),
     /// `key=<key> …`: the metadata of an item in the list of all items (`lru_crawler metadump`).
     Dumped(Item<'a>),
+    /// `mg <key>`: an item in the list of all keys (`lru_crawler mgdump`).
+    DumpedKey(Item<'a>),
+    /// `EN`: the end of that list.
+    DumpEnd,
+    /// `PREFIX <prefix> …`: the counters of a prefix (`stats detail dump`).
+    Prefix {
+        /// The prefix.
+        prefix: &'a [u8],
+        /// Its counters: `get`, `hit`, `set`, `del`.
+        counts: [u64; 4],
+    },
     /// An error line.
     Error(ProtocolError),
 }
@@ -138,7 +151,7 @@ impl<'a> Response<'a> {
             Response::Deleted => out.write_all(b"DELETED\r\n"),
             Response::Touched => out.write_all(b"TOUCHED\r\n"),
             Response::Number(number) => write!(out, "{number}\r\n"),
-            Response::Ok => out.write_all(b"OK\r\n"),
+            Response::Ok | Response::OkWithoutEffect(_) => out.write_all(b"OK\r\n"),
             Response::Reset => out.write_all(b"RESET\r\n"),
             Response::Version => write!(out, "VERSION {VERSION_SPOKEN}\r\n"),
             Response::Stat(name, value) => write!(out, "STAT {name} {value}\r\n"),
@@ -180,6 +193,19 @@ impl<'a> Response<'a> {
                 // memcached ends this line with a space and `\n`, without `\r`.
                 writeln!(out, "cls=1 size={} flags={} ", size(item), item.flags)
             }
+            Response::DumpedKey(item) => {
+                out.write_all(b"mg ")?;
+                out.write_all(&encoded_key(item.key(), item.marks.binary_key))?;
+                let flag = if item.marks.binary_key { " b" } else { "" };
+                write!(out, "{flag}\r\n")
+            }
+            Response::DumpEnd => out.write_all(b"EN\r\n"),
+            Response::Prefix { prefix, counts } => {
+                out.write_all(b"PREFIX ")?;
+                out.write_all(prefix)?;
+                let [gets, hits, sets, deletes] = counts;
+                write!(out, " get {gets} hit {hits} set {sets} del {deletes}\r\n")
+            }
             Response::Error(error) => write!(out, "{error}\r\n"),
         }
     }
@@ -196,6 +222,7 @@ impl<'a> Response<'a> {
                 Code::NotFound | Code::Miss => Some(FailedCondition::KeyIsFree.to_string()),
                 Code::Done | Code::Value(_) => None,
             },
+            Response::OkWithoutEffect(internals) => Some(internals.reason().to_owned()),
             Response::Error(error) => error.reason(),
             _ => None,
         }

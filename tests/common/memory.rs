@@ -83,6 +83,8 @@ impl Memory {
             store,
             stats,
             users: None,
+            prefixes: Default::default(),
+            is_crawler_disabled: false.into(),
             tcp_port: 0,
             clients: Arc::new(Clients::new(1, Stopper::default())),
             verbosity: 0.into(),

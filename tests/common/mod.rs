@@ -160,11 +160,8 @@ impl Client {
         let mut line = Vec::new();
         let mut byte = [0];
         while !line.ends_with(b"\r\n") {
-            assert_eq!(
-                self.stream.read(&mut byte).expect("a line comes"),
-                1,
-                "the line ends: {line:?}"
-            );
+            let read = self.stream.read_exact(&mut byte);
+            assert!(read.is_ok(), "a line ends: {line:?}, {read:?}");
             line.push(byte[0]);
         }
         String::from_utf8_lossy(&line).trim_end().to_owned()
