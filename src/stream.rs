@@ -28,6 +28,14 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// The TCP address, if it is one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        }
+    }
+
     /// What `stats conns` shows: `tcp:127.0.0.1:11211`, `unix:/tmp/memcached.sock`.
     pub(crate) fn with_kind(&self) -> String {
         let kind = match self {

@@ -723,6 +723,7 @@ fn stats_conns_shows_what_the_server_waits_for() {
     others[1].send("set k 0 0 10\r\nabc");
     others[2].send("set k 0 0 100000000\r\nabc");
     let expected = [
+        "conn_listening",
         "conn_new_cmd",
         "conn_nread",
         "conn_parse_cmd",

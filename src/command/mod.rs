@@ -15,6 +15,7 @@ mod stats;
 mod storage;
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
@@ -25,6 +26,7 @@ use crate::prefixes::Prefixes;
 use crate::protocol::{ProtocolError, Request};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
+use crate::stream::Address;
 use crate::users::Users;
 
 /// Everything that commands use. The whole server has one.
@@ -46,8 +48,8 @@ pub struct Service {
     pub is_crawler_disabled: AtomicBool,
     /// How much is printed on standard error: set by `-v`, changed by the command `verbosity`.
     pub verbosity: AtomicU32,
-    /// The first TCP port on which the server listens; 0 if there is none.
-    pub tcp_port: u16,
+    /// The listening sockets: their file descriptors and their addresses.
+    pub listening: Vec<(RawFd, Address)>,
     /// When the server was started, by the store's clock.
     pub started: u32,
 }

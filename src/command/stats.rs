@@ -68,7 +68,7 @@ pub fn stats(
         StatsTopic::Items => items(service),
         StatsTopic::Slabs => slabs(service),
         StatsTopic::Sizes => sizes(service),
-        StatsTopic::Conns => service.clients.describe(service.store.clock().now()),
+        StatsTopic::Conns => conns(service),
         StatsTopic::Extstore => Listing::new(),
         StatsTopic::Reset => {
             service.stats.reset();
@@ -133,6 +133,32 @@ fn general(service: &Service) -> Listing {
     complete(GENERAL, values)
 }
 
+/// `stats conns`: the listening sockets, then the clients.
+fn conns(service: &Service) -> Listing {
+    let now = service.store.clock().now();
+    let listening = service.listening.iter().flat_map(|(number, address)| {
+        [
+            ("addr", address.with_kind()),
+            ("state", "conn_listening".into()),
+            (
+                "secs_since_last_cmd",
+                now.saturating_sub(service.started).to_string(),
+            ),
+        ]
+        .map(|(name, value)| (format!("{number}:{name}"), value))
+    });
+    listening.chain(service.clients.describe(now)).collect()
+}
+
+/// The first TCP port on which the server listens; 0 if there is none.
+fn tcp_port(service: &Service) -> u16 {
+    let first = service
+        .listening
+        .iter()
+        .find_map(|(_, address)| address.tcp());
+    first.map_or(0, |address| address.port())
+}
+
 fn settings(service: &Service) -> Listing {
     let config = &service.config;
     let reported = &config.reported;
@@ -152,7 +178,7 @@ fn settings(service: &Service) -> Listing {
     let values = vec![
         stat("maxbytes", service.store.memory_limit()),
         stat("maxconns", config.conn_limit),
-        stat("tcpport", service.tcp_port),
+        stat("tcpport", tcp_port(service)),
         stat("inter", inter),
         stat("verbosity", service.verbosity.load(Relaxed)),
         stat("evictions", evictions),

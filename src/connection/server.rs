@@ -84,7 +84,10 @@ impl Running {
     /// The first TCP address of [`Running::addresses`]. If there is only a Unix socket, this is `0.0.0.0:0`.
     pub fn address(&self) -> SocketAddr {
         let nothing = (Ipv4Addr::UNSPECIFIED, 0);
-        tcp_address(&self.addresses).unwrap_or_else(|| nothing.into())
+        self.addresses
+            .iter()
+            .find_map(Address::tcp)
+            .unwrap_or_else(|| nothing.into())
     }
 
     /// The addresses on which it listens: those of [`Config::listen`] in their order, then [`Config::unix_socket`]. For
@@ -157,6 +160,10 @@ impl Server {
             .iter()
             .map(|listener| listener.address.clone())
             .collect();
+        let listening = listeners
+            .iter()
+            .map(|listener| (listener.as_fd().as_raw_fd(), listener.address.clone()))
+            .collect();
         let conn_limit =
             descriptors::clients_allowed(config.conn_limit, listeners.len() * ACCEPTORS);
         let workers = Workers::start(conn_limit)?;
@@ -169,7 +176,7 @@ impl Server {
                 prefixes: Prefixes::new(config.detail, config.prefix_delimiter),
                 is_crawler_disabled: AtomicBool::new(false),
                 clients: Arc::new(Clients::new(conn_limit, stopper.clone())),
-                tcp_port: tcp_address(&addresses).map_or(0, |address| address.port()),
+                listening,
                 verbosity: AtomicU32::new(config.verbosity),
                 config,
             }),
@@ -296,14 +303,6 @@ fn join<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
         thread::sleep(POLL_INTERVAL);
     }
     thread.join().ok()
-}
-
-/// The first TCP address.
-fn tcp_address(addresses: &[Address]) -> Option<SocketAddr> {
-    addresses.iter().find_map(|address| match address {
-        Address::Tcp(address) => Some(*address),
-        Address::Unix(_) => None,
-    })
 }
 
 /// Makes the store, and replays the append-only file into it.

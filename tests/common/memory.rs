@@ -85,7 +85,7 @@ impl Memory {
             users: None,
             prefixes: Default::default(),
             is_crawler_disabled: false.into(),
-            tcp_port: 0,
+            listening: Vec::new(),
             clients: Arc::new(Clients::new(1, Stopper::default())),
             verbosity: 0.into(),
         };
