@@ -207,11 +207,13 @@ fn a_long_get_is_answered_wherever_its_last_key_and_its_end_are_cut() {
     let found = format!("VALUE {key} 0 1\r\nx\r\n");
     let _holding = use_up_line_memory(&server);
     for length in (PIECE - 260..PIECE + 20)
-        .step_by(7)
+        .step_by(37)
         .chain(PIECE - 3..PIECE + 3)
     {
         let rest = length - "get ".len() - 2 * (key.len() + 1);
-        let misses = "x ".repeat(rest / 2) + &" ".repeat(rest % 2);
+        // Long words, because each is looked up.
+        let word = format!("{} ", "x".repeat(99));
+        let misses = word.repeat(rest / 100) + &" ".repeat(rest % 100);
         for line in [
             format!("get {key} {misses} {key}"),
             format!("get {misses} {key} {key}"),
@@ -285,7 +287,7 @@ fn many_get_lines_without_an_end_take_little_memory_and_give_it_back() {
         client.check("version\r\n", VERSION);
     }
     let before = (server.memory("VmRSS"), server.count("bytes_read"));
-    let keys = "12345678 ".repeat(333_333);
+    let keys = format!("{} ", "k".repeat(199)).repeat(15_000);
     for client in &mut clients {
         client.send("get ").send(&keys);
     }
