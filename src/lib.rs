@@ -229,6 +229,7 @@ mod stopper;
 mod stream;
 mod trace;
 mod users;
+mod watch;
 
 pub use aof::open::OpenError;
 pub use aof::{Fsync, Options as AofOptions};
@@ -249,6 +250,7 @@ pub mod internals {
     pub use crate::protocol::{Answer, VERBS, parse};
     pub use crate::serialization::Response;
     pub use crate::stats::{Counts, Stats};
+    pub use crate::watch::{Events, Watchers};
 }
 
 /// rustmemc's own version: `-V`, and `rustmemc_version` in `stats`.

@@ -1,11 +1,11 @@
 //! The commands about the server itself: `flush_all`, `verbosity`, `cache_memlimit`, `shutdown`,
-//! `debugtime`, `stats`, `lru_crawler metadump`.
+//! `watch`, `debugtime`, `stats`, `lru_crawler metadump`.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Service;
-use crate::protocol::{DebugTime, Flush, ProtocolError, ShutdownMode, StatsTopic};
+use crate::protocol::{DebugTime, Flush, ProtocolError, ShutdownMode, StatsTopic, Streams};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::{VERSION, VERSION_SPOKEN};
@@ -66,6 +66,14 @@ pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolErr
         }
         ShutdownMode::Unknown => Err(ProtocolError::InvalidShutdownMode),
     }
+}
+
+/// `watch`: returns the streams, if the client may watch them.
+pub fn watch(streams: Option<Streams>, service: &Service) -> Result<Streams, ProtocolError> {
+    if service.config.disable_watch {
+        return Err(ProtocolError::WatchNotAllowed);
+    }
+    streams.ok_or(ProtocolError::UnknownStream)
 }
 
 /// `debugtime`: exists only with `--debug`. Items that expire because of a jump are swept at once.
@@ -151,7 +159,9 @@ fn general(service: &Service) -> Listing {
         stat("listen_disabled_num", 0),
         stat("time_in_listen_disabled_us", 0),
         stat("conn_yields", 0),
-        stat("log_watchers", 0),
+        // A worker never loses a line before it is offered to the watchers.
+        stat("log_worker_dropped", 0),
+        stat("log_watchers", service.watchers.count()),
     ]);
     listing
 }

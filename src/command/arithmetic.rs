@@ -6,6 +6,7 @@ use crate::item::{Expiry, UnixTime};
 use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in_value};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
+use crate::watch::Events;
 
 /// The outcome of an arithmetic command.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub fn apply(
     request: &Arithmetic<'_>,
     store: &Datastore,
     counts: &Counts,
+    events: Events<'_>,
 ) -> Result<Outcome, ProtocolError> {
     let (hits, misses) = match request.direction {
         Direction::Up => (Counter::IncrHits, Counter::IncrMisses),
@@ -61,13 +63,17 @@ pub fn apply(
     // A number has up to 20 digits.
     let _room = store.reserve_change(key.len() + 20);
     let mut guard = store.lock_key(key);
-    let Some(old) = guard.item() else {
+    let old = guard.item();
+    events.fetched(key, old.as_ref(), || guard.has_expired());
+    let Some(old) = old else {
         let Some((number, PendingItem { item, .. })) = initial else {
             counts.add(misses);
             return Ok(Outcome::NotFound);
         };
+        let (new_expiry, bytes) = (item.expiry, item.value_length());
         let expiry = Expiry::NEVER;
         let cas = guard.put(item, request.cas)?;
+        events.stored(key, "stored", "add", (new_expiry, guard.now()), bytes);
         return Ok(Outcome::Calculated {
             number,
             cas,

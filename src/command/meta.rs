@@ -13,12 +13,14 @@ use crate::protocol::{
 };
 use crate::serialization::{Code, Flag, Meta, Response, Value};
 use crate::stats::{Counter, Counts};
+use crate::watch::Events;
 
 /// `mg`
 pub fn get<'a>(
     request: &MetaGet<'a>,
     store: &Datastore,
     counts: &Counts,
+    events: Events<'_>,
     value_buffer: &'a mut Vec<u8>,
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
@@ -26,12 +28,16 @@ pub fn get<'a>(
     let mut read_before = None;
     if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
         match store.get(key, bump, value_buffer) {
-            None => return Ok(miss(request, counts)),
+            None => {
+                events.fetched(key, None, || store.has_expired(key));
+                return Ok(miss(request, counts));
+            }
             // This client may win the item, and the mark for that needs the write lock.
             Some(item) if item.marks.stale && !item.marks.won => {
                 read_before = Some((item.fetched, item.last_access));
             }
             Some(item) => {
+                events.fetched(key, Some(&item), || false);
                 let found = Found::new(request, item, Created::No, || store.clock().now());
                 return Ok(found.response(request, counts));
             }
@@ -43,7 +49,9 @@ pub fn get<'a>(
         None => None,
     };
     let mut guard = store.lock_key(key);
-    let (mut item, created) = match (guard.item(), pending) {
+    let found = guard.item();
+    events.fetched(key, found.as_ref(), || guard.has_expired());
+    let (mut item, created) = match (found, pending) {
         (Some(item), _) => (item.into_owned(), Created::No),
         (None, None) => return Ok(miss(request, counts)),
         (None, Some(PendingItem { mut item, .. })) => {
@@ -192,8 +200,9 @@ pub fn set<'a>(
     pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
+    events: Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
-    let (code, cas, bytes) = match storage::store(request, pending, store, counts)? {
+    let (code, cas, bytes) = match storage::store(request, pending, store, counts, events)? {
         storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
         storage::Outcome::NotStored(condition) => (Code::NotStored(condition), 0, request.bytes),
         storage::Outcome::Exists(cas) => (Code::Exists(cas), 0, request.bytes),
@@ -225,9 +234,13 @@ pub fn delete<'a>(
     request: &MetaDelete<'a>,
     store: &Datastore,
     counts: &Counts,
+    events: Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
-    let mut guard = store.lock_key(&request.key.bytes);
-    let code = match guard.item() {
+    let key = &*request.key.bytes;
+    let mut guard = store.lock_key(key);
+    let found = guard.item();
+    events.fetched(key, found.as_ref(), || guard.has_expired());
+    let code = match found {
         None => {
             counts.add(Counter::DeleteMisses);
             Code::NotFound
@@ -238,6 +251,10 @@ pub fn delete<'a>(
         }
         Some(item) => {
             let new_expiry = request.touch.map(|exptime| exptime.expiry(guard.now()));
+            let bytes = match request.remove_value {
+                true => 0,
+                false => item.value_length(),
+            };
             match (request.remove_value, request.invalidate) {
                 (true, invalidate) => {
                     let expiry = new_expiry.unwrap_or(Expiry::NEVER);
@@ -246,6 +263,7 @@ pub fn delete<'a>(
                     // A stale item gets a new cas unique. An item whose value was only removed keeps its own.
                     let kept = if invalidate { None } else { Some(item.cas) };
                     guard.put(empty, request.cas.or(kept))?;
+                    events.stored(key, "stored", "set", (expiry, guard.now()), 0);
                 }
                 (false, true) => {
                     guard.invalidate(new_expiry.unwrap_or(item.expiry), request.cas)?
@@ -254,6 +272,7 @@ pub fn delete<'a>(
             }
             if !request.invalidate {
                 counts.add(Counter::DeleteHits);
+                events.deleted(key, "md", bytes);
             }
             Code::Done
         }
@@ -272,22 +291,24 @@ pub fn calculate<'a>(
     return_flags: &ReturnFlags<'a>,
     store: &Datastore,
     counts: &Counts,
+    events: Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
-    let (number, cas, mut expiry, created, now) = match arithmetic::apply(request, store, counts)? {
-        arithmetic::Outcome::Calculated {
-            number,
-            cas,
-            expiry,
-            created,
-            now,
-        } => (number, cas, expiry, created, now),
-        arithmetic::Outcome::NotFound => {
-            return Ok(not_calculated(Code::NotFound, request, return_flags));
-        }
-        arithmetic::Outcome::Exists(cas) => {
-            return Ok(not_calculated(Code::Exists(cas), request, return_flags));
-        }
-    };
+    let (number, cas, mut expiry, created, now) =
+        match arithmetic::apply(request, store, counts, events)? {
+            arithmetic::Outcome::Calculated {
+                number,
+                cas,
+                expiry,
+                created,
+                now,
+            } => (number, cas, expiry, created, now),
+            arithmetic::Outcome::NotFound => {
+                return Ok(not_calculated(Code::NotFound, request, return_flags));
+            }
+            arithmetic::Outcome::Exists(cas) => {
+                return Ok(not_calculated(Code::Exists(cas), request, return_flags));
+            }
+        };
     // The item has its new expiry already, but `t` shows the expiry that results from the flags before it.
     let mut flags = Vec::new();
     for flag in return_flags.flags() {
@@ -340,10 +361,13 @@ pub fn debug<'r>(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
+    events: Events<'_>,
     value_buffer: &'r mut Vec<u8>,
 ) -> Response<'r> {
     counts.add(Counter::CmdMeta);
-    match store.get(key, Bump::No, value_buffer) {
+    let found = store.get(key, Bump::No, value_buffer);
+    events.fetched(key, found.as_ref(), || store.has_expired(key));
+    match found {
         Some(item) => Response::Described(item, store.clock().now()),
         None => Response::Meta(Meta {
             code: Code::Miss,

@@ -20,10 +20,11 @@ use std::sync::atomic::AtomicU32;
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::datastore::{Datastore, PendingItem, StoreError};
-use crate::protocol::{ProtocolError, Request};
+use crate::protocol::{ProtocolError, Request, Streams};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
 use crate::users::Users;
+use crate::watch::{Events, Watchers};
 
 /// Everything that commands use. The whole server has one.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Service {
     pub store: Datastore,
     /// The counters.
     pub stats: Arc<Stats>,
+    /// The clients that watch what happens.
+    pub watchers: Arc<Watchers>,
     /// Who may log in. `None`: nobody must.
     pub users: Option<Users>,
     /// The connected clients.
@@ -64,7 +67,15 @@ pub enum AfterCommand {
     Continue,
     /// The connection is closed for this reason, after the answers so far are sent.
     Close(&'static str),
+    /// The client becomes a watcher of these streams, and gets its answer then.
+    Watch(Streams),
 }
+
+/// A client closes its connection with `quit`.
+pub const QUIT: &str = "the client asked for it";
+
+/// The client has stopped the server with `shutdown`.
+pub const SHUTDOWN: &str = "the client stopped the server";
 
 /// Whether a request may change the stored items. A `delete` that finds nothing counts too: its answer may depend on
 /// another client's `delete`, whose record is not written yet. A request that only reads is answered even if the
@@ -83,6 +94,7 @@ pub fn may_change(request: &Request<'_>) -> bool {
         | Request::MetaNoop
         | Request::MetaDebug { .. }
         | Request::Metadump
+        | Request::Watch(_)
         | Request::Quit
         | Request::Http => false,
         Request::Store(_)
@@ -103,11 +115,12 @@ pub fn may_change(request: &Request<'_>) -> bool {
 pub fn reserve(
     request: &Request<'_>,
     service: &Service,
+    events: Events<'_>,
 ) -> Result<Option<PendingItem>, ProtocolError> {
     match request {
-        Request::Store(announced) => storage::reserve(announced, &service.store).map(Some),
+        Request::Store(announced) => storage::reserve(announced, &service.store, events).map(Some),
         Request::MetaSet(announced, return_flags) => {
-            let pending = storage::reserve(announced, &service.store)?;
+            let pending = storage::reserve(announced, &service.store, events)?;
             if return_flags.opaque_too_long {
                 Err(ProtocolError::OpaqueTooLong)
             } else {
@@ -131,6 +144,7 @@ pub fn reserve(
         | Request::MetaNoop
         | Request::MetaDebug { .. }
         | Request::Metadump
+        | Request::Watch(_)
         | Request::Quit
         | Request::Http => Ok(None),
     }
@@ -148,6 +162,7 @@ pub fn execute<'a>(
     pending: Option<PendingItem>,
     service: &Service,
     counts: &Counts,
+    events: Events<'_>,
     value_buffer: &'a mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<AfterCommand> {
@@ -155,7 +170,7 @@ pub fn execute<'a>(
     let response = match (request, pending) {
         // Requests whose answer has any number of pieces, or none.
         (Request::Get(request), _) => {
-            return retrieval::get(&request, store, counts, value_buffer, answer)
+            return retrieval::get(&request, store, counts, events, value_buffer, answer)
                 .map(|()| AfterCommand::Continue);
         }
         (Request::Stats(topic), _) => {
@@ -166,31 +181,40 @@ pub fn execute<'a>(
         }
         // This cannot happen: `reserve` makes a pending item for each of them.
         (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue),
-        (Request::Quit, _) => return Ok(AfterCommand::Close("the client asked for it")),
+        (Request::Quit, _) => return Ok(AfterCommand::Close(QUIT)),
         (Request::Http, _) => return Ok(AfterCommand::Close("it was an HTTP request")),
         (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
-            Ok(()) => return Ok(AfterCommand::Close("the client stopped the server")),
+            Ok(()) => return Ok(AfterCommand::Close(SHUTDOWN)),
+            Err(error) => Err(error),
+        },
+
+        (Request::Watch(streams), _) => match admin::watch(streams, service) {
+            Ok(streams) => return Ok(AfterCommand::Watch(streams)),
             Err(error) => Err(error),
         },
 
         (Request::Store(request), Some(pending)) => {
-            storage::store(&request, pending, store, counts).map(Into::into)
+            storage::store(&request, pending, store, counts, events).map(Into::into)
         }
-        (Request::Delete { key }, _) => storage::delete(key, store, counts),
+        (Request::Delete { key }, _) => storage::delete(key, store, counts, events),
         (Request::Arithmetic(request), _) => {
-            arithmetic::apply(&request, store, counts).map(Into::into)
+            arithmetic::apply(&request, store, counts, events).map(Into::into)
         }
-        (Request::Touch { key, exptime }, _) => retrieval::touch(key, exptime, store, counts),
-        (Request::MetaGet(request), _) => meta::get(&request, store, counts, value_buffer),
+        (Request::Touch { key, exptime }, _) => {
+            retrieval::touch(key, exptime, store, counts, events)
+        }
+        (Request::MetaGet(request), _) => meta::get(&request, store, counts, events, value_buffer),
         (Request::MetaSet(request, return_flags), Some(pending)) => {
-            meta::set(&request, &return_flags, pending, store, counts)
+            meta::set(&request, &return_flags, pending, store, counts, events)
         }
-        (Request::MetaDelete(request), _) => meta::delete(&request, store, counts),
+        (Request::MetaDelete(request), _) => meta::delete(&request, store, counts, events),
         (Request::MetaArithmetic(request, return_flags), _) => {
-            meta::calculate(&request, &return_flags, store, counts)
+            meta::calculate(&request, &return_flags, store, counts, events)
         }
         (Request::MetaNoop, _) => Ok(Response::MetaNoop),
-        (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts, value_buffer)),
+        (Request::MetaDebug { key }, _) => {
+            Ok(meta::debug(&key, store, counts, events, value_buffer))
+        }
         (Request::FlushAll(flush), _) => admin::flush_all(flush, service, counts),
         (Request::Version, _) => Ok(Response::Version),
         (Request::Verbosity(level), _) => Ok(admin::verbosity(level, service)),

@@ -62,6 +62,10 @@ struct Flags {
     #[argh(switch, short = 'X')]
     disable_dumping: bool,
 
+    /// refuse the command `watch`
+    #[argh(switch, short = 'W')]
+    disable_watch: bool,
+
     /// a file of lines `user:password`; clients must log in with one of them
     #[argh(option, short = 'Y', arg_name = "path")]
     auth_file: Vec<PathBuf>,
@@ -173,10 +177,6 @@ struct Flags {
     /// no effect here, every item has a cas unique (memcached: no cas uniques)
     #[argh(switch, short = 'C')]
     disable_cas: bool,
-
-    /// no effect here, there is no `watch` (memcached: refuse it)
-    #[argh(switch, short = 'W')]
-    disable_watch: bool,
 
     /// no effect here (memcached: keep memory from being paged out)
     #[argh(switch, short = 'k')]
@@ -358,6 +358,7 @@ fn checked(
         enable_shutdown: flags.enable_shutdown,
         disable_flush_all: flags.disable_flush_all,
         disable_dumping: flags.disable_dumping,
+        disable_watch: flags.disable_watch,
         auth_file: flags.auth_file.last().cloned(),
         idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
         verbosity: flags.verbose,
@@ -518,7 +519,6 @@ fn without_effect(flags: &Flags, ignored: &[String]) -> Option<String> {
         shown("-N", &flags.napi_ids, ""),
         shown("-e", &memory_file, " (--aof keeps items)"),
         switch("-C", flags.disable_cas),
-        switch("-W", flags.disable_watch),
         switch("-k", flags.lock_memory),
         switch("-r", flags.enable_coredumps),
         switch("-L", flags.enable_largepages),

@@ -53,6 +53,8 @@ pub struct Config {
     pub disable_flush_all: bool,
     /// Whether the commands that list keys (`lru_crawler metadump`, `stats cachedump`) are refused.
     pub disable_dumping: bool,
+    /// Whether `watch` is refused.
+    pub disable_watch: bool,
     /// A file of lines `user:password`. Clients must log in with one of them. `None`: nobody must.
     pub auth_file: Option<PathBuf>,
     /// The connection of a client that sends nothing, or reads no answers, for this long is closed. `None`: never.
@@ -120,6 +122,7 @@ impl Default for Config {
             enable_shutdown: false,
             disable_flush_all: false,
             disable_dumping: false,
+            disable_watch: false,
             auth_file: None,
             idle_timeout: None,
             verbosity: 0,

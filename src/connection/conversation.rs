@@ -5,7 +5,8 @@ use std::os::fd::AsRawFd;
 
 use super::line::{Line, Position};
 use super::login::{self, Login};
-use super::wire::{Outcome, Wire};
+use super::watching;
+use super::wire::{CLOSED, Outcome, Wire};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
 use crate::log;
@@ -13,6 +14,7 @@ use crate::protocol::{self, Answer, Parsed, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::trace::Trace;
+use crate::watch::Events;
 
 /// Serves a client until it closes the connection, the server closes it, or the server stops.
 pub fn serve(client: &Client, service: &Service) {
@@ -21,12 +23,15 @@ pub fn serve(client: &Client, service: &Service) {
         "new client connection from {}",
         client.address
     ));
+    let events = Events::new(&service.watchers, client.stream.as_raw_fd());
+    events.connected(&client.address);
     let counts = Counts::default();
     let mut wire = Wire::new(client, service, &counts);
-    match serve_commands(&mut wire, client, service, &counts, trace) {
+    let ended = serve_commands(&mut wire, client, service, &counts, events, trace);
+    events.closed(&client.address, close_reason(&ended));
+    match ended {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
-        // Both kinds mean that the socket's time-out has passed.
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+        Err(error) if is_timeout(&error) => {
             service.stats.add(Counter::IdleKicks, 1);
             trace.event("connection closed (it was idle for longer than --idle-timeout)");
         }
@@ -41,12 +46,28 @@ pub fn serve(client: &Client, service: &Service) {
     service.stats.add_all(&counts);
 }
 
+/// The reason why a conversation has ended, in memcached's words for watchers.
+fn close_reason(ended: &io::Result<&'static str>) -> &'static str {
+    match ended {
+        Ok(CLOSED | command::QUIT) => "normal",
+        Ok(command::SHUTDOWN) => "shutdown",
+        Err(error) if is_timeout(error) => "idle_timeout",
+        Ok(_) | Err(_) => "error",
+    }
+}
+
+/// Whether the socket's time-out has passed. Systems have two kinds of errors for that.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 /// Serves commands, and returns the reason why the conversation ended.
 fn serve_commands(
     wire: &mut Wire<'_>,
     client: &Client,
     service: &Service,
     counts: &Counts,
+    events: Events<'_>,
     trace: Trace<'_>,
 ) -> io::Result<&'static str> {
     client.stream.set_nodelay()?;
@@ -83,7 +104,7 @@ fn serve_commands(
         let parsed = match read {
             Outcome::Complete => protocol::parse(line.bytes()),
             Outcome::Piece => protocol::parse_piece(line.bytes()),
-            Outcome::Closed => break "the client closed it",
+            Outcome::Closed => break CLOSED,
             Outcome::TooLong => break "a line was too long",
         };
         match line.position() {
@@ -95,9 +116,22 @@ fn serve_commands(
         if read == Outcome::Piece && is_refused {
             wire.swallow_line()?;
         }
-        match serve_command(parsed, &mut value_buffer, wire, service, counts, trace)? {
+        match serve_command(
+            parsed,
+            &mut value_buffer,
+            wire,
+            service,
+            counts,
+            events,
+            trace,
+        )? {
             AfterCommand::Continue => {}
             AfterCommand::Close(reason) => break reason,
+            AfterCommand::Watch(streams) => {
+                if let Some(reason) = watching::watch(streams, wire, client, service, trace)? {
+                    break reason;
+                }
+            }
         }
         if read == Outcome::Piece && !is_refused {
             line.keep_last_word();
@@ -116,6 +150,7 @@ fn serve_command(
     wire: &mut Wire<'_>,
     service: &Service,
     counts: &Counts,
+    events: Events<'_>,
     trace: Trace<'_>,
 ) -> io::Result<AfterCommand> {
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
@@ -125,7 +160,7 @@ fn serve_command(
         if may_change {
             service.store.before_change()?;
         }
-        Ok((command::reserve(&request, service)?, request))
+        Ok((command::reserve(&request, service, events)?, request))
     }) {
         Err(error) => {
             if let Some(bytes) = parsed.data_length {
@@ -162,9 +197,15 @@ fn serve_command(
         }
     };
     match outcome {
-        Ok((pending, request)) => {
-            command::execute(request, pending, service, counts, value_buffer, &mut answer)
-        }
+        Ok((pending, request)) => command::execute(
+            request,
+            pending,
+            service,
+            counts,
+            events,
+            value_buffer,
+            &mut answer,
+        ),
         Err(error) => answer(Response::Error(error)).map(|()| AfterCommand::Continue),
     }
 }

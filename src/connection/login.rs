@@ -3,7 +3,7 @@
 use std::io;
 
 use super::line::Line;
-use super::wire::{Outcome, Wire};
+use super::wire::{CLOSED, Outcome, Wire};
 use crate::command::Service;
 use crate::protocol::{self, ProtocolError};
 use crate::serialization::Response;
@@ -38,7 +38,7 @@ pub fn log_in(
         line.clear();
         match wire.read_line(&mut line)? {
             Outcome::Complete => {}
-            Outcome::Closed => return Ok(Login::Close("the client closed it")),
+            Outcome::Closed => return Ok(Login::Close(CLOSED)),
             Outcome::Piece | Outcome::TooLong => return Ok(Login::Close("a line was too long")),
         }
         if line.bytes().len() <= SHORTEST_LINE {

@@ -7,6 +7,7 @@ mod listener;
 mod login;
 mod server;
 mod start_error;
+mod watching;
 mod wire;
 mod workers;
 

@@ -24,6 +24,7 @@ use crate::stats::{Counter, Stats};
 use crate::stopper::Stopper;
 use crate::stream::{Address, Stream};
 use crate::users::Users;
+use crate::watch::Watchers;
 
 /// How often expired items are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -148,7 +149,8 @@ impl Server {
         let users = config.auth_file.as_ref().map(read).transpose()?;
         let stats = Arc::new(Stats::default());
         // The file is replayed before the server listens: a client that connected during the replay would only wait.
-        let store = open_store(&config, &stats, &stopper)?;
+        let watchers = Arc::new(Watchers::new(Arc::clone(&stats)));
+        let store = open_store(&config, &stats, &watchers, &stopper)?;
         let listeners = listen(&config)?;
         let addresses: Vec<_> = listeners
             .iter()
@@ -162,6 +164,7 @@ impl Server {
                 started: store.clock().now(),
                 store,
                 stats,
+                watchers,
                 users,
                 clients: Arc::new(Clients::new(conn_limit, stopper.clone())),
                 tcp_port: tcp_address(&addresses).map_or(0, |address| address.port()),
@@ -302,6 +305,7 @@ fn tcp_address(addresses: &[Address]) -> Option<SocketAddr> {
 fn open_store(
     config: &Config,
     stats: &Arc<Stats>,
+    watchers: &Arc<Watchers>,
     stopper: &Stopper,
 ) -> Result<Datastore, StartError> {
     let limits = Limits {
@@ -313,7 +317,7 @@ fn open_store(
             WhenFull::Evict
         },
     };
-    let mut store = Datastore::new(limits, Arc::clone(stats));
+    let mut store = Datastore::new(limits, Arc::clone(stats), Arc::clone(watchers));
     if let Some(aof) = &config.aof {
         let replayed = store.open_log(aof.clone(), || stopper.is_stopping());
         let replayed = replayed.map_err(|error| match stopper.is_stopping() {
@@ -416,7 +420,7 @@ fn serve(permit: Permit, service: &Service) {
 fn refuse(stream: Stream, service: &Service) {
     service.stats.add(Counter::RejectedConnections, 1);
     let send = || -> io::Result<()> {
-        stream.set_nonblocking()?;
+        stream.set_nonblocking(true)?;
         (&stream).write_all(b"ERROR Too many open connections\r\n")
     };
     if send().is_ok() {

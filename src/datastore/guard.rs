@@ -69,6 +69,11 @@ impl KeyGuard<'_> {
         (!item.head.expiry.has_passed(self.expired_by)).then_some((at, item))
     }
 
+    /// Whether the key's item has expired, but is not removed yet.
+    pub fn has_expired(&self) -> bool {
+        self.at.is_some() && self.item_ref().is_none()
+    }
+
     /// The time at which the key was locked.
     pub fn now(&self) -> UnixTime {
         self.now

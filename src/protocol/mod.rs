@@ -22,7 +22,8 @@ pub use login::{credentials, login};
 pub use number::number_in_value;
 pub use request::{
     Arithmetic, DebugTime, Direction, End, Flush, Key, MetaDelete, MetaGet, OnFailure, Request,
-    Retrieval, ReturnFlag, ReturnFlags, ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
+    Retrieval, ReturnFlag, ReturnFlags, ShutdownMode, StatsTopic, Storage, StoreMode, Streams,
+    WithCas,
 };
 
 /// The result of parsing one command line.
@@ -122,7 +123,7 @@ pub fn parse_piece(piece: &[u8]) -> Parsed<'_> {
 
 /// All verbs. Tests compare this list with everything else that knows the verbs: [`parse_verb`], the conversations, and
 /// the table in README.md. The random tests of the parser take their verbs from it.
-pub const VERBS: [&str; 30] = [
+pub const VERBS: [&str; 31] = [
     "get",
     "gets",
     "set",
@@ -152,6 +153,7 @@ pub const VERBS: [&str; 30] = [
     "cache_memlimit",
     "shutdown",
     "lru_crawler",
+    "watch",
     "debugtime",
 ];
 
@@ -186,6 +188,7 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
         b"cache_memlimit" => classic::cache_memlimit(args),
         b"shutdown" => classic::shutdown(args),
         b"lru_crawler" => classic::lru_crawler(args),
+        b"watch" => classic::watch(args),
         b"debugtime" => classic::debugtime(args),
         _ => return None,
     })
