@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::item::{Expiry, Item, UnixTime};
+use crate::item::{Item, UnixTime};
 use crate::protocol::Streams;
 use crate::serialization::write_url_encoded;
 use crate::stats::{Counter, Stats};
@@ -114,6 +114,7 @@ impl Watchers {
     }
 
     /// Logs an event of this stream, if anybody watches it.
+    #[inline]
     fn log<'e>(&self, stream: Streams, event: impl FnOnce() -> Event<'e>) {
         if self.is_watched(stream) {
             self.append(stream, &event());
@@ -250,20 +251,20 @@ impl<'w> Events<'w> {
     }
 
     /// A command has stored a value, or has failed to. `status` is memcached's word for the outcome, and `command` its
-    /// name for the command. `expiry` and `size` are those of the value.
+    /// name for the command. `ttl` returns the seconds until the value expires, or 0 if it never does.
     pub fn stored(
         self,
         key: &[u8],
         status: &'static str,
         command: &'static str,
-        (expiry, now): (Expiry, UnixTime),
+        ttl: impl FnOnce() -> u32,
         size: usize,
     ) {
         self.watchers.log(Streams::MUTATIONS, || Event::Stored {
             key,
             status,
             command,
-            ttl: expiry.time().map_or(0, |end| end.saturating_sub(now)),
+            ttl: ttl(),
             cfd: self.connection,
             size,
         });
@@ -411,5 +412,126 @@ fn write_address(address: &Address, out: &mut Vec<u8>) -> io::Result<()> {
             write!(out, " rip={ip} rport={port} transport=tcp")
         }
         Address::Unix(_) => out.write_all(b" rip=unix rport=0 transport=local"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_TIME: Duration = Duration::ZERO;
+
+    fn watchers() -> Watchers {
+        Watchers::new(Arc::default())
+    }
+
+    /// What the watcher would send now, without the times.
+    fn taken(watcher: &Watcher<'_>) -> String {
+        let mut lines = Vec::new();
+        watcher.take(&mut lines, NO_TIME);
+        let lines = String::from_utf8(lines).unwrap();
+        let without_time = lines.lines().map(|line| match line.split_once(" gid=") {
+            Some((_, rest)) => format!("gid={rest}\n"),
+            None => format!("{line}\n"),
+        });
+        without_time.collect()
+    }
+
+    #[test]
+    fn a_watcher_reads_its_streams_from_its_first_moment_to_its_last() {
+        let watchers = watchers();
+        let events = Events::new(&watchers, 7);
+        let deleted = |key: &str| events.deleted(key.as_bytes(), "md", 3);
+        deleted("early");
+        let all = watchers
+            .add(Streams::DELETIONS.and(Streams::FETCHERS))
+            .unwrap();
+        let fetchers = watchers.add(Streams::FETCHERS).unwrap();
+        deleted("a b");
+        events.fetched(b"k", None, || true);
+        assert_eq!(
+            taken(&all),
+            "gid=3 type=deleted key=a%20b cmd=md clsid=1 size=3\n\
+             gid=4 type=item_get key=k status=expired clsid=0 cfd=7 size=0\n"
+        );
+        assert!(taken(&fetchers).starts_with("gid=4 "));
+        drop(all);
+        deleted("late");
+        assert_eq!((taken(&fetchers).as_str(), watchers.count()), ("", 1));
+    }
+
+    #[test]
+    fn an_event_that_nobody_watches_is_not_even_looked_at() {
+        let watchers = watchers();
+        let events = Events::new(&watchers, 7);
+        let must_not_be_called = || panic!("nobody watches");
+        let others = [Streams::MUTATIONS, Streams::EVICTIONS, Streams::CONNEVENTS];
+        let watching = others.map(|stream| watchers.add(stream).unwrap());
+        events.fetched(b"k", None, must_not_be_called);
+        let fetchers = watchers.add(Streams::FETCHERS).unwrap();
+        assert!(events.is_watched(Streams::FETCHERS));
+        drop(fetchers);
+        events.fetched(b"k", None, must_not_be_called);
+        assert_eq!(watching.map(|watcher| taken(&watcher)), [""; 3]);
+    }
+
+    #[test]
+    fn a_queue_is_bounded_and_what_does_not_fit_is_counted_and_reported() {
+        let watchers = watchers();
+        let events = Events::new(&watchers, 7);
+        let slow = watchers.add(Streams::DELETIONS).unwrap();
+        const EVENTS: usize = 10_000;
+        for n in 0..EVENTS {
+            events.deleted(format!("{n:0>200}").as_bytes(), "md", 3);
+        }
+        let mut lines = Vec::new();
+        slow.take(&mut lines, NO_TIME);
+        let text = String::from_utf8_lossy(&lines);
+        let (lines, skipped) = text.trim_end().rsplit_once("\nskipped=").unwrap();
+        assert!((MAX_QUEUED - 1000..MAX_QUEUED).contains(&lines.len()));
+        let lines: Vec<&str> = lines.lines().collect();
+        assert_eq!(lines.len() + skipped.parse::<usize>().unwrap(), EVENTS);
+        for (n, line) in lines.iter().enumerate() {
+            assert!(line.contains(&format!("gid={} ", n + 2)), "{line}");
+            assert!(line.contains(&format!("{n:0>200}")), "{line}");
+        }
+        events.deleted(b"next", "md", 3);
+        assert_eq!(
+            taken(&slow),
+            format!(
+                "gid={} type=deleted key=next cmd=md clsid=1 size=3\n",
+                EVENTS + 2
+            )
+        );
+        let count = |counter| watchers.stats.get(counter);
+        assert_eq!(count(Counter::LogWatcherSent), lines.len() as u64 + 1);
+        assert_eq!(
+            count(Counter::LogWatcherSent) + count(Counter::LogWatcherSkipped),
+            count(Counter::LogWorkerWritten)
+        );
+    }
+
+    #[test]
+    fn the_first_line_wakes_the_watcher() {
+        let watchers = watchers();
+        let watcher = watchers.add(Streams::FETCHERS).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let mut lines = Vec::new();
+                watcher.take(&mut lines, Duration::from_secs(20));
+                lines
+            });
+            Events::new(&watchers, 7).fetched(b"k", None, || false);
+            assert!(!waiting.join().unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn there_are_twenty_watchers_at_most() {
+        let watchers = watchers();
+        let mut all = Vec::from_iter(std::iter::from_fn(|| watchers.add(Streams::NONE)));
+        assert_eq!((all.len(), watchers.count()), (20, 20));
+        all.pop();
+        assert!(watchers.add(Streams::NONE).is_some());
     }
 }

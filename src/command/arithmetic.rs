@@ -1,5 +1,6 @@
 //! `incr`, `decr` and `ma`: arithmetic with a 64-bit number, which is stored as text like any other value.
 
+use super::log_fetch;
 use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
 use crate::item::{Expiry, UnixTime};
@@ -63,17 +64,16 @@ pub fn apply(
     // A number has up to 20 digits.
     let _room = store.reserve_change(key.len() + 20);
     let mut guard = store.lock_key(key);
-    let old = guard.item();
-    events.fetched(key, old.as_ref(), || guard.has_expired());
-    let Some(old) = old else {
+    log_fetch(&guard, key, events);
+    let Some(old) = guard.item() else {
         let Some((number, PendingItem { item, .. })) = initial else {
             counts.add(misses);
             return Ok(Outcome::NotFound);
         };
-        let (new_expiry, bytes) = (item.expiry, item.value_length());
         let expiry = Expiry::NEVER;
         let cas = guard.put(item, request.cas)?;
-        events.stored(key, "stored", "add", (new_expiry, guard.now()), bytes);
+        let bytes = number.to_string().len();
+        events.stored(key, "stored", "add", || guard.ttl(), bytes);
         return Ok(Outcome::Calculated {
             number,
             cas,

@@ -5,7 +5,7 @@
 //! This begins when an item is *vivified* (created empty by `N`) or *stale* or about to expire. The first client that
 //! reads it *wins* (its answer has `W`). The answers to the others have `Z`: another client has won.
 
-use super::{arithmetic, storage};
+use super::{arithmetic, log_fetch, storage};
 use crate::datastore::{Bump, Datastore, PendingItem};
 use crate::item::{Expiry, Item, UnixTime};
 use crate::protocol::{
@@ -49,9 +49,8 @@ pub fn get<'a>(
         None => None,
     };
     let mut guard = store.lock_key(key);
-    let found = guard.item();
-    events.fetched(key, found.as_ref(), || guard.has_expired());
-    let (mut item, created) = match (found, pending) {
+    log_fetch(&guard, key, events);
+    let (mut item, created) = match (guard.item(), pending) {
         (Some(item), _) => (item.into_owned(), Created::No),
         (None, None) => return Ok(miss(request, counts)),
         (None, Some(PendingItem { mut item, .. })) => {
@@ -238,9 +237,8 @@ pub fn delete<'a>(
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
     let mut guard = store.lock_key(key);
-    let found = guard.item();
-    events.fetched(key, found.as_ref(), || guard.has_expired());
-    let code = match found {
+    log_fetch(&guard, key, events);
+    let code = match guard.item() {
         None => {
             counts.add(Counter::DeleteMisses);
             Code::NotFound
@@ -263,7 +261,7 @@ pub fn delete<'a>(
                     // A stale item gets a new cas unique. An item whose value was only removed keeps its own.
                     let kept = if invalidate { None } else { Some(item.cas) };
                     guard.put(empty, request.cas.or(kept))?;
-                    events.stored(key, "stored", "set", (expiry, guard.now()), 0);
+                    events.stored(key, "stored", "set", || guard.ttl(), 0);
                 }
                 (false, true) => {
                     guard.invalidate(new_expiry.unwrap_or(item.expiry), request.cas)?

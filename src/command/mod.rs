@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::clients::Clients;
 use crate::config::Config;
+use crate::datastore::guard::KeyGuard;
 use crate::datastore::{Datastore, PendingItem, StoreError};
 use crate::protocol::{ProtocolError, Request, Streams};
 use crate::serialization::Response;
@@ -58,6 +59,19 @@ impl From<StoreError> for ProtocolError {
             StoreError::LogFailed => ProtocolError::LogFailed,
         }
     }
+}
+
+/// Logs for the watchers that a command has looked for the item of a locked key.
+#[inline(always)] // It is in each command, and does almost always nothing.
+fn log_fetch(guard: &KeyGuard<'_>, key: &[u8], events: Events<'_>) {
+    if events.is_watched(Streams::FETCHERS) {
+        log_watched_fetch(guard, key, events);
+    }
+}
+
+#[cold]
+fn log_watched_fetch(guard: &KeyGuard<'_>, key: &[u8], events: Events<'_>) {
+    events.fetched(key, guard.item().as_ref(), || guard.has_expired());
 }
 
 /// What happens to the connection after a command.

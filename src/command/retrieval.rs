@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::log_fetch;
 use crate::datastore::{Bump, Datastore};
 use crate::item::Item;
 use crate::protocol::{End, Exptime, ProtocolError, Retrieval};
@@ -56,6 +57,7 @@ pub fn touch(
     )
 }
 
+#[inline]
 fn look_up<'r>(
     key: &[u8],
     store: &Datastore,
@@ -87,7 +89,7 @@ fn touch_and_read<'r>(
     let mut guard = store.lock_key(key);
     let expiry = exptime.expiry(guard.now());
     let found = guard.item().map(|item| item.copied_to(value_buffer));
-    events.fetched(key, found.as_ref(), || guard.has_expired());
+    log_fetch(&guard, key, events);
     if found.is_some() {
         guard.mark_read();
         guard.touch(expiry)?;

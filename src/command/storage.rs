@@ -1,7 +1,9 @@
 //! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which can do the same and more.
 
+use super::log_fetch;
+use crate::datastore::guard::KeyGuard;
 use crate::datastore::{Datastore, PendingItem, StoreError};
-use crate::item::{Expiry, Item};
+use crate::item::Item;
 use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode, Streams};
 use crate::serialization::{FailedCondition, Response};
 use crate::stats::{Counter, Counts};
@@ -65,7 +67,7 @@ pub fn reserve(
         log_refusal(announced, error, events);
         if announced.on_failure == OnFailure::RemoveOld {
             let mut guard = store.lock_key(&key.bytes);
-            events.fetched(&key.bytes, guard.item().as_ref(), || guard.has_expired());
+            log_fetch(&guard, &key.bytes, events);
             guard.remove()?;
         }
     }
@@ -85,31 +87,46 @@ pub fn store(
     counts.add(Counter::CmdSet);
     let new = store.complete(pending);
     let mut guard = store.lock_key(&request.key.bytes);
-    // A plain `set` is the most frequent command. It looks at the old item only for the watchers.
+    let key = &*request.key.bytes;
+    log_fetch(&guard, key, events);
+    // A plain `set` is the most frequent command. It does not look at the old item.
     let is_unconditional = request.mode == StoreMode::Set && request.compare.is_none();
-    let old = if is_unconditional && !events.is_watched(Streams::FETCHERS) {
-        None
-    } else {
-        guard.item()
-    };
-    let key = &request.key.bytes;
-    events.fetched(key, old.as_ref(), || guard.has_expired());
-    let (mut expiry, mut bytes) = (new.expiry, new.value_length());
+    let old = if is_unconditional { None } else { guard.item() };
     let outcome = match item_to_store(request, new, old, store, counts) {
         Ok(item) => {
-            (expiry, bytes) = (item.expiry, item.value_length());
+            let bytes = item.value_length();
             let cas = guard.put(item, request.cas)?;
             counts.add(Counter::TotalItems);
             Outcome::Stored { cas, bytes }
         }
         Err(refused) => refused,
     };
-    let (status, time) = (outcome.status(), (expiry, guard.now()));
-    events.stored(key, status, command(request), time, bytes);
+    if events.is_watched(Streams::MUTATIONS) {
+        log_outcome(request, outcome, &guard, events);
+    }
     Ok(outcome)
 }
 
+/// Logs for the watchers what became of a value: it was stored, or a condition was not met.
+#[cold]
+fn log_outcome(request: &Storage<'_>, outcome: Outcome, guard: &KeyGuard<'_>, events: Events<'_>) {
+    let (bytes, is_stored) = match outcome {
+        Outcome::Stored { bytes, .. } => (bytes, true),
+        Outcome::NotStored(_) | Outcome::Exists(_) | Outcome::NotFound => (request.bytes, false),
+    };
+    let ttl = || {
+        if is_stored {
+            return guard.ttl();
+        }
+        let end = request.exptime.expiry(guard.now()).time();
+        end.map_or(0, |end| end.saturating_sub(guard.now()))
+    };
+    let key = &request.key.bytes;
+    events.stored(key, outcome.status(), command(request), ttl, bytes);
+}
+
 /// Logs for the watchers that there is no memory for a value, or that it is too large.
+#[cold]
 fn log_refusal(announced: &Storage<'_>, error: StoreError, events: Events<'_>) {
     let status = match error {
         StoreError::TooLarge => "too_large",
@@ -117,7 +134,7 @@ fn log_refusal(announced: &Storage<'_>, error: StoreError, events: Events<'_>) {
         StoreError::LogFailed => return,
     };
     let (key, command) = (&announced.key.bytes, command(announced));
-    events.stored(key, status, command, (Expiry::NEVER, 0), 0);
+    events.stored(key, status, command, || 0, 0);
 }
 
 /// The name of a storage command in the log for watchers.
@@ -226,9 +243,8 @@ pub fn delete(
     events: Events<'_>,
 ) -> Result<Response<'static>, ProtocolError> {
     let mut guard = store.lock_key(key);
-    let found = guard.item();
-    events.fetched(key, found.as_ref(), || guard.has_expired());
-    let Some(bytes) = found.map(|item| item.value_length()) else {
+    log_fetch(&guard, key, events);
+    let Some(bytes) = guard.item().map(|item| item.value_length()) else {
         counts.add(Counter::DeleteMisses);
         return Ok(Response::NotFound);
     };

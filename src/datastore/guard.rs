@@ -74,6 +74,14 @@ impl KeyGuard<'_> {
         self.at.is_some() && self.item_ref().is_none()
     }
 
+    /// The seconds until the key's item expires; 0 if it never expires, or has expired.
+    pub fn ttl(&self) -> u32 {
+        let end = self
+            .item_ref()
+            .and_then(|(_, item)| item.head.expiry.time());
+        end.map_or(0, |end| end.saturating_sub(self.now))
+    }
+
     /// The time at which the key was locked.
     pub fn now(&self) -> UnixTime {
         self.now
