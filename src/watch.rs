@@ -219,7 +219,7 @@ impl Drop for Watcher<'_> {
 }
 
 /// Logs what one connection does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Events<'w> {
     watchers: &'w Watchers,
     connection: RawFd,
@@ -235,13 +235,18 @@ impl<'w> Events<'w> {
     }
 
     /// Whether anybody watches this stream.
-    pub fn is_watched(self, stream: Streams) -> bool {
+    pub fn is_watched(&self, stream: Streams) -> bool {
         self.watchers.is_watched(stream)
     }
 
     /// A command has looked for the item of a key. `has_expired` returns whether the key's item has expired; it is
     /// called only if none was found, and somebody watches.
-    pub fn fetched(self, key: &[u8], found: Option<&Item<'_>>, has_expired: impl FnOnce() -> bool) {
+    pub fn fetched(
+        &self,
+        key: &[u8],
+        found: Option<&Item<'_>>,
+        has_expired: impl FnOnce() -> bool,
+    ) {
         self.watchers.log(Streams::FETCHERS, || Event::Fetched {
             key,
             found: found.map(Item::value_length),
@@ -253,7 +258,7 @@ impl<'w> Events<'w> {
     /// A command has stored a value, or has failed to. `status` is memcached's word for the outcome, and `command` its
     /// name for the command. `ttl` returns the seconds until the value expires, or 0 if it never does.
     pub fn stored(
-        self,
+        &self,
         key: &[u8],
         status: &'static str,
         command: &'static str,
@@ -271,13 +276,13 @@ impl<'w> Events<'w> {
     }
 
     /// A command has deleted an item whose value had this size.
-    pub fn deleted(self, key: &[u8], command: &'static str, size: usize) {
+    pub fn deleted(&self, key: &[u8], command: &'static str, size: usize) {
         self.watchers
             .log(Streams::DELETIONS, || Event::Deleted { key, command, size });
     }
 
     /// The client has connected.
-    pub fn connected(self, address: &Address) {
+    pub fn connected(&self, address: &Address) {
         self.watchers.log(Streams::CONNEVENTS, || Event::Connected {
             address,
             cfd: self.connection,
@@ -285,7 +290,7 @@ impl<'w> Events<'w> {
     }
 
     /// The connection is closed. `reason` is memcached's word.
-    pub fn closed(self, address: &Address, reason: &'static str) {
+    pub fn closed(&self, address: &Address, reason: &'static str) {
         self.watchers.log(Streams::CONNEVENTS, || Event::Closed {
             address,
             reason,

@@ -46,7 +46,7 @@ pub fn apply(
     request: &Arithmetic<'_>,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Outcome, ProtocolError> {
     let (hits, misses) = match request.direction {
         Direction::Up => (Counter::IncrHits, Counter::IncrMisses),

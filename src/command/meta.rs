@@ -20,7 +20,7 @@ pub fn get<'a>(
     request: &MetaGet<'a>,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     value_buffer: &'a mut Vec<u8>,
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
@@ -199,7 +199,7 @@ pub fn set<'a>(
     pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
     let (code, cas, bytes) = match storage::store(request, pending, store, counts, events)? {
         storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
@@ -233,7 +233,7 @@ pub fn delete<'a>(
     request: &MetaDelete<'a>,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
     let mut guard = store.lock_key(key);
@@ -289,7 +289,7 @@ pub fn calculate<'a>(
     return_flags: &ReturnFlags<'a>,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
     let (number, cas, mut expiry, created, now) =
         match arithmetic::apply(request, store, counts, events)? {
@@ -359,7 +359,7 @@ pub fn debug<'r>(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     value_buffer: &'r mut Vec<u8>,
 ) -> Response<'r> {
     counts.add(Counter::CmdMeta);

@@ -63,14 +63,14 @@ impl From<StoreError> for ProtocolError {
 
 /// Logs for the watchers that a command has looked for the item of a locked key.
 #[inline(always)] // It is in each command, and does almost always nothing.
-fn log_fetch(guard: &KeyGuard<'_>, key: &[u8], events: Events<'_>) {
+fn log_fetch(guard: &KeyGuard<'_>, key: &[u8], events: &Events<'_>) {
     if events.is_watched(Streams::FETCHERS) {
         log_watched_fetch(guard, key, events);
     }
 }
 
 #[cold]
-fn log_watched_fetch(guard: &KeyGuard<'_>, key: &[u8], events: Events<'_>) {
+fn log_watched_fetch(guard: &KeyGuard<'_>, key: &[u8], events: &Events<'_>) {
     events.fetched(key, guard.item().as_ref(), || guard.has_expired());
 }
 
@@ -129,7 +129,7 @@ pub fn may_change(request: &Request<'_>) -> bool {
 pub fn reserve(
     request: &Request<'_>,
     service: &Service,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Option<PendingItem>, ProtocolError> {
     match request {
         Request::Store(announced) => storage::reserve(announced, &service.store, events).map(Some),
@@ -176,7 +176,7 @@ pub fn execute<'a>(
     pending: Option<PendingItem>,
     service: &Service,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     value_buffer: &'a mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<AfterCommand> {

@@ -16,7 +16,7 @@ pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     value_buffer: &mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
@@ -46,7 +46,7 @@ pub fn touch(
     exptime: Exptime,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Response<'static>, ProtocolError> {
     // The value is not used.
     Ok(
@@ -62,7 +62,7 @@ fn look_up<'r>(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     value_buffer: &'r mut Vec<u8>,
 ) -> Option<Item<'r>> {
     let found = store.get(key, Bump::Yes, value_buffer);
@@ -83,7 +83,7 @@ fn touch_and_read<'r>(
     exptime: Exptime,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     value_buffer: &'r mut Vec<u8>,
 ) -> Result<Option<Item<'r>>, ProtocolError> {
     let mut guard = store.lock_key(key);

@@ -54,7 +54,7 @@ impl From<Outcome> for Response<'_> {
 pub fn reserve(
     announced: &Storage<'_>,
     store: &Datastore,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<PendingItem, ProtocolError> {
     let key = &announced.key;
     let pending = store.reserve(
@@ -82,7 +82,7 @@ pub fn store(
     pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Outcome, ProtocolError> {
     counts.add(Counter::CmdSet);
     let new = store.complete(pending);
@@ -109,7 +109,7 @@ pub fn store(
 
 /// Logs for the watchers what became of a value: it was stored, or a condition was not met.
 #[cold]
-fn log_outcome(request: &Storage<'_>, outcome: Outcome, guard: &KeyGuard<'_>, events: Events<'_>) {
+fn log_outcome(request: &Storage<'_>, outcome: Outcome, guard: &KeyGuard<'_>, events: &Events<'_>) {
     let (bytes, is_stored) = match outcome {
         Outcome::Stored { bytes, .. } => (bytes, true),
         Outcome::NotStored(_) | Outcome::Exists(_) | Outcome::NotFound => (request.bytes, false),
@@ -127,7 +127,7 @@ fn log_outcome(request: &Storage<'_>, outcome: Outcome, guard: &KeyGuard<'_>, ev
 
 /// Logs for the watchers that there is no memory for a value, or that it is too large.
 #[cold]
-fn log_refusal(announced: &Storage<'_>, error: StoreError, events: Events<'_>) {
+fn log_refusal(announced: &Storage<'_>, error: StoreError, events: &Events<'_>) {
     let status = match error {
         StoreError::TooLarge => "too_large",
         StoreError::OutOfMemory => "no_memory",
@@ -240,7 +240,7 @@ pub fn delete(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
 ) -> Result<Response<'static>, ProtocolError> {
     let mut guard = store.lock_key(key);
     log_fetch(&guard, key, events);

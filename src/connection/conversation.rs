@@ -27,7 +27,7 @@ pub fn serve(client: &Client, service: &Service) {
     events.connected(&client.address);
     let counts = Counts::default();
     let mut wire = Wire::new(client, service, &counts);
-    let ended = serve_commands(&mut wire, client, service, &counts, events, trace);
+    let ended = serve_commands(&mut wire, client, service, &counts, &events, trace);
     events.closed(&client.address, close_reason(&ended));
     match ended {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
@@ -67,7 +67,7 @@ fn serve_commands(
     client: &Client,
     service: &Service,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     trace: Trace<'_>,
 ) -> io::Result<&'static str> {
     client.stream.set_nodelay()?;
@@ -150,7 +150,7 @@ fn serve_command(
     wire: &mut Wire<'_>,
     service: &Service,
     counts: &Counts,
-    events: Events<'_>,
+    events: &Events<'_>,
     trace: Trace<'_>,
 ) -> io::Result<AfterCommand> {
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);

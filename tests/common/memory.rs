@@ -222,7 +222,7 @@ impl Memory {
                 Answer::Noreply => Ok(()),
             };
             let outcome = parsed.request.and_then(|request| {
-                let mut pending = reserve(&request, &self.service, events)?;
+                let mut pending = reserve(&request, &self.service, &events)?;
                 if let Some(pending) = &mut pending {
                     let value = block
                         .strip_suffix(b"\r\n")
@@ -237,7 +237,7 @@ impl Memory {
                     pending,
                     &self.service,
                     &counts,
-                    events,
+                    &events,
                     &mut room,
                     &mut answer,
                 )
