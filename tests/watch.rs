@@ -255,41 +255,38 @@ fn conn(client: &mut Client, name: &str) -> String {
 }
 
 #[test]
-fn an_expired_item_and_a_refused_value_have_their_own_status() {
+fn an_item_that_has_expired_but_is_not_removed_yet_has_its_own_status() {
     let server = server("");
-    let mut watcher = Watcher::start(server.address, "fetchers mutations");
+    let mut watcher = Watcher::start(server.address, "fetchers");
     let mut client = server.client();
-    client.send("set a 0 -1 1\r\nx\r\nget a\r\n");
-    client.send(format!(
-        "set a 0 0 1100000\r\n{}\r\n",
-        "x".repeat(1_100_000)
-    ));
-    client.send("get end\r\n");
-    let mut events = Vec::new();
-    while !events
-        .iter()
-        .any(|event: &String| event.contains("key=end"))
-    {
-        events.push(comparable(&watcher.event()));
+    for command in ["get a\r\n", "touch a 0\r\n"] {
+        // The sweep may remove the item at any moment.
+        eventually("the command comes before the sweep", || {
+            client.send("set a 0 -1 1 noreply\r\nx\r\n").send(command);
+            watcher.event();
+            client.line();
+            watcher.event().contains(" status=expired clsid=0 ")
+        });
     }
-    // The sweep may remove the expired item at any moment.
-    let expired = |event: &&String| event.contains("status=expired");
-    let fetched = "item_get key=a status=not_found clsid=0 cfd=1 size=0";
-    assert!(
-        events
-            .iter()
-            .filter(expired)
-            .all(|event| event.replace("expired", "not_found") == fetched)
-    );
-    assert_eq!(
-        events[1],
-        "item_store key=a status=stored cmd=set ttl=0 clsid=1 cfd=1 size=1"
-    );
-    assert_eq!(
-        events[3],
-        "item_store key=a status=too_large cmd=set ttl=0 clsid=1 cfd=1 size=0"
-    );
-    assert_eq!(events.len(), 6, "{events:?}");
+}
+
+#[test]
+fn a_refused_value_is_logged_as_too_large_or_as_without_memory() {
+    let server = server("-M -m 8");
+    let mut watcher = Watcher::start(server.address, "mutations");
+    let mut client = server.client();
+    let big = "x".repeat(1_100_000);
+    client.send(format!("set a 0 0 {0} noreply\r\n{big}\r\n", big.len()));
+    let line =
+        |status| format!("item_store key=a status={status} cmd=set ttl=0 clsid=1 cfd=1 size=0");
+    assert_eq!(comparable(&watcher.event()), line("too_large"));
+    let half = "x".repeat(500_000);
+    for n in 0..20 {
+        client.send(format!("set k{n} 0 0 500000 noreply\r\n{half}\r\n"));
+    }
+    client.send(format!("set a 0 0 500000 noreply\r\n{half}\r\n"));
+    let last = std::iter::repeat_with(|| watcher.event()).find(|event| event.contains("key=a "));
+    assert_eq!(comparable(&last.expect("it is logged")), line("no_memory"));
 }
 
 #[test]
