@@ -520,15 +520,19 @@ mod tests {
     fn the_first_line_wakes_the_watcher() {
         let watchers = watchers();
         let watcher = watchers.add(Streams::FETCHERS).unwrap();
+        let (start, at_most) = (std::time::Instant::now(), Duration::from_secs(20));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
                 let mut lines = Vec::new();
-                watcher.take(&mut lines, Duration::from_secs(20));
+                watcher.take(&mut lines, at_most);
                 lines
             });
+            // Most probably it waits by then.
+            std::thread::sleep(Duration::from_millis(20));
             Events::new(&watchers, 7).fetched(b"k", None, || false);
             assert!(!waiting.join().unwrap().is_empty());
         });
+        assert!(start.elapsed() < at_most);
     }
 
     #[test]
