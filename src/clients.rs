@@ -92,15 +92,18 @@ pub enum Activity {
     AwaitsRefusedBlock,
     /// It executes a command.
     Executes,
+    /// It sends what happens to a watcher.
+    Watches,
 }
 
 impl Activity {
     /// memcached's names for them, in the same order.
-    const STATES: [&str; 4] = [
+    const STATES: [&str; 5] = [
         "conn_new_cmd",
         "conn_nread",
         "conn_swallow",
         "conn_parse_cmd",
+        "conn_watch",
     ];
 }
 

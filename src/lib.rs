@@ -44,10 +44,9 @@
 //! | [`item`], [`memory`] |                        | what a key holds; the memory of all items, and its limit |
 //!
 //! The others are: [`clients`] (the connected clients), [`stream`] (a client's socket, TCP or Unix), [`users`] (the
-//! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`prefixes`] (the counters of `stats
-//! detail`), [`trace`] (`-v` and `-vv`:
-//! the conversation on standard error, explained), [`log`] (writes all lines for the operator; it is not the
-//! append-only file).
+//! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`prefixes`] (the counters of
+//! `stats detail`), [`watch`] (the live log for clients that send `watch`), [`trace`] (`-v` and `-vv`: the conversation
+//! on standard error, explained), [`log`] (writes all lines for the operator; it is not the append-only file).
 //!
 //! [`config`] has the flags: `flags.rs` (all flags, and their defaults), `words.rs` (the forms of a command line that
 //! memcached accepts), `value.rs` (numbers, sizes, the words of `-o`), `address.rs` (the addresses of `-l`).
@@ -61,6 +60,7 @@
 //! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`).
 //!
 //! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
+//! (`command` and `datastore` log events in `watch`.)
 //! (`aof` reads the file with the parser of `protocol`.) Every part may use `item`; `serialization` uses only `item`
 //! and `protocol`. There is no circle, neither of folders nor of files.
 //!
@@ -177,6 +177,9 @@
 //! - **A record of the log**: a memcached command with a CRC-32 of its line in the opaque, and one of the data.
 //!   [`aof::record`] has the grammar. A replay checks both; what a crash has cut short is moved aside, and anything
 //!   else that is wrong keeps the server from starting (`aof/replay.rs`).
+//! - **`watch`**: the client's worker becomes the sender of its log (`connection/watching.rs`). Each other worker appends
+//!   its events to the watcher's queue, which is bounded, and never waits. If nobody watches, an event costs one load
+//!   ([`watch`]).
 //! - **`noreply`** as the last word silences every answer of a classic command that stores or changes, its errors too.
 //!   Not silenced: a line with too few words or without a readable length, and commands that only read. Meta commands
 //!   have `q` instead, which leaves out the common answer.
@@ -216,8 +219,9 @@
 //!    the change's record, and with `--fsync always` it is on disk. If the record cannot be written, the answer is not
 //!    sent and the connection is closed ([`aof`], `connection/wire.rs`).
 //! 2. **The order of the log is the order of the store, key by key.** A record is appended while its key's shard is
-//!    locked. Lock order: shard, then file, then pending records. A thread locks one shard at a time, or all of them in
-//!    ascending order ([`datastore::guard::KeyGuard`], [`aof`], [`datastore`]).
+//!    locked. Lock order: shard, then file, then pending records; nothing is locked while the lock of [`watch`] is
+//!    held. A thread locks one shard at a time, or all of them in ascending order
+//!    ([`datastore::guard::KeyGuard`], [`aof`], [`datastore`]).
 //! 3. **A replay of the log restores exactly the items that memory held.** It does not restore when an item was read,
 //!    or that a client has won it. A record holds the result of a change, and evictions and flushes have records too
 //!    ([`aof::record`]).
@@ -264,6 +268,7 @@ mod stopper;
 mod stream;
 mod trace;
 mod users;
+mod watch;
 
 pub use aof::open::OpenError;
 pub use aof::{Fsync, Options as AofOptions};
@@ -284,6 +289,7 @@ pub mod internals {
     pub use crate::protocol::{Answer, VERBS, parse};
     pub use crate::serialization::Response;
     pub use crate::stats::{Counts, Stats};
+    pub use crate::watch::{Events, Watchers};
 }
 
 /// rustmemc's own version: `-V`, and `rustmemc_version` in `stats`.

@@ -80,6 +80,12 @@ counters! {
     AuthCmds => "auth_cmds",
     /// Logins that failed.
     AuthErrors => "auth_errors",
+    /// Lines that were logged for watchers. A line counts once, also if several watchers get it.
+    LogWorkerWritten => "log_worker_written",
+    /// Lines that did not fit into the queue of a watcher.
+    LogWatcherSkipped => "log_watcher_skipped",
+    /// Lines that were appended to the queue of a watcher.
+    LogWatcherSent => "log_watcher_sent",
     /// Bytes read from clients.
     BytesRead => "bytes_read",
     /// Bytes written to clients.

@@ -77,11 +77,11 @@ impl Stream {
         }
     }
 
-    /// After this call no read and no write waits.
-    pub fn set_nonblocking(&self) -> io::Result<()> {
+    /// Whether reads and writes return at once instead of waiting.
+    pub fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.set_nonblocking(true),
-            Stream::Unix(stream) => stream.set_nonblocking(true),
+            Stream::Tcp(stream) => stream.set_nonblocking(is_nonblocking),
+            Stream::Unix(stream) => stream.set_nonblocking(is_nonblocking),
         }
     }
 

@@ -21,6 +21,7 @@
 //! | `< text`        | the server answers the text and `\r\n`                                             |
 //! | `>x 80 key:61`  | the client sends these bytes (binary protocol)                                     |
 //! | `<x 81 "text"`  | the server answers these bytes (binary protocol)                                   |
+//! | `<- text`       | the server answers the text and `\n` alone                                         |
 //! | `<closed`       | the server closes the connection, and sends nothing before that                    |
 //! | `<...until END` | the server sends lines up to `END`, with any content                               |
 //! | `<...has text`  | one of the lines up to `END` is this one (several such lines are about one answer) |
@@ -640,6 +641,11 @@ impl Step {
                 client,
                 lines: vec![text(rest, "")?],
             }
+        } else if let Some(rest) = rest.strip_prefix("<-") {
+            Step::Answer {
+                client,
+                text: text(rest, "\n")?,
+            }
         } else if let Some(rest) = rest.strip_prefix('<') {
             Step::Answer {
                 client,
@@ -718,7 +724,10 @@ impl Player<'_> {
         });
         let got = match length.sum() {
             Some(bytes) => self.read(client, bytes),
-            None => self.line(client),
+            None if text.last() == Some(&Piece::Bytes(b"\n".into())) => {
+                self.client(client).line_that_ends_in(b"\n")
+            }
+            None => self.client(client).line_that_ends_in(b"\r\n"),
         };
         if self.matches(text, &got) {
             return Ok(());
@@ -757,10 +766,6 @@ impl Player<'_> {
             }
         }
         got
-    }
-
-    fn line(&mut self, client: &str) -> Vec<u8> {
-        (self.client(client).line() + "\r\n").into_bytes()
     }
 
     fn lines_until_end(&mut self, client: &str) -> Result<Vec<String>, String> {

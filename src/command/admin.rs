@@ -1,11 +1,11 @@
 //! The commands about the server itself: `flush_all`, `verbosity`, `cache_memlimit`, `shutdown`,
-//! `debugtime`, `lru_crawler`. (`stats` has a file of its own.)
+//! `watch`, `debugtime`, `lru_crawler`. (`stats` has a file of its own.)
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Service;
-use crate::protocol::{Classes, Crawler, DebugTime, Flush, ProtocolError, ShutdownMode};
+use crate::protocol::{Classes, Crawler, DebugTime, Flush, ProtocolError, ShutdownMode, Streams};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 
@@ -66,6 +66,14 @@ pub fn shutdown(mode: ShutdownMode, service: &Service) -> Result<(), ProtocolErr
         }
         ShutdownMode::Unknown => Err(ProtocolError::InvalidShutdownMode),
     }
+}
+
+/// `watch`: returns the streams, if the client may watch them.
+pub fn watch(streams: Option<Streams>, service: &Service) -> Result<Streams, ProtocolError> {
+    if service.config.disable_watch {
+        return Err(ProtocolError::WatchNotAllowed);
+    }
+    streams.ok_or(ProtocolError::UnknownStream)
 }
 
 /// `debugtime`: exists only with `--debug`. Items that expire because of a jump are swept at once.

@@ -1,11 +1,13 @@
 //! `incr`, `decr` and `ma`: arithmetic with a 64-bit number, which is stored as text like any other value.
 
+use super::log_fetch;
 use crate::datastore::{Datastore, PendingItem};
 use crate::item::Item;
 use crate::item::{Expiry, UnixTime};
 use crate::protocol::{Arithmetic, Direction, ProtocolError, number_in_value};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
+use crate::watch::Events;
 
 /// The outcome of an arithmetic command.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub fn apply(
     request: &Arithmetic<'_>,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
 ) -> Result<Outcome, ProtocolError> {
     let (hits, misses) = match request.direction {
         Direction::Up => (Counter::IncrHits, Counter::IncrMisses),
@@ -61,6 +64,7 @@ pub fn apply(
     // A number has up to 20 digits.
     let _room = store.reserve_change(key.len() + 20);
     let mut guard = store.lock_key(key);
+    log_fetch(&guard, key, events);
     let Some(old) = guard.item() else {
         let Some((number, PendingItem { item, .. })) = initial else {
             counts.add(misses);
@@ -68,6 +72,8 @@ pub fn apply(
         };
         let expiry = Expiry::NEVER;
         let cas = guard.put(item, request.cas)?;
+        let bytes = number.to_string().len();
+        events.stored(key, "stored", "add", || guard.ttl(), bytes);
         return Ok(Outcome::Calculated {
             number,
             cas,

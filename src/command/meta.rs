@@ -5,7 +5,7 @@
 //! This begins when an item is *vivified* (created empty by `N`) or *stale* or about to expire. The first client that
 //! reads it *wins* (its answer has `W`). The answers to the others have `Z`: another client has won.
 
-use super::{arithmetic, storage};
+use super::{arithmetic, log_fetch, storage};
 use crate::datastore::{Bump, Datastore, PendingItem};
 use crate::item::{Expiry, Item, UnixTime};
 use crate::protocol::{
@@ -13,12 +13,14 @@ use crate::protocol::{
 };
 use crate::serialization::{Code, Flag, Meta, Response, Value};
 use crate::stats::{Counter, Counts};
+use crate::watch::Events;
 
 /// `mg`
 pub fn get<'a>(
     request: &MetaGet<'a>,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
     value_buffer: &'a mut Vec<u8>,
 ) -> Result<Response<'a>, ProtocolError> {
     let key = &*request.key.bytes;
@@ -28,13 +30,17 @@ pub fn get<'a>(
     let opaque_too_long = request.return_flags.opaque_too_long;
     if request.touch.is_none() && request.vivify.is_none() && request.recache.is_none() {
         match store.get(key, bump, value_buffer) {
-            None => return miss(request, counts),
+            None => {
+                events.fetched(key, None, || store.has_expired(key));
+                return miss(request, counts);
+            }
             Some(_) if opaque_too_long => return Err(ProtocolError::OpaqueTooLong),
             // This client may win the item, and the mark for that needs the write lock.
             Some(item) if item.marks.stale && !item.marks.won => {
                 read_before = Some((item.fetched, item.last_access));
             }
             Some(item) => {
+                events.fetched(key, Some(&item), || false);
                 let found = Found::new(request, item, Created::No, || store.clock().now());
                 return Ok(found.response(request, counts));
             }
@@ -46,6 +52,7 @@ pub fn get<'a>(
         None => None,
     };
     let mut guard = store.lock_key(key);
+    log_fetch(&guard, key, events);
     let (mut item, created) = match (guard.item(), pending) {
         (Some(item), _) => (item.into_owned(), Created::No),
         (None, None) => return miss(request, counts),
@@ -201,8 +208,9 @@ pub fn set<'a>(
     pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
-    let (code, cas, bytes) = match storage::store(request, pending, store, counts)? {
+    let (code, cas, bytes) = match storage::store(request, pending, store, counts, events)? {
         storage::Outcome::Stored { cas, bytes } => (Code::Done, cas, bytes),
         storage::Outcome::NotStored(condition) => (Code::NotStored(condition), 0, request.bytes),
         storage::Outcome::Exists(cas) => (Code::Exists(cas), 0, request.bytes),
@@ -234,8 +242,11 @@ pub fn delete<'a>(
     request: &MetaDelete<'a>,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
-    let mut guard = store.lock_key(&request.key.bytes);
+    let key = &*request.key.bytes;
+    let mut guard = store.lock_key(key);
+    log_fetch(&guard, key, events);
     let code = match guard.item() {
         None => {
             counts.add(Counter::DeleteMisses);
@@ -247,6 +258,10 @@ pub fn delete<'a>(
         }
         Some(item) => {
             let new_expiry = request.touch.map(|exptime| exptime.expiry(guard.now()));
+            let bytes = match request.remove_value {
+                true => 0,
+                false => item.value_length(),
+            };
             match (request.remove_value, request.invalidate) {
                 (true, invalidate) => {
                     let expiry = new_expiry.unwrap_or(Expiry::NEVER);
@@ -255,6 +270,7 @@ pub fn delete<'a>(
                     // A stale item gets a new cas unique. An item whose value was only removed keeps its own.
                     let kept = if invalidate { None } else { Some(item.cas) };
                     guard.put(empty, request.cas.or(kept))?;
+                    events.stored(key, "stored", "set", || guard.ttl(), 0);
                 }
                 (false, true) => {
                     guard.invalidate(new_expiry.unwrap_or(item.expiry), request.cas)?
@@ -263,6 +279,7 @@ pub fn delete<'a>(
             }
             if !request.invalidate {
                 counts.add(Counter::DeleteHits);
+                events.deleted(key, "md", bytes);
             }
             Code::Done
         }
@@ -281,8 +298,9 @@ pub fn calculate<'a>(
     return_flags: &ReturnFlags<'a>,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
 ) -> Result<Response<'a>, ProtocolError> {
-    let outcome = arithmetic::apply(request, store, counts)?;
+    let outcome = arithmetic::apply(request, store, counts, events)?;
     // The error comes after the change, as in memcached.
     if return_flags.opaque_too_long {
         return Err(ProtocolError::OpaqueTooLong);
@@ -354,10 +372,13 @@ pub fn debug<'r>(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
     value_buffer: &'r mut Vec<u8>,
 ) -> Response<'r> {
     counts.add(Counter::CmdMeta);
-    match store.get(key, Bump::No, value_buffer) {
+    let found = store.get(key, Bump::No, value_buffer);
+    events.fetched(key, found.as_ref(), || store.has_expired(key));
+    match found {
         Some(item) => Response::Described(item, store.clock().now()),
         None => Response::Meta(Meta {
             code: Code::Miss,

@@ -21,13 +21,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use crate::clients::Clients;
 use crate::config::Config;
+use crate::datastore::guard::KeyGuard;
 use crate::datastore::{Datastore, PendingItem, StoreError};
 use crate::prefixes::Prefixes;
-use crate::protocol::{ProtocolError, Request};
+use crate::protocol::{ProtocolError, Request, Streams};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
 use crate::stream::Address;
 use crate::users::Users;
+use crate::watch::{Events, Watchers};
 
 /// Everything that commands use. The whole server has one.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Service {
     pub store: Datastore,
     /// The counters.
     pub stats: Arc<Stats>,
+    /// The clients that watch what happens.
+    pub watchers: Arc<Watchers>,
     /// Who may log in. `None`: nobody must.
     pub users: Option<Users>,
     /// The connected clients.
@@ -65,6 +69,19 @@ impl From<StoreError> for ProtocolError {
     }
 }
 
+/// Logs for the watchers that a command has looked for the item of a locked key.
+#[inline(always)] // It is in each command, and does almost always nothing.
+fn log_fetch(guard: &KeyGuard<'_>, key: &[u8], events: &Events<'_>) {
+    if events.is_watched(Streams::FETCHERS) {
+        log_watched_fetch(guard, key, events);
+    }
+}
+
+#[cold]
+fn log_watched_fetch(guard: &KeyGuard<'_>, key: &[u8], events: &Events<'_>) {
+    events.fetched(key, guard.item().as_ref(), || guard.has_expired());
+}
+
 /// What happens to the connection after a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterCommand {
@@ -72,7 +89,15 @@ pub enum AfterCommand {
     Continue,
     /// The connection is closed for this reason, after the answers so far are sent.
     Close(&'static str),
+    /// The client becomes a watcher of these streams, and gets its answer then.
+    Watch(Streams),
 }
+
+/// A client closes its connection with `quit`.
+pub const QUIT: &str = "the client asked for it";
+
+/// The client has stopped the server with `shutdown`.
+pub const SHUTDOWN: &str = "the client stopped the server";
 
 /// Whether a request may change the stored items. A `delete` that finds nothing counts too: its answer may depend on
 /// another client's `delete`, whose record is not written yet. A request that only reads is answered even if the
@@ -92,6 +117,7 @@ pub fn may_change(request: &Request<'_>) -> bool {
         | Request::MetaDebug { .. }
         | Request::LruCrawler(_)
         | Request::WithoutEffect(_)
+        | Request::Watch(_)
         | Request::Quit
         | Request::Http => false,
         Request::Store(_)
@@ -112,16 +138,17 @@ pub fn may_change(request: &Request<'_>) -> bool {
 pub fn reserve(
     request: &Request<'_>,
     service: &Service,
+    events: &Events<'_>,
 ) -> Result<Option<PendingItem>, ProtocolError> {
     match request {
         Request::Store(announced) => {
             if let Some(prefixes) = service.prefixes.if_on() {
                 prefixes.count_set(&announced.key.bytes);
             }
-            storage::reserve(announced, &service.store).map(Some)
+            storage::reserve(announced, &service.store, events).map(Some)
         }
         Request::MetaSet(announced, return_flags) => {
-            let pending = storage::reserve(announced, &service.store)?;
+            let pending = storage::reserve(announced, &service.store, events)?;
             if return_flags.opaque_too_long {
                 Err(ProtocolError::OpaqueTooLong)
             } else {
@@ -146,6 +173,7 @@ pub fn reserve(
         | Request::MetaDebug { .. }
         | Request::LruCrawler(_)
         | Request::WithoutEffect(_)
+        | Request::Watch(_)
         | Request::Quit
         | Request::Http => Ok(None),
     }
@@ -163,6 +191,7 @@ pub fn execute<'a>(
     pending: Option<PendingItem>,
     service: &Service,
     counts: &Counts,
+    events: &Events<'_>,
     value_buffer: &'a mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<AfterCommand> {
@@ -171,8 +200,16 @@ pub fn execute<'a>(
         // Requests whose answer has any number of pieces, or none.
         (Request::Get(request), _) => {
             let prefixes = service.prefixes.if_on();
-            return retrieval::get(&request, store, counts, prefixes, value_buffer, answer)
-                .map(|()| AfterCommand::Continue);
+            return retrieval::get(
+                &request,
+                store,
+                counts,
+                events,
+                prefixes,
+                value_buffer,
+                answer,
+            )
+            .map(|()| AfterCommand::Continue);
         }
         (Request::Stats(topic), _) => {
             return stats::stats(topic, service, counts, answer).map(|()| AfterCommand::Continue);
@@ -182,36 +219,45 @@ pub fn execute<'a>(
         }
         // This cannot happen: `reserve` makes a pending item for each of them.
         (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue),
-        (Request::Quit, _) => return Ok(AfterCommand::Close("the client asked for it")),
+        (Request::Quit, _) => return Ok(AfterCommand::Close(QUIT)),
         (Request::Http, _) => return Ok(AfterCommand::Close("it was an HTTP request")),
         (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
-            Ok(()) => return Ok(AfterCommand::Close("the client stopped the server")),
+            Ok(()) => return Ok(AfterCommand::Close(SHUTDOWN)),
+            Err(error) => Err(error),
+        },
+
+        (Request::Watch(streams), _) => match admin::watch(streams, service) {
+            Ok(streams) => return Ok(AfterCommand::Watch(streams)),
             Err(error) => Err(error),
         },
 
         (Request::Store(request), Some(pending)) => {
-            storage::store(&request, pending, store, counts).map(Into::into)
+            storage::store(&request, pending, store, counts, events).map(Into::into)
         }
         (Request::Delete { key }, _) => {
             if let Some(prefixes) = service.prefixes.if_on() {
                 prefixes.count_delete(key);
             }
-            storage::delete(key, store, counts)
+            storage::delete(key, store, counts, events)
         }
         (Request::Arithmetic(request), _) => {
-            arithmetic::apply(&request, store, counts).map(Into::into)
+            arithmetic::apply(&request, store, counts, events).map(Into::into)
         }
-        (Request::Touch { key, exptime }, _) => retrieval::touch(key, exptime, store, counts),
-        (Request::MetaGet(request), _) => meta::get(&request, store, counts, value_buffer),
+        (Request::Touch { key, exptime }, _) => {
+            retrieval::touch(key, exptime, store, counts, events)
+        }
+        (Request::MetaGet(request), _) => meta::get(&request, store, counts, events, value_buffer),
         (Request::MetaSet(request, return_flags), Some(pending)) => {
-            meta::set(&request, &return_flags, pending, store, counts)
+            meta::set(&request, &return_flags, pending, store, counts, events)
         }
-        (Request::MetaDelete(request), _) => meta::delete(&request, store, counts),
+        (Request::MetaDelete(request), _) => meta::delete(&request, store, counts, events),
         (Request::MetaArithmetic(request, return_flags), _) => {
-            meta::calculate(&request, &return_flags, store, counts)
+            meta::calculate(&request, &return_flags, store, counts, events)
         }
         (Request::MetaNoop, _) => Ok(Response::MetaNoop),
-        (Request::MetaDebug { key }, _) => Ok(meta::debug(&key, store, counts, value_buffer)),
+        (Request::MetaDebug { key }, _) => {
+            Ok(meta::debug(&key, store, counts, events, value_buffer))
+        }
         (Request::FlushAll(flush), _) => admin::flush_all(flush, service, counts),
         (Request::WithoutEffect(internals), _) => Ok(Response::OkWithoutEffect(internals)),
         (Request::Version, _) => Ok(Response::Version),

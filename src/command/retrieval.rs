@@ -2,12 +2,14 @@
 
 use std::io;
 
+use super::log_fetch;
 use crate::datastore::{Bump, Datastore};
 use crate::item::Item;
 use crate::prefixes::Prefixes;
 use crate::protocol::{End, Exptime, ProtocolError, Retrieval};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
+use crate::watch::Events;
 
 /// Answers with the value of each key that is found, then with `END`, unless the line goes on. A value is written before the next key is looked
 /// up. So a line of ten thousand keys never holds more than one value in memory, even if the client reads slowly.
@@ -15,17 +17,20 @@ pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
     prefixes: Option<&Prefixes>,
     value_buffer: &mut Vec<u8>,
     answer: &mut impl FnMut(Response<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     for key in request.keys.iter() {
         let found = match request.touch {
-            None => look_up(key, store, counts, value_buffer),
-            Some(exptime) => match touch_and_read(key, exptime, store, counts, value_buffer) {
-                Ok(found) => found,
-                Err(error) => return answer(Response::Error(error)),
-            },
+            None => look_up(key, store, counts, events, value_buffer),
+            Some(exptime) => {
+                match touch_and_read(key, exptime, store, counts, events, value_buffer) {
+                    Ok(found) => found,
+                    Err(error) => return answer(Response::Error(error)),
+                }
+            }
         };
         if let Some(prefixes) = prefixes {
             prefixes.count_get(key, found.is_some());
@@ -46,23 +51,27 @@ pub fn touch(
     exptime: Exptime,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
 ) -> Result<Response<'static>, ProtocolError> {
     // The value is not used.
     Ok(
-        match touch_and_read(key, exptime, store, counts, &mut Vec::new())? {
+        match touch_and_read(key, exptime, store, counts, events, &mut Vec::new())? {
             Some(_) => Response::Touched,
             None => Response::NotFound,
         },
     )
 }
 
+#[inline]
 fn look_up<'r>(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
     value_buffer: &'r mut Vec<u8>,
 ) -> Option<Item<'r>> {
     let found = store.get(key, Bump::Yes, value_buffer);
+    events.fetched(key, found.as_ref(), || store.has_expired(key));
     counts.add(Counter::CmdGet);
     counts.add(if found.is_some() {
         Counter::GetHits
@@ -79,11 +88,13 @@ fn touch_and_read<'r>(
     exptime: Exptime,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
     value_buffer: &'r mut Vec<u8>,
 ) -> Result<Option<Item<'r>>, ProtocolError> {
     let mut guard = store.lock_key(key);
     let expiry = exptime.expiry(guard.now());
     let found = guard.item().map(|item| item.copied_to(value_buffer));
+    log_fetch(&guard, key, events);
     if found.is_some() {
         guard.mark_read();
         guard.touch(expiry)?;

@@ -123,6 +123,7 @@ fn general(service: &Service) -> Listing {
         stat("accepting_conns", 1),
         stat("threads", service.clients.limit()),
         stat("slab_reassign_last_busy_status", "none"),
+        stat("log_watchers", service.watchers.count()),
         stat("bytes", bytes),
         stat("curr_items", items),
         stat("rustmemc_version", VERSION),

@@ -1,10 +1,13 @@
 //! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which can do the same and more.
 
-use crate::datastore::{Datastore, PendingItem};
+use super::log_fetch;
+use crate::datastore::guard::KeyGuard;
+use crate::datastore::{Datastore, PendingItem, StoreError};
 use crate::item::Item;
-use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode};
+use crate::protocol::{OnFailure, ProtocolError, Storage, StoreMode, Streams};
 use crate::serialization::{FailedCondition, Response};
 use crate::stats::{Counter, Counts};
+use crate::watch::Events;
 
 /// The outcome of a storage command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,18 @@ pub enum Outcome {
     NotFound,
 }
 
+impl Outcome {
+    /// Its name in the log for watchers.
+    fn status(self) -> &'static str {
+        match self {
+            Outcome::Stored { .. } => "stored",
+            Outcome::NotStored(_) => "not_stored",
+            Outcome::Exists(_) => "exists",
+            Outcome::NotFound => "not_found",
+        }
+    }
+}
+
 impl From<Outcome> for Response<'_> {
     fn from(outcome: Outcome) -> Self {
         match outcome {
@@ -36,7 +51,11 @@ impl From<Outcome> for Response<'_> {
 }
 
 /// Reserves memory for the item that a storage command announces.
-pub fn reserve(announced: &Storage<'_>, store: &Datastore) -> Result<PendingItem, ProtocolError> {
+pub fn reserve(
+    announced: &Storage<'_>,
+    store: &Datastore,
+    events: &Events<'_>,
+) -> Result<PendingItem, ProtocolError> {
     let key = &announced.key;
     let pending = store.reserve(
         &key.bytes,
@@ -44,8 +63,13 @@ pub fn reserve(announced: &Storage<'_>, store: &Datastore) -> Result<PendingItem
         announced.exptime,
         announced.bytes,
     );
-    if pending.is_err() && announced.on_failure == OnFailure::RemoveOld {
-        store.lock_key(&key.bytes).remove()?;
+    if let Err(error) = pending {
+        log_refusal(announced, error, events);
+        if announced.on_failure == OnFailure::RemoveOld {
+            let mut guard = store.lock_key(&key.bytes);
+            log_fetch(&guard, &key.bytes, events);
+            guard.remove()?;
+        }
     }
     let mut pending = pending?;
     pending.item.marks.binary_key = key.binary;
@@ -58,21 +82,71 @@ pub fn store(
     pending: PendingItem,
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
 ) -> Result<Outcome, ProtocolError> {
     counts.add(Counter::CmdSet);
     let new = store.complete(pending);
     let mut guard = store.lock_key(&request.key.bytes);
+    let key = &*request.key.bytes;
+    log_fetch(&guard, key, events);
     // A plain `set` is the most frequent command. It does not look at the old item.
     let is_unconditional = request.mode == StoreMode::Set && request.compare.is_none();
     let old = if is_unconditional { None } else { guard.item() };
-    let item = match item_to_store(request, new, old, store, counts) {
-        Ok(item) => item,
-        Err(refused) => return Ok(refused),
+    let outcome = match item_to_store(request, new, old, store, counts) {
+        Ok(item) => {
+            let bytes = item.value_length();
+            let cas = guard.put(item, request.cas)?;
+            counts.add(Counter::TotalItems);
+            Outcome::Stored { cas, bytes }
+        }
+        Err(refused) => refused,
     };
-    let bytes = item.value_length();
-    let cas = guard.put(item, request.cas)?;
-    counts.add(Counter::TotalItems);
-    Ok(Outcome::Stored { cas, bytes })
+    if events.is_watched(Streams::MUTATIONS) {
+        log_outcome(request, outcome, &guard, events);
+    }
+    Ok(outcome)
+}
+
+/// Logs for the watchers what became of a value: it was stored, or a condition was not met.
+#[cold]
+fn log_outcome(request: &Storage<'_>, outcome: Outcome, guard: &KeyGuard<'_>, events: &Events<'_>) {
+    let (bytes, is_stored) = match outcome {
+        Outcome::Stored { bytes, .. } => (bytes, true),
+        Outcome::NotStored(_) | Outcome::Exists(_) | Outcome::NotFound => (request.bytes, false),
+    };
+    let ttl = || {
+        if is_stored {
+            return guard.ttl();
+        }
+        let end = request.exptime.expiry(guard.now()).time();
+        end.map_or(0, |end| end.saturating_sub(guard.now()))
+    };
+    let key = &request.key.bytes;
+    events.stored(key, outcome.status(), command(request), ttl, bytes);
+}
+
+/// Logs for the watchers that there is no memory for a value, or that it is too large.
+#[cold]
+fn log_refusal(announced: &Storage<'_>, error: StoreError, events: &Events<'_>) {
+    let status = match error {
+        StoreError::TooLarge => "too_large",
+        StoreError::OutOfMemory => "no_memory",
+        StoreError::LogFailed => return,
+    };
+    let (key, command) = (&announced.key.bytes, command(announced));
+    events.stored(key, status, command, || 0, 0);
+}
+
+/// The name of a storage command in the log for watchers.
+fn command(request: &Storage<'_>) -> &'static str {
+    match (request.mode, request.compare) {
+        (StoreMode::Add, _) => "add",
+        (StoreMode::Append, _) => "append",
+        (StoreMode::Prepend, _) => "prepend",
+        (StoreMode::Set | StoreMode::Replace, Some(_)) => "cas",
+        (StoreMode::Set, None) => "set",
+        (StoreMode::Replace, None) => "replace",
+    }
 }
 
 /// Returns the item to store if the conditions are met, and the outcome otherwise. `old` is the item that the key holds
@@ -166,13 +240,16 @@ pub fn delete(
     key: &[u8],
     store: &Datastore,
     counts: &Counts,
+    events: &Events<'_>,
 ) -> Result<Response<'static>, ProtocolError> {
     let mut guard = store.lock_key(key);
-    if guard.item().is_none() {
+    log_fetch(&guard, key, events);
+    let Some(bytes) = guard.item().map(|item| item.value_length()) else {
         counts.add(Counter::DeleteMisses);
         return Ok(Response::NotFound);
-    }
+    };
     guard.remove()?;
     counts.add(Counter::DeleteHits);
+    events.deleted(key, "delete", bytes);
     Ok(Response::Deleted)
 }

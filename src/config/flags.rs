@@ -64,6 +64,10 @@ struct Flags {
     #[argh(switch, short = 'X')]
     disable_dumping: bool,
 
+    /// refuse the command `watch`
+    #[argh(switch, short = 'W')]
+    disable_watch: bool,
+
     /// a file of lines `user:password`; clients must log in with one of them
     #[argh(option, short = 'Y', arg_name = "path")]
     auth_file: Vec<PathBuf>,
@@ -175,10 +179,6 @@ struct Flags {
     /// no effect here, every item has a cas unique (memcached: no cas uniques)
     #[argh(switch, short = 'C')]
     disable_cas: bool,
-
-    /// no effect here, there is no `watch` (memcached: refuse it)
-    #[argh(switch, short = 'W')]
-    disable_watch: bool,
 
     /// no effect here (memcached: keep memory from being paged out)
     #[argh(switch, short = 'k')]
@@ -369,6 +369,7 @@ fn configuration(
         detail: !flags.prefix_delimiter.is_empty(),
         prefix_delimiter: delimiter(&flags)?,
         track_sizes: flags.extended.iter().any(|words| words.track_sizes),
+        disable_watch: flags.disable_watch,
         auth_file: flags.auth_file.last().cloned(),
         protocol,
         idle_timeout: Some(idle_timeout).filter(|timeout| !timeout.is_zero()),
@@ -527,7 +528,6 @@ fn without_effect(flags: &Flags, ignored: &[String]) -> Option<String> {
         shown("-N", &flags.napi_ids, ""),
         shown("-e", &memory_file, " (--aof keeps items)"),
         switch("-C", flags.disable_cas),
-        switch("-W", flags.disable_watch),
         switch("-k", flags.lock_memory),
         switch("-r", flags.enable_coredumps),
         switch("-L", flags.enable_largepages),

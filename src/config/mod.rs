@@ -53,6 +53,8 @@ pub struct Config {
     pub disable_flush_all: bool,
     /// Whether the commands that list keys (`lru_crawler metadump`, `stats cachedump`) and `stats detail` are refused.
     pub disable_dumping: bool,
+    /// Whether `watch` is refused.
+    pub disable_watch: bool,
     /// Whether requests are counted by the prefix of the key from the start on, without `stats detail on`.
     pub detail: bool,
     /// What ends the prefix of a key: an ASCII character.
@@ -147,6 +149,7 @@ impl Default for Config {
             detail: false,
             prefix_delimiter: b':',
             track_sizes: false,
+            disable_watch: false,
             auth_file: None,
             protocol: Protocol::Auto,
             idle_timeout: None,

@@ -132,6 +132,7 @@ const OPTIONS: &[(&str, Form)] = &[
     ("no_slab_automove", Form::Any),
     ("no_slab_reassign", Form::Any),
     ("read_buf_mem_limit", Form::Number(NUMBER_32)),
+    ("relaxed_privileges", Form::Any),
     ("resp_obj_mem_limit", Form::Any),
     ("slab_automove", Form::MaybeNumber(0..=2)),
     ("slab_automove_freeratio", Form::Text),

@@ -3,7 +3,8 @@
 
 use std::io;
 
-use super::wire::Wire;
+use super::request::Session;
+use super::wire::{CLOSED, Wire};
 use super::{login, request};
 use crate::command::{AfterCommand, Service};
 use crate::item::MAX_KEY;
@@ -11,7 +12,6 @@ use crate::protocol::ProtocolError;
 use crate::protocol::binary::{self, Command, Header, Quiet};
 use crate::serialization::Response;
 use crate::serialization::binary::{Answers, Status};
-use crate::stats::Counts;
 use crate::trace::Trace;
 use crate::users::Users;
 
@@ -28,18 +28,14 @@ const MECHANISM: &[u8] = b"PLAIN";
 ///
 /// # Errors
 /// Those of the socket.
-pub fn serve(
-    wire: &mut Wire<'_>,
-    service: &Service,
-    counts: &Counts,
-    trace: Trace<'_>,
-) -> io::Result<&'static str> {
+pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static str> {
+    let Session { service, trace, .. } = session;
     let mut value_buffer = Vec::new();
     let mut body = [0; MAX_EXTRAS + MAX_KEY];
     let mut is_logged_in = service.users.is_none();
     loop {
         let Some(header) = wire.read_header()? else {
-            return Ok("the client closed it");
+            return Ok(CLOSED);
         };
         if service.clients.is_stopping() {
             return Ok("the server is stopping");
@@ -91,16 +87,10 @@ pub fn serve(
             trace.sent_binary(written, response);
             Ok(())
         };
-        match request::serve(
-            parsed,
-            b"",
-            &mut value_buffer,
-            wire,
-            service,
-            counts,
-            &mut send,
-        )? {
+        match request::serve(parsed, b"", &mut value_buffer, wire, session, &mut send)? {
             AfterCommand::Continue => {}
+            // The binary protocol has no `watch`.
+            AfterCommand::Watch(_) => {}
             AfterCommand::Close(reason) => {
                 if command == Some((Command::Quit, Quiet::No)) {
                     answers.succeed(b"", wire)?;

@@ -4,16 +4,18 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 
 use super::line::{Line, Longest, Position};
-use super::wire::{Outcome, Wire};
-use super::{binary, login, request};
+use super::request::Session;
+use super::wire::{CLOSED, Outcome, Wire};
+use super::{binary, login, request, watching};
 use crate::clients::Client;
-use crate::command::{AfterCommand, Service};
+use crate::command::{self, AfterCommand, Service};
 use crate::config::Protocol;
 use crate::log;
 use crate::protocol::{self, Answer};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::trace::Trace;
+use crate::watch::Events;
 
 /// Serves a client until it closes the connection, the server closes it, or the server stops.
 pub fn serve(client: &Client, service: &Service) {
@@ -22,12 +24,22 @@ pub fn serve(client: &Client, service: &Service) {
         "new client connection from {}",
         client.address
     ));
+    let events = Events::new(&service.watchers, client.stream.as_raw_fd());
+    events.connected(&client.address);
     let counts = Counts::default();
     let mut wire = Wire::new(client, service, &counts);
-    match serve_commands(&mut wire, client, service, &counts, trace) {
+    let session = Session {
+        client,
+        service,
+        counts: &counts,
+        events: &events,
+        trace,
+    };
+    let ended = serve_commands(&mut wire, session);
+    events.closed(&client.address, close_reason(&ended));
+    match ended {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
-        // Both kinds mean that the socket's time-out has passed.
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+        Err(error) if is_timeout(&error) => {
             service.stats.add(Counter::IdleKicks, 1);
             trace.event("connection closed (it was idle for longer than --idle-timeout)");
         }
@@ -42,14 +54,26 @@ pub fn serve(client: &Client, service: &Service) {
     service.stats.add_all(&counts);
 }
 
+/// The reason why a conversation has ended, in memcached's words for watchers.
+fn close_reason(ended: &io::Result<&'static str>) -> &'static str {
+    match ended {
+        Ok(CLOSED | command::QUIT) => "normal",
+        Ok(command::SHUTDOWN) => "shutdown",
+        Err(error) if is_timeout(error) => "idle_timeout",
+        Ok(_) | Err(_) => "error",
+    }
+}
+
+/// Whether the socket's time-out has passed. Systems have two kinds of errors for that.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 /// Serves commands, and returns the reason why the conversation ended.
-fn serve_commands(
-    wire: &mut Wire<'_>,
-    client: &Client,
-    service: &Service,
-    counts: &Counts,
-    trace: Trace<'_>,
-) -> io::Result<&'static str> {
+fn serve_commands(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static str> {
+    let Session {
+        client, service, ..
+    } = session;
     client.stream.set_nodelay()?;
     client.stream.set_timeout(service.config.idle_timeout)?;
 
@@ -57,8 +81,8 @@ fn serve_commands(
     // read as the other: a value may contain the text of a command.
     let is_binary = wire.begins_binary()?;
     let ending = match (is_binary, service.config.protocol) {
-        (false, Protocol::Auto | Protocol::Ascii) => serve_text(wire, service, counts, trace)?,
-        (true, Protocol::Auto | Protocol::Binary) => binary::serve(wire, service, counts, trace)?,
+        (false, Protocol::Auto | Protocol::Ascii) => serve_text(wire, session)?,
+        (true, Protocol::Auto | Protocol::Binary) => binary::serve(wire, session)?,
         (true, Protocol::Ascii) => refused(client, "the binary protocol", "-B ascii"),
         (false, Protocol::Binary) => refused(client, "the text protocol", "-B binary"),
     };
@@ -76,12 +100,8 @@ fn refused(client: &Client, spoken: &str, flag: &str) -> &'static str {
 }
 
 /// Serves a client that speaks the text protocol. Returns the reason why the conversation ended.
-fn serve_text(
-    wire: &mut Wire<'_>,
-    service: &Service,
-    counts: &Counts,
-    trace: Trace<'_>,
-) -> io::Result<&'static str> {
+fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static str> {
+    let Session { service, trace, .. } = session;
     if let Some(users) = &service.users
         && let AfterCommand::Close(reason) = login::log_in(wire, users, service, trace)?
     {
@@ -100,7 +120,7 @@ fn serve_text(
         let parsed = match read {
             Outcome::Complete => protocol::parse(line.bytes()),
             Outcome::Piece => protocol::parse_piece(line.bytes()),
-            Outcome::Closed => return Ok("the client closed it"),
+            Outcome::Closed => return Ok(CLOSED),
             Outcome::TooLong => return Ok("a line was too long"),
         };
         match line.position() {
@@ -123,17 +143,14 @@ fn serve_text(
                 Ok(())
             }
         };
-        match request::serve(
-            parsed,
-            b"\r\n",
-            &mut value_buffer,
-            wire,
-            service,
-            counts,
-            &mut send,
-        )? {
+        match request::serve(parsed, b"\r\n", &mut value_buffer, wire, session, &mut send)? {
             AfterCommand::Continue => {}
             AfterCommand::Close(reason) => return Ok(reason),
+            AfterCommand::Watch(streams) => {
+                if let Some(reason) = watching::watch(streams, wire, session)? {
+                    return Ok(reason);
+                }
+            }
         }
         if read == Outcome::Piece && !is_refused {
             line.keep_last_word();

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::line::{Line, Longest};
-use super::wire::{Outcome, Wire};
+use super::wire::{CLOSED, Outcome, Wire};
 use crate::command::{AfterCommand, Service};
 use crate::protocol::{self, ProtocolError};
 use crate::serialization::Response;
@@ -30,7 +30,7 @@ pub fn log_in(
         line.clear();
         match wire.read_line(&mut line)? {
             Outcome::Complete => {}
-            Outcome::Closed => return Ok(AfterCommand::Close("the client closed it")),
+            Outcome::Closed => return Ok(AfterCommand::Close(CLOSED)),
             Outcome::Piece | Outcome::TooLong => {
                 return Ok(AfterCommand::Close("a line was too long"));
             }

@@ -9,6 +9,7 @@ mod login;
 mod request;
 mod server;
 mod start_error;
+mod watching;
 mod wire;
 mod workers;
 

@@ -3,10 +3,28 @@
 use std::io;
 
 use super::wire::Wire;
+use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
 use crate::protocol::{Parsed, ProtocolError};
 use crate::serialization::Response;
 use crate::stats::Counts;
+use crate::trace::Trace;
+use crate::watch::Events;
+
+/// What all requests of one connection use.
+#[derive(Debug, Clone, Copy)]
+pub struct Session<'c> {
+    /// The client.
+    pub client: &'c Client,
+    /// The server.
+    pub service: &'c Service,
+    /// What this connection counts.
+    pub counts: &'c Counts,
+    /// What watchers are told about this connection.
+    pub events: &'c Events<'c>,
+    /// What is printed about this connection.
+    pub trace: Trace<'c>,
+}
 
 /// Serves one request: reads its data block, which `block_end` follows, and executes it. `send` writes an answer.
 pub fn serve(
@@ -14,10 +32,15 @@ pub fn serve(
     block_end: &[u8],
     value_buffer: &mut Vec<u8>,
     wire: &mut Wire<'_>,
-    service: &Service,
-    counts: &Counts,
+    session: Session<'_>,
     send: &mut impl FnMut(&Response<'_>, &mut Wire<'_>) -> io::Result<()>,
 ) -> io::Result<AfterCommand> {
+    let Session {
+        service,
+        counts,
+        events,
+        ..
+    } = session;
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
     // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that are sent while
     // the block is read need not wait for its record.
@@ -25,7 +48,7 @@ pub fn serve(
         if may_change {
             service.store.before_change()?;
         }
-        Ok((command::reserve(&request, service)?, request))
+        Ok((command::reserve(&request, service, events)?, request))
     }) {
         Err(error) => {
             if let Some(bytes) = parsed.data_length {
@@ -51,9 +74,15 @@ pub fn serve(
         send(&response, wire)
     };
     match outcome {
-        Ok((pending, request)) => {
-            command::execute(request, pending, service, counts, value_buffer, &mut answer)
-        }
+        Ok((pending, request)) => command::execute(
+            request,
+            pending,
+            service,
+            counts,
+            events,
+            value_buffer,
+            &mut answer,
+        ),
         Err(error) => answer(Response::Error(error)).map(|()| AfterCommand::Continue),
     }
 }

@@ -25,6 +25,7 @@ use crate::stats::{Counter, Stats};
 use crate::stopper::Stopper;
 use crate::stream::{Address, Stream};
 use crate::users::Users;
+use crate::watch::Watchers;
 
 /// How often expired items are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -154,7 +155,8 @@ impl Server {
         let users = config.auth_file.as_ref().map(read).transpose()?;
         let stats = Arc::new(Stats::default());
         // The file is replayed before the server listens: a client that connected during the replay would only wait.
-        let store = open_store(&config, &stats, &stopper)?;
+        let watchers = Arc::new(Watchers::new(Arc::clone(&stats)));
+        let store = open_store(&config, &stats, &watchers, &stopper)?;
         let listeners = listen(&config)?;
         let addresses: Vec<_> = listeners
             .iter()
@@ -172,6 +174,7 @@ impl Server {
                 started: store.clock().now(),
                 store,
                 stats,
+                watchers,
                 users,
                 prefixes: Prefixes::new(config.detail, config.prefix_delimiter),
                 is_crawler_disabled: AtomicBool::new(false),
@@ -309,6 +312,7 @@ fn join<T>(thread: JoinHandle<T>, deadline: Instant) -> Option<T> {
 fn open_store(
     config: &Config,
     stats: &Arc<Stats>,
+    watchers: &Arc<Watchers>,
     stopper: &Stopper,
 ) -> Result<Datastore, StartError> {
     let limits = Limits {
@@ -320,7 +324,7 @@ fn open_store(
             WhenFull::Evict
         },
     };
-    let mut store = Datastore::new(limits, Arc::clone(stats));
+    let mut store = Datastore::new(limits, Arc::clone(stats), Arc::clone(watchers));
     if let Some(aof) = &config.aof {
         let replayed = store.open_log(aof.clone(), || stopper.is_stopping());
         let replayed = replayed.map_err(|error| match stopper.is_stopping() {
@@ -423,7 +427,7 @@ fn serve(permit: Permit, service: &Service) {
 fn refuse(stream: Stream, service: &Service) {
     service.stats.add(Counter::RejectedConnections, 1);
     let send = || -> io::Result<()> {
-        stream.set_nonblocking()?;
+        stream.set_nonblocking(true)?;
         (&stream).write_all(b"ERROR Too many open connections\r\n")
     };
     if send().is_ok() {

@@ -43,6 +43,9 @@ use crate::stream::Stream;
 /// that was ever used.
 const BUFFER: usize = 16 << 10;
 
+/// Why most conversations end.
+pub const CLOSED: &str = "the client closed it";
+
 /// A connection's two directions.
 #[derive(Debug)]
 pub struct Wire<'c> {
@@ -188,6 +191,43 @@ impl<'c> Wire<'c> {
         }
     }
 
+    /// Discards what has arrived from the client, without waiting for more. Returns whether the client has closed the
+    /// connection.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn discard_arrived(&mut self) -> io::Result<bool> {
+        // A client that sends without end must not keep its worker here.
+        const MAX_READS: usize = 64;
+        let stream = self.reader.get_ref().stream;
+        stream.set_nonblocking(true)?;
+        let mut is_closed = Ok(false);
+        for _ in 0..MAX_READS {
+            let arrived = self.reader.fill_buf().map(<[u8]>::len);
+            match arrived {
+                Ok(0) => is_closed = Ok(true),
+                Ok(bytes) => {
+                    self.reader.consume(bytes);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => is_closed = Err(error),
+            }
+            break;
+        }
+        stream.set_nonblocking(false)?;
+        is_closed
+    }
+
+    /// Sends the lines of a watcher, or the first of their bytes, and returns how many. All answers must have been sent.
+    ///
+    /// # Errors
+    /// Those of the socket; [`ErrorKind::WouldBlock`] when its time-out has passed.
+    pub fn send(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.writer.get_mut().write(lines)
+    }
+
     /// Call this before writing the answer to a command that may change something, also if `noreply` silences the
     /// answer. After this call the log is flushed before the next byte is sent, and before the next read that may
     /// block.
@@ -303,7 +343,7 @@ pub fn close(stream: &Stream) {
     // How many bytes are read. A client that has sent more may get a reset.
     const MAX_DISCARDED: u64 = 1 << 20;
     let _ = stream.shutdown(Shutdown::Write);
-    if stream.set_nonblocking().is_ok() {
+    if stream.set_nonblocking(true).is_ok() {
         let _ = io::copy(&mut stream.take(MAX_DISCARDED), &mut io::sink());
     }
 }

@@ -49,6 +49,7 @@ use super::shard::{Removed, Shard};
 use super::{Datastore, StoreError, lock, read, write};
 use crate::aof::record::Record;
 use crate::item::UnixTime;
+use crate::protocol::Streams;
 use crate::stats::Counter;
 
 /// A write stops evicting when it has freed this many bytes more than it needs. If `cache_memlimit` has made the limit
@@ -177,6 +178,11 @@ impl Datastore {
                 key: item.key().into(),
                 cas: None,
             }))?;
+            if self.watchers.is_watched(Streams::EVICTIONS) {
+                let evicted = shard.items_of(id).filter(|item| stays(*item).is_none());
+                evicted
+                    .for_each(|item| self.watchers.evicted(&item.item(attempt.now), attempt.now));
+            }
             let removed = shard.reclaim(id, QueueId::Main, stays);
             shard.compact();
             self.stats.add(Counter::Evictions, removed.items);

@@ -69,6 +69,19 @@ impl KeyGuard<'_> {
         (!item.head.expiry.has_passed(self.expired_by)).then_some((at, item))
     }
 
+    /// Whether the key's item has expired, but is not removed yet.
+    pub fn has_expired(&self) -> bool {
+        self.at.is_some() && self.item_ref().is_none()
+    }
+
+    /// The seconds until the key's item expires; 0 if it never expires, or has expired.
+    pub fn ttl(&self) -> u32 {
+        let end = self
+            .item_ref()
+            .and_then(|(_, item)| item.head.expiry.time());
+        end.map_or(0, |end| end.saturating_sub(self.now))
+    }
+
     /// The time at which the key was locked.
     pub fn now(&self) -> UnixTime {
         self.now

@@ -45,7 +45,7 @@
 //!
 //! - Nothing here waits for the network. When a method has returned, no lock is held, except the one in a `KeyGuard`,
 //!   and a `KeyGuard` cannot reach a socket.
-//! - Lock order: `evicting`, then a shard, then the log's locks or those of `memory`. They are held for a moment only.
+//! - Lock order: `evicting`, then a shard, then the log's locks, or those of `memory`, or that of the watchers. They are held for a moment only.
 //!   No thread locks two shards at once, except all of them in ascending order ([`Datastore::flush`]).
 //! - A lock that a panic has poisoned still works: each change to a shard is complete in itself.
 
@@ -70,6 +70,7 @@ use crate::item::{Item, UnixTime};
 use crate::memory::Memory;
 use crate::protocol::Exptime;
 use crate::stats::{Counter, Stats};
+use crate::watch::Watchers;
 use clock::Clock;
 use index::MAX_SEGMENTS;
 pub use reserve::PendingItem;
@@ -136,6 +137,7 @@ pub struct Datastore {
     memory: Arc<Memory>,
     clock: Clock,
     stats: Arc<Stats>,
+    watchers: Arc<Watchers>,
     limits: Limits,
     /// Locked by the one thread that evicts.
     evicting: Mutex<()>,
@@ -153,7 +155,7 @@ pub struct Datastore {
 
 impl Datastore {
     /// An empty store.
-    pub fn new(limits: Limits, stats: Arc<Stats>) -> Self {
+    pub fn new(limits: Limits, stats: Arc<Stats>, watchers: Arc<Watchers>) -> Self {
         let shards = (limits.memory / MIN_SHARD_MEMORY).clamp(1, MAX_SHARDS);
         let memory = Arc::new(Memory::new(limits.memory.min(shards * MAX_SHARD_MEMORY)));
         let shared = Arc::new(Shared {
@@ -168,6 +170,7 @@ impl Datastore {
             memory,
             clock: Clock::default(),
             stats,
+            watchers,
             limits,
             evicting: Mutex::default(),
             last_cas: AtomicU64::new(0),
@@ -194,6 +197,14 @@ impl Datastore {
             found.slot.access.mark_read(now);
         }
         Some(item)
+    }
+
+    /// Whether the key's item has expired, but is not removed yet.
+    pub fn has_expired(&self, key: &[u8]) -> bool {
+        let key = HashedKey::new(key, &self.shared.hasher);
+        let shard = read(self.shard(key));
+        let found = shard.look_up(key);
+        found.is_some_and(|(_, found)| found.head.expiry.has_passed(self.clock.now()))
     }
 
     /// `flush_all`: removes every item now, and cancels a delayed flush that is pending.

@@ -15,7 +15,8 @@ pub(super) fn store_with(memory: usize, when_full: WhenFull) -> Datastore {
         item: memory / 2,
         when_full,
     };
-    let store = Datastore::new(limits, Arc::default());
+    let watchers = Watchers::new(Arc::default());
+    let store = Datastore::new(limits, Arc::default(), Arc::new(watchers));
     store.clock().pause();
     store
 }

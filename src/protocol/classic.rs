@@ -5,7 +5,7 @@
 
 use super::request::{
     Arithmetic, DebugTime, Detail, Direction, End, Flush, Keys, OnFailure, Request, Retrieval,
-    ShutdownMode, StatsTopic, Storage, StoreMode, WithCas,
+    ShutdownMode, StatsTopic, Storage, StoreMode, Streams, WithCas,
 };
 use super::{
     Exptime, LineError, Parsed, ProtocolError, answer_of, checked_key, first_word, number,
@@ -273,6 +273,18 @@ pub(super) fn shutdown(args: &[u8]) -> Parsed<'_> {
         })),
         args,
     )
+}
+
+/// `watch <stream>*`; without a word, `fetchers`
+pub(super) fn watch(args: &[u8]) -> Parsed<'_> {
+    let streams = match words(args).next() {
+        None => Some(Streams::FETCHERS),
+        Some(_) => words(args).try_fold(Streams::NONE, |streams, word| {
+            Some(streams.and(Streams::named(word)?))
+        }),
+    };
+    // A wrong word becomes an error only when the command is executed: with `-W`, another error comes first.
+    Parsed::always_answered(Ok(Request::Watch(streams)))
 }
 
 /// `debugtime p|r|<seconds>`

@@ -93,6 +93,12 @@ pub enum ProtocolError {
     MetadumpNotAllowed,
     /// `lru_crawler mgdump` of a server with `-X`.
     MgdumpNotAllowed,
+    /// `watch` of a server with `-W`.
+    WatchNotAllowed,
+    /// A word after `watch` is not the name of a stream.
+    UnknownStream,
+    /// There are as many watchers as are allowed.
+    TooManyWatchers,
     /// A command before the login, if the server has `-Y`.
     Unauthenticated,
     /// The data block of a login is too long.
@@ -184,6 +190,7 @@ impl fmt::Display for ProtocolError {
             | ProtocolError::Help
             | ProtocolError::DebugNotEnabled
             | ProtocolError::UnknownStats
+            | ProtocolError::UnknownStream
             | ProtocolError::MemlimitNotANumber => "ERROR",
             ProtocolError::BadLine(_) => "CLIENT_ERROR bad command line format",
             ProtocolError::BadDataChunk => "CLIENT_ERROR bad data chunk",
@@ -203,6 +210,8 @@ impl fmt::Display for ProtocolError {
             ProtocolError::CachedumpNotAllowed => "CLIENT_ERROR stats cachedump not allowed",
             ProtocolError::MetadumpNotAllowed => "ERROR metadump not allowed",
             ProtocolError::MgdumpNotAllowed => "ERROR key dump not allowed",
+            ProtocolError::WatchNotAllowed => "CLIENT_ERROR watch commands not allowed",
+            ProtocolError::TooManyWatchers => "WATCHER_TOO_MANY log watcher limit reached",
             ProtocolError::Unauthenticated => "CLIENT_ERROR unauthenticated",
             ProtocolError::CredentialsTooLong => "CLIENT_ERROR auth token too long",
             ProtocolError::BadCredentialsEnd => "CLIENT_ERROR bad command line termination",
@@ -235,6 +244,11 @@ impl ProtocolError {
                 VERBS.join(" ")
             ),
             ProtocolError::DebugNotEnabled => "start the server with --debug to allow it".into(),
+            ProtocolError::WatchNotAllowed => "the server was started with -W".into(),
+            ProtocolError::UnknownStream => {
+                "watch takes fetchers, mutations, evictions, connevents and deletions".into()
+            }
+            ProtocolError::TooManyWatchers => "one of the other watchers must stop first".into(),
             ProtocolError::BadLine(error) => error.to_string(),
             ProtocolError::BadDataChunk => "\\r\\n must follow the <bytes> bytes of data".into(),
             ProtocolError::InvalidDelta => {

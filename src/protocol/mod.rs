@@ -25,7 +25,7 @@ pub use number::number_in_value;
 pub use request::{
     Arithmetic, Classes, Crawler, DebugTime, Detail, Direction, End, Flush, Internals, Key,
     MetaDelete, MetaGet, OnFailure, Request, Retrieval, ReturnFlag, ReturnFlags, ShutdownMode,
-    StatsTopic, Storage, StoreMode, WithCas,
+    StatsTopic, Storage, StoreMode, Streams, WithCas,
 };
 
 /// The result of parsing one command line.
@@ -133,7 +133,7 @@ pub fn parse_piece(piece: &[u8]) -> Parsed<'_> {
 
 /// All verbs. Tests compare this list with everything else that knows the verbs: [`parse_verb`], the conversations, and
 /// the table in README.md. The random tests of the parser take their verbs from it.
-pub const VERBS: [&str; 33] = [
+pub const VERBS: [&str; 34] = [
     "get",
     "gets",
     "set",
@@ -166,6 +166,7 @@ pub const VERBS: [&str; 33] = [
     "slabs",
     "lru",
     "extstore",
+    "watch",
     "debugtime",
 ];
 
@@ -216,6 +217,7 @@ fn parse_verb<'a>(verb: &[u8], args: &'a [u8]) -> Option<Parsed<'a>> {
         b"slabs" => tuning::slabs(args),
         b"lru" => tuning::lru(args),
         b"extstore" => tuning::extstore(args),
+        b"watch" => classic::watch(args),
         b"debugtime" => classic::debugtime(args),
         _ => return None,
     })

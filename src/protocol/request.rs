@@ -59,6 +59,8 @@ pub enum Request<'a> {
     LruCrawler(Crawler),
     /// A valid command that tunes a part of memcached that is not here.
     WithoutEffect(Internals),
+    /// `watch <stream>*`. `None`: a word is no stream.
+    Watch(Option<Streams>),
     /// `quit`.
     Quit,
     /// A line whose last word begins with `HTTP/`. It is not memcached's protocol, and the lines after it may be
@@ -436,6 +438,62 @@ impl Internals {
                 "no effect here: there is no file for items that do not fit into memory"
             }
         }
+    }
+}
+
+/// A set of streams: the kinds of events that a watcher reads (`watch`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streams(u8);
+
+impl Streams {
+    /// No stream.
+    pub const NONE: Streams = Streams(0);
+    /// Items that commands look for. A `set` looks for the old item.
+    pub const FETCHERS: Streams = Streams(1);
+    /// Values that are stored, or are not.
+    pub const MUTATIONS: Streams = Streams(1 << 1);
+    /// Items that are evicted.
+    pub const EVICTIONS: Streams = Streams(1 << 2);
+    /// Connections that are opened and closed.
+    pub const CONNEVENTS: Streams = Streams(1 << 3);
+    /// Items that `delete` and `md` delete.
+    pub const DELETIONS: Streams = Streams(1 << 4);
+
+    /// Their names, in memcached's order. Nothing happens here in those streams that are `NONE`.
+    const NAMES: [(&'static str, Streams); 10] = [
+        ("rawcmds", Streams::NONE),
+        ("evictions", Streams::EVICTIONS),
+        ("fetchers", Streams::FETCHERS),
+        ("mutations", Streams::MUTATIONS),
+        ("sysevents", Streams::NONE),
+        ("connevents", Streams::CONNEVENTS),
+        ("proxyreqs", Streams::NONE),
+        ("proxyevents", Streams::NONE),
+        ("proxyuser", Streams::NONE),
+        ("deletions", Streams::DELETIONS),
+    ];
+
+    /// The first stream whose name begins with this word, as in memcached: `f` is `fetchers`.
+    pub(super) fn named(word: &[u8]) -> Option<Self> {
+        let mut names = Streams::NAMES.iter();
+        let found = names.find(|(name, _)| name.as_bytes().starts_with(word));
+        found.map(|&(_, stream)| stream)
+    }
+
+    /// The streams of both sets.
+    #[must_use]
+    pub fn and(self, other: Streams) -> Self {
+        Streams(self.0 | other.0)
+    }
+
+    /// Whether a stream is in both sets.
+    pub fn overlaps(self, other: Streams) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// One bit for each stream.
+    pub fn bits(self) -> u8 {
+        self.0
     }
 }
 

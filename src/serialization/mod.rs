@@ -251,7 +251,8 @@ fn write_exp(exp: Option<UnixTime>, out: &mut impl Write) -> io::Result<()> {
     }
 }
 
-fn write_url_encoded(key: &[u8], out: &mut impl Write) -> io::Result<()> {
+/// Writes a key with `%` and two digits in place of each byte that may not be in a URL.
+pub(crate) fn write_url_encoded(key: &[u8], out: &mut impl Write) -> io::Result<()> {
     for &byte in key {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustmemc::internals::{
-    Answer, Clients, Counts, Datastore, Limits, Response, Service, Stats, UnixTime, WhenFull,
-    execute, parse, reserve,
+    Answer, Clients, Counts, Datastore, Events, Limits, Response, Service, Stats, UnixTime,
+    Watchers, WhenFull, execute, parse, reserve,
 };
 use rustmemc::{AofOptions, Fsync, OpenError, Stopper};
 
@@ -61,12 +61,13 @@ impl Memory {
 
     fn open_once(path: &Path, time: UnixTime, limit: usize) -> Result<Self, OpenError> {
         let stats = Arc::new(Stats::default());
+        let watchers = Arc::new(Watchers::new(Arc::clone(&stats)));
         let limits = Limits {
             memory: limit,
             item: limit / 2,
             when_full: WhenFull::Evict,
         };
-        let mut store = Datastore::new(limits, Arc::clone(&stats));
+        let mut store = Datastore::new(limits, Arc::clone(&stats), Arc::clone(&watchers));
         store.clock().pause();
         move_clock(&store, time);
         // Nothing is synced, and the file is rewritten only when the test asks for it.
@@ -82,6 +83,7 @@ impl Memory {
             started: time,
             store,
             stats,
+            watchers,
             users: None,
             prefixes: Default::default(),
             is_crawler_disabled: false.into(),
@@ -211,6 +213,7 @@ impl Memory {
     pub fn say(&self, commands: impl AsRef<[u8]>) -> Vec<u8> {
         let (mut rest, mut answers) = (commands.as_ref(), Vec::new());
         let (counts, mut room) = (Counts::default(), Vec::new());
+        let events = Events::new(&self.service.watchers, 0);
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, behind) = rest.split_at(end + 1);
             let parsed = parse(line);
@@ -221,7 +224,7 @@ impl Memory {
                 Answer::Noreply => Ok(()),
             };
             let outcome = parsed.request.and_then(|request| {
-                let mut pending = reserve(&request, &self.service)?;
+                let mut pending = reserve(&request, &self.service, &events)?;
                 if let Some(pending) = &mut pending {
                     let value = block
                         .strip_suffix(b"\r\n")
@@ -236,6 +239,7 @@ impl Memory {
                     pending,
                     &self.service,
                     &counts,
+                    &events,
                     &mut room,
                     &mut answer,
                 )

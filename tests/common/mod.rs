@@ -157,14 +157,20 @@ impl Client {
 
     /// Reads one line, without its end.
     pub fn line(&mut self) -> String {
+        let line = self.line_that_ends_in(b"\r\n");
+        String::from_utf8_lossy(&line).trim_end().to_owned()
+    }
+
+    /// Reads up to this end, which is included.
+    pub fn line_that_ends_in(&mut self, end: &[u8]) -> Vec<u8> {
         let mut line = Vec::new();
         let mut byte = [0];
-        while !line.ends_with(b"\r\n") {
+        while !line.ends_with(end) {
             let read = self.stream.read_exact(&mut byte);
             assert!(read.is_ok(), "a line ends: {line:?}, {read:?}");
             line.push(byte[0]);
         }
-        String::from_utf8_lossy(&line).trim_end().to_owned()
+        line
     }
 
     /// One value of `stats`.
