@@ -50,8 +50,8 @@ impl Prefixes {
     }
 
     /// Turns counting on or off. The counts stay.
-    pub fn turn(&self, on: bool) {
-        self.is_on.store(on, Relaxed);
+    pub fn set_on(&self, is_on: bool) {
+        self.is_on.store(is_on, Relaxed);
     }
 
     /// Whether keys are counted.

@@ -152,7 +152,7 @@ impl Watchers {
 
     fn update_watched(&self, log: &Log) {
         let streams = log.queues.values().map(|queue| queue.streams);
-        let watched = streams.fold(Streams::NONE, Streams::and);
+        let watched = streams.fold(Streams::NONE, Streams::union);
         self.watched.store(watched.bits(), Relaxed);
     }
 
@@ -449,7 +449,7 @@ mod tests {
         let deleted = |key: &str| events.deleted(key.as_bytes(), "md", 3);
         deleted("early");
         let all = watchers
-            .add(Streams::DELETIONS.and(Streams::FETCHERS))
+            .add(Streams::DELETIONS.union(Streams::FETCHERS))
             .unwrap();
         let fetchers = watchers.add(Streams::FETCHERS).unwrap();
         deleted("a b");

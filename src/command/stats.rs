@@ -315,7 +315,7 @@ fn prefixes(
     }
     match detail {
         Detail::On | Detail::Off => {
-            service.prefixes.turn(detail == Detail::On);
+            service.prefixes.set_on(detail == Detail::On);
             answer(Response::Ok)
         }
         Detail::Dump => {

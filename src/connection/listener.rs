@@ -178,7 +178,7 @@ fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
 /// connected to, a server may listen.
 fn is_stale(path: &Path) -> bool {
     /// A server whose queue is full would let `connect` wait for ever.
-    const PATIENCE: Duration = Duration::from_millis(500);
+    const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
     let (sender, answer) = mpsc::channel();
     let path = path.to_owned();
     let connect = move || sender.send(UnixStream::connect(path));
@@ -186,7 +186,7 @@ fn is_stale(path: &Path) -> bool {
         return false;
     }
     let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    let answer = answer.recv_timeout(PATIENCE);
+    let answer = answer.recv_timeout(CONNECT_TIMEOUT);
     answer.is_ok_and(|connected| connected.is_err_and(is_refused))
 }
 

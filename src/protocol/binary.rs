@@ -211,7 +211,7 @@ commands! {
 /// [`Malformed::Arguments`]: the command does not have these parts.
 pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed<'a>, Malformed> {
     let value = header.value_length();
-    let expect = |is_so: bool| {
+    let require = |is_so: bool| {
         if is_so {
             Ok(())
         } else {
@@ -224,7 +224,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Err(ProtocolError::UnknownCommand)
         }
         Some(Command::Quit | Command::Noop | Command::Version) => {
-            expect(header.body_length == 0)?;
+            require(header.body_length == 0)?;
             Ok(match command {
                 Some(Command::Quit) => Request::Quit,
                 Some(Command::Noop) => Request::MetaNoop,
@@ -232,16 +232,16 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             })
         }
         Some(Command::Get | Command::GetK) => {
-            expect(!key.is_empty() && extras.is_empty() && value == 0)?;
+            require(!key.is_empty() && extras.is_empty() && value == 0)?;
             Ok(get(key, None))
         }
         Some(Command::Touch | Command::Gat | Command::GatK) => {
-            expect(!key.is_empty() && value == 0)?;
+            require(!key.is_empty() && value == 0)?;
             let [exptime] = numbers(extras).ok_or(Malformed::Arguments)?;
             Ok(get(key, Some(exptime_of(exptime))))
         }
         Some(Command::Set | Command::Add | Command::Replace) => {
-            expect(!key.is_empty())?;
+            require(!key.is_empty())?;
             let [flags, exptime] = numbers(extras).ok_or(Malformed::Arguments)?;
             let (mode, on_failure) = match (command, header.compare()) {
                 (Some(Command::Set), _) => (StoreMode::Set, OnFailure::RemoveOld),
@@ -253,7 +253,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Ok(store(header, key, mode, flags, exptime, on_failure))
         }
         Some(Command::Append | Command::Prepend) => {
-            expect(!key.is_empty() && extras.is_empty())?;
+            require(!key.is_empty() && extras.is_empty())?;
             let mode = match command {
                 Some(Command::Append) => StoreMode::Append,
                 _ => StoreMode::Prepend,
@@ -261,11 +261,11 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Ok(store(header, key, mode, 0, 0, OnFailure::KeepOld))
         }
         Some(Command::Delete) => {
-            expect(!key.is_empty() && extras.is_empty() && value == 0)?;
+            require(!key.is_empty() && extras.is_empty() && value == 0)?;
             Ok(delete(header, key))
         }
         Some(Command::Increment | Command::Decrement) => {
-            expect(!key.is_empty() && value == 0)?;
+            require(!key.is_empty() && value == 0)?;
             let numbers = numbers(extras).ok_or(Malformed::Arguments)?;
             let direction = match command {
                 Some(Command::Increment) => Direction::Up,
@@ -274,7 +274,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Ok(calculate(header, key, direction, numbers))
         }
         Some(Command::Flush) => {
-            expect(key.is_empty() && value == 0)?;
+            require(key.is_empty() && value == 0)?;
             Ok(Request::FlushAll(match (extras, numbers(extras)) {
                 ([], _) | (_, Some([0])) => Flush::Now,
                 (_, Some([exptime])) => Flush::Later(exptime_of(exptime)),
@@ -282,7 +282,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             }))
         }
         Some(Command::Stat) => {
-            expect(extras.is_empty() && value == 0)?;
+            require(extras.is_empty() && value == 0)?;
             stat(key)
         }
     };

@@ -482,7 +482,7 @@ impl Streams {
 
     /// The streams of both sets.
     #[must_use]
-    pub fn and(self, other: Streams) -> Self {
+    pub fn union(self, other: Streams) -> Self {
         Streams(self.0 | other.0)
     }
 
