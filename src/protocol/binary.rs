@@ -53,8 +53,8 @@ pub struct Header {
     pub cas: u64,
 }
 
-/// Why a request cannot be answered by the server in the ordinary way. It is answered with a status, and then the
-/// connection is closed, because it is not known where the next request begins.
+/// Why a request is malformed. It is answered with a status, and then the connection is closed, because it is not known
+/// where the next request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
     /// Extras and key are longer than the body.
@@ -101,7 +101,7 @@ impl Header {
         })
     }
 
-    /// Checks the lengths. Only after that a part of the body may be read into memory.
+    /// Checks the lengths. No part of the body may be read into memory before this.
     ///
     /// # Errors
     /// [`Malformed`].
@@ -121,7 +121,7 @@ impl Header {
             .saturating_sub(self.extras_length + self.key_length)
     }
 
-    /// The cas unique, if there is one.
+    /// The cas unique to compare with, if there is one.
     fn compare(&self) -> Option<u64> {
         Some(self.cas).filter(|&cas| cas != 0)
     }
@@ -179,11 +179,11 @@ commands! {
     Quit "quit" = 0x07, quiet 0x17;
     /// `flush_all`
     Flush "flush" = 0x08, quiet 0x18;
-    /// Only an answer. After quiet requests it shows that all are done.
+    /// Does nothing. After quiet requests, its answer shows that all of them are done.
     Noop "noop" = 0x0a;
     /// The server's version.
     Version "version" = 0x0b;
-    /// As `Get`. The answer has the key too.
+    /// Like `Get`, but the answer has the key too.
     GetK "getk" = 0x0c, quiet 0x0d;
     /// Appends to a value.
     Append "append" = 0x0e, quiet 0x19;
@@ -195,7 +195,7 @@ commands! {
     Touch "touch" = 0x1c;
     /// Sets an item's exptime, and returns its value.
     Gat "gat" = 0x1d, quiet 0x1e;
-    /// As `Gat`. The answer has the key too.
+    /// Like `Gat`, but the answer has the key too.
     GatK "gatk" = 0x23, quiet 0x24;
     /// The ways to log in.
     SaslMechanisms "sasl mechanisms" = 0x20;
@@ -396,7 +396,7 @@ fn calculate<'a>(
 /// The topic is the key, in the words of the text protocol.
 fn stat(topic: &[u8]) -> Result<Request<'_>, ProtocolError> {
     match classic::stats(topic).request {
-        // The answers to these are no names and values.
+        // These are not answered with names and values.
         Ok(Request::Stats(StatsTopic::Detail(Detail::Dump) | StatsTopic::Cachedump { .. })) => {
             Err(ProtocolError::UnknownStats)
         }
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_cannot_be_are_found_before_anything_is_read() {
+    fn impossible_lengths_are_found_before_the_body_is_read() {
         assert_eq!(header(0, 3, 0, 3).check(), Ok(()));
         assert_eq!(header(1, 3, 8, 10).check(), Err(Malformed::Lengths));
         assert_eq!(header(1, 3, 0, 2).check(), Err(Malformed::Lengths));
