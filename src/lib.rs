@@ -45,8 +45,9 @@
 //!
 //! The others are: [`clients`] (the connected clients), [`stream`] (a client's socket, TCP or Unix), [`users`] (the
 //! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`prefixes`] (the counters
-//! of `stats detail`), [`watch`] (the live log for clients that send `watch`), [`trace`] (`-v` and `-vv`: the conversation
-//! on standard error, explained), [`log`] (writes all lines for the operator; it is not the append-only file).
+//! of `stats detail`), [`watch`] (the live log for clients that send `watch`), [`trace`] (`-v` and `-vv`: the
+//! conversation on standard error, explained), [`log`] (writes all lines for the operator; it is not the append-only
+//! file).
 //!
 //! [`config`] has the flags: `flags.rs` (all flags, and their defaults), `words.rs` (the forms of a command line that
 //! memcached accepts), `value.rs` (numbers, sizes, the words of `-o`), `address.rs` (the addresses of `-l`).
@@ -55,7 +56,8 @@
 //! listening sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the limit on open files allows),
 //! `conversation.rs` (serves one client), `binary.rs` (serves one that speaks the binary protocol), `request.rs`
 //! (serves one request of either protocol), `watching.rs` (sends a watcher its log), `login.rs` (`-Y`), `line.rs` (a
-//! line in bounded memory), `wire.rs` (the buffers of a client's socket), `start_error.rs` (why a server did not start).
+//! line in bounded memory), `wire.rs` (the buffers of a client's socket), `start_error.rs` (why a server did not
+//! start).
 //!
 //! [`protocol`] has a file for the classic commands (`classic.rs`), for those that tune the insides of memcached
 //! (`tuning.rs`), for the meta commands (`meta.rs`) and for the binary protocol (`binary.rs`); `request.rs` has what
@@ -136,8 +138,9 @@
 //!
 //! 1. A signal (`main.rs`), the command `shutdown` (`command/admin.rs`) or [`Running::stop`] calls [`Stopper::stop`].
 //!    That sets a flag, and wakes the threads that wait for it. From now on no new command is executed
-//!    (`connection/conversation.rs`, `connection/binary.rs`). A server that still replays its log stops the replay. A second signal, more than
-//!    0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are not done.
+//!    (`connection/conversation.rs`, `connection/binary.rs`). A server that still replays its log stops the replay. A
+//!    second signal, more than 0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are
+//!    not done.
 //! 2. The sweeper wakes, and drops the server. Steps 2 to 5 are in `Drop for Server`, in `connection/server.rs`. Eight
 //!    acceptors wait at each listening socket, so the server connects eight times to each of its own addresses
 //!    (`connection/listener.rs`). Each connection wakes an acceptor, which sees the flag, and ends.
@@ -202,8 +205,8 @@
 //!    answers are sent before its records are written), [`command::reserve`] (if it has a data block),
 //!    [`command::execute`].
 //! 3. Its grammar: a function of `protocol/classic.rs`, `protocol/tuning.rs` or `protocol/meta.rs`, called by
-//!    `parse_verb` in `protocol/mod.rs`. Decide what happens with too few words, with too many, with a key that is too long, and with
-//!    `noreply`.*
+//!    `parse_verb` in `protocol/mod.rs`. Decide what happens with too few words, with too many, with a key that is too
+//!    long, and with `noreply`.*
 //! 4. What it does: a function in a file of `command/`, called by [`command::execute`].
 //! 5. Its answer: a variant of [`Response`](serialization::Response), if none of the others fits. The compiler asks for
 //!    its line. Add a reason for `-vv` in `Response::reason`.*
@@ -240,7 +243,7 @@
 //!    (`datastore/reserve.rs`), and each piece is counted by the value that owns it ([`memory`]).
 //! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]). The
 //!    exceptions: after a line that is too long, or an HTTP request, the connection is closed without an answer; after
-//!    a malformed binary request it is closed with an answer; and if a data block is not as long as announced, or its
+//!    a malformed binary request it is closed, too; and if a data block is not as long as announced, or its
 //!    length cannot be parsed, its bytes are read as commands.
 //! 8. **A panic in one worker affects only its own client.** A lock that it poisons still works ([`datastore`],
 //!    [`clients`]), and its worker survives (`connection/server.rs`). No panic is known: nothing that a client, a file

@@ -177,7 +177,8 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
 /// listens.
 ///
 /// # Errors
-/// A line for the operator: the waiting process has ended, for example because of Ctrl-C. Then this server must end too.
+/// A line for the operator: the waiting process has ended, for example because of Ctrl-C. Then this server must end
+/// too.
 pub fn report_listening() -> Result<(), String> {
     if !is_in_background() {
         return Ok(());

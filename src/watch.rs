@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Each line is an [`Event`], and belongs to one [stream](Streams). The thread that causes the event formats the line,
-//! and appends it to the queue of each watcher of that stream. The watcher's own worker takes the lines out of its queue
-//! and sends them (`connection/watching.rs`).
+//! and appends it to the queue of each watcher of that stream. The watcher's own worker takes the lines out of its
+//! queue and sends them (`connection/watching.rs`).
 //!
 //! Invariants:
 //! - An event of a stream that has no watcher costs one relaxed load: no clock is read, and nothing is formatted.
@@ -162,8 +162,8 @@ impl Watchers {
 }
 
 impl Queue {
-    /// Appends a line of two parts. Returns whether it did. After a skipped line all lines are skipped until the watcher
-    /// takes the queue, so that the report of skipped lines is at the place where they are missing.
+    /// Appends a line of two parts. Returns whether it did. After a skipped line all lines are skipped until the
+    /// watcher takes the queue, so that the report of skipped lines is at the place where they are missing.
     fn append(&mut self, start: &[u8], text: &[u8]) -> bool {
         let length = self.lines.len() + start.len() + text.len();
         if self.skipped > 0 || length > MAX_QUEUED {

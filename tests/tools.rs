@@ -1,5 +1,5 @@
-//! What the tools of operators ask: the statistics have the same names as memcached's, and the commands that tune it get
-//! the same answers.
+//! What the tools of operators ask: the statistics have the same names as memcached's, and the commands that tune it
+//! get the same answers.
 //!
 //! The real server is the program that MEMCACHED names, or `memcached` on the PATH. It must be 1.6.45 or later.
 #![allow(

@@ -289,8 +289,8 @@ fn slabs(service: &Service) -> Listing {
 }
 
 /// `stats sizes`: how many items there are of each size, in steps of 32 bytes. The sizes are those that the items would
-/// have in memcached. As in memcached, this needs `-o track_sizes`. (Here the answer does not: all items are visited for
-/// it.)
+/// have in memcached. As in memcached, this needs `-o track_sizes`. (Here the answer does not: all items are visited
+/// for it.)
 fn sizes(service: &Service) -> Listing {
     const STEP: usize = 32;
     if !service.config.track_sizes {

@@ -192,7 +192,7 @@ struct Flags {
     #[argh(switch, short = 'L')]
     enable_largepages: bool,
 
-    /// refused, the user database of SASL is not here: see -Y (memcached: clients must log in with SASL)
+    /// refused, use -Y (memcached: clients must log in with SASL)
     #[argh(switch, short = 'S')]
     enable_sasl: bool,
 
@@ -285,9 +285,7 @@ fn configuration(
     ignored: &[String],
 ) -> Result<Config, String> {
     if flags.enable_sasl {
-        return Err(
-            "-S: the user database of SASL is not here, so no client could log in; use -Y".into(),
-        );
+        return Err("-S: there is no user database of SASL here; use -Y".into());
     }
     if flags.enable_ssl {
         return Err("-Z: there is no TLS here, so connections would not be encrypted".into());

@@ -2,8 +2,8 @@
 //! client still sends is discarded, `quit` too, as in memcached.
 //!
 //! The worker waits for two things, lines and the end of the connection, and std cannot wait for both at once. So it
-//! waits for lines, and looks at the connection ten times a second. When the client does not read, the worker also stops
-//! waiting ten times a second, to see whether the server stops. Meanwhile lines are skipped.
+//! waits for lines, and looks at the connection ten times a second. When the client does not read, the worker also
+//! stops waiting ten times a second, to see whether the server stops. Meanwhile lines are skipped.
 
 use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ use crate::serialization::Response;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Makes the client a watcher. Returns the reason why its connection is closed, or `None` if there are too many
-/// watchers; then the client was sent the error, and its next command is read. As in memcached, the idle time-out is not
-/// for watchers.
+/// watchers; then the client was sent the error, and its next command is read. As in memcached, the idle time-out is
+/// not for watchers.
 ///
 /// # Errors
 /// Those of the socket.

@@ -36,9 +36,9 @@ pub struct Parsed<'a> {
     pub request: Result<Request<'a>, ProtocolError>,
     /// Whether the client wants an answer.
     pub answer: Answer,
-    /// The length of the data block after the line, in bytes, without its closing `\r\n`; of a binary request, the length
-    /// of its value. A refused line has a data block too, if its length could be read: then the data must be swallowed.
-    /// (Not after [`LineError::FlagLetter`], as in memcached.)
+    /// The length of the data block after the line, in bytes, without its closing `\r\n`; of a binary request, the
+    /// length of its value. A refused line has a data block too, if its length could be read: then the data must be
+    /// swallowed. (Not after [`LineError::FlagLetter`], as in memcached.)
     pub data_length: Option<usize>,
 }
 

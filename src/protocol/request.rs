@@ -269,8 +269,8 @@ pub struct ReturnFlags<'a> {
     /// Whether the opaque is too long. All other errors are answered before this one. `mg` and `ma` have changed the
     /// item by then.
     pub opaque_too_long: bool,
-    /// All flags of the line (of `mg` and `ma`, up to an opaque that is too long). They have been checked, and are split
-    /// again when they are needed.
+    /// All flags of the line (of `mg` and `ma`, up to an opaque that is too long). They have been checked, and are
+    /// split again when they are needed.
     pub(super) flags: &'a [u8],
 }
 

@@ -1,9 +1,9 @@
 //! The commands that tune the insides of memcached: `lru_crawler`, `slabs`, `lru`, `extstore`. Each command has one
 //! parsing function, with its grammar above it.
 //!
-//! Most of them change nothing, because this server does not have the part that they tune. They are answered as memcached
-//! answers them, so that a tool that sends them works. As in memcached, a subcommand may be shortened (`slabs auto 1`). A
-//! short form that fits several subcommands is the first of them in the grammar for which the line has enough words.
+//! Most of them change nothing, because this server does not have the part that they tune. They are answered as
+//! memcached answers them, so that a tool that sends them works. As in memcached, a subcommand may be shortened: `slabs auto 1`.
+//! A short form that fits several subcommands is the first of them in the grammar for which the line has enough words.
 
 use super::request::{Classes, Crawler, Internals, Request};
 use super::{LineError, Parsed, ProtocolError, number, words};

@@ -197,8 +197,8 @@ impl<'h> Answers<'h> {
         )
     }
 
-    /// The status of an answer. Requests that store, change or delete are those of meta commands (`protocol/binary.rs`),
-    /// so they are answered with a [`Meta`].
+    /// The status of an answer. Requests that store, change or delete are those of meta commands
+    /// (`protocol/binary.rs`), so they are answered with a [`Meta`].
     fn status(&self, response: &Response<'_>) -> Status {
         match response {
             // No value was found, or these are the last stats.
