@@ -2,9 +2,9 @@
 //! parsing function, with its grammar above it.
 //!
 //! Most of them change nothing, because this server does not have the part that they tune. They are answered as
-//! memcached answers them, so that a tool that sends them works. As in memcached, a subcommand may be shortened: `slabs
-//! auto 1`. A short form that fits several subcommands is the first of them in the grammar for which the line has
-//! enough words.
+//! memcached answers them, so that a tool that sends them works. As in memcached, a subcommand may be shortened, as in
+//! `slabs auto 1`. A short form that fits several subcommands is the first of them in the grammar for which the line
+//! has enough words.
 
 use super::request::{Classes, Crawler, Internals, Request};
 use super::{LineError, Parsed, ProtocolError, number, words};
@@ -15,8 +15,8 @@ const SLAB_CLASSES: std::ops::RangeInclusive<i32> = 0..=39;
 /// The classes that memcached can have.
 const POSSIBLE_CLASSES: std::ops::Range<i64> = 1..64;
 
-/// `lru_crawler crawl <classes>|metadump <classes>|mgdump <classes>`, `lru_crawler tocrawl <number>|sleep <microseconds>`
-/// and `lru_crawler enable|disable`
+/// `lru_crawler crawl <classes>|metadump <classes>|mgdump <classes>`, `lru_crawler tocrawl <number>`,
+/// `lru_crawler sleep <microseconds>` and `lru_crawler enable|disable`
 pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
     let list = words(args).collect::<Vec<_>>();
     let crawler = |command| Ok(Request::LruCrawler(command));
