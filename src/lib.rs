@@ -44,25 +44,32 @@
 //! | [`item`], [`memory`] |                        | what a key holds; the memory of all items, and its limit |
 //!
 //! The others are: [`clients`] (the connected clients), [`stream`] (a client's socket, TCP or Unix), [`users`] (the
-//! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`prefixes`] (the counters of
-//! `stats detail`), [`watch`] (the live log for clients that send `watch`), [`trace`] (`-v` and `-vv`: the conversation
-//! on standard error, explained), [`log`] (writes all lines for the operator; it is not the append-only file).
+//! passwords of `-Y`), [`stopper`] (how the server is asked to stop), [`stats`] (counters), [`prefixes`] (the counters
+//! of `stats detail`), [`watch`] (the live log for clients that send `watch`), [`trace`] (`-v` and `-vv`: the
+//! conversation on standard error, explained), [`log`] (writes all lines for the operator; it is not the append-only
+//! file).
 //!
 //! [`config`] has the flags: `flags.rs` (all flags, and their defaults), `words.rs` (the forms of a command line that
 //! memcached accepts), `value.rs` (numbers, sizes, the words of `-o`), `address.rs` (the addresses of `-l`).
 //!
 //! [`connection`] has the sockets and the threads: `server.rs` (starts, accepts, dispatches, stops), `listener.rs` (the
 //! listening sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the limit on open files allows),
-//! `conversation.rs` (serves one client), `binary.rs` (serves one that speaks the binary protocol), `request.rs` (serves
-//! one request of either protocol), `login.rs` (`-Y`), `line.rs` (a line in bounded memory), `wire.rs` (the buffers of a
-//! client's socket), `start_error.rs` (why a server did not start).
+//! `conversation.rs` (serves one client), `binary.rs` (serves one that speaks the binary protocol), `request.rs`
+//! (serves one request of either protocol), `watching.rs` (sends a watcher its log), `login.rs` (`-Y`), `line.rs` (a
+//! line in bounded memory), `wire.rs` (the buffers of a client's socket), `start_error.rs` (why a server did not
+//! start).
+//!
+//! [`protocol`] has a file for the classic commands (`classic.rs`), for those that tune the insides of memcached
+//! (`tuning.rs`), for the meta commands (`meta.rs`) and for the binary protocol (`binary.rs`); `request.rs` has what
+//! they all return. [`command`] has `retrieval.rs`, `storage.rs`, `arithmetic.rs`, `meta.rs`, `stats.rs` (the command
+//! `stats`), and `admin.rs` (the other commands about the server).
 //!
 //! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`).
 //!
 //! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
-//! (`command` and `datastore` log events in `watch`.)
-//! (`aof` reads the file with the parser of `protocol`.) Every part may use `item`; `serialization` uses only `item`
-//! and `protocol`. There is no circle, neither of folders nor of files.
+//! `aof` reads the file with the parser of `protocol`. Every part may use `item`; `serialization` uses only `item` and
+//! `protocol`. `connection`, `command` and `datastore` log events in `watch`, which writes keys with `serialization`.
+//! There is no circle, neither of folders nor of files.
 //!
 //! # The way of one `set`
 //!
@@ -75,8 +82,9 @@
 //!    worker of the pool. The worker serves this client until the connection is closed.
 //! 2. `connection/conversation.rs` reads one line, in bounded memory (`connection/line.rs`). [`protocol::parse`] turns
 //!    it into a [`Request`](protocol::Request), which borrows the key from the line. 5 bytes of data follow.
-//! 3. [`command::reserve`] reserves memory for an [`Item`](item::Item) of that size, and evicts other items if memory
-//!    is short. The data is read straight into the item.
+//! 3. `connection/request.rs` serves the request: steps 3 to 6. [`command::reserve`] reserves memory for an
+//!    [`Item`](item::Item) of that size, and evicts other items if memory is short. The data is read straight into the
+//!    item.
 //! 4. [`command::execute`] locks the key: a [`KeyGuard`](datastore::guard::KeyGuard) holds the write lock of the key's
 //!    shard. If the command has a condition, it is checked against the old item.
 //! 5. The guard first appends a [`Record`](aof::record::Record) to the pending records of the append-only file. Then it
@@ -84,7 +92,7 @@
 //!    length, the new one is copied over it.)
 //! 6. The answer is a [`Response`](serialization::Response). `serialization` writes it as `STORED\r\n` to the
 //!    connection's buffer.
-//! 7. When no more input of the client is here, the pending records are written to the file, and then the answers are
+//! 7. When the client's input is used up, the pending records are written to the file, and then the answers are
 //!    sent in one write (`connection/wire.rs`).
 //!
 //! # The way of an expiry
@@ -130,8 +138,9 @@
 //!
 //! 1. A signal (`main.rs`), the command `shutdown` (`command/admin.rs`) or [`Running::stop`] calls [`Stopper::stop`].
 //!    That sets a flag, and wakes the threads that wait for it. From now on no new command is executed
-//!    (`connection/conversation.rs`). A server that still replays its log stops the replay. A second signal, more than
-//!    0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are not done.
+//!    (`connection/conversation.rs`, `connection/binary.rs`). A server that still replays its log stops the replay. A
+//!    second signal, more than 0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are
+//!    not done.
 //! 2. The sweeper wakes, and drops the server. Steps 2 to 5 are in `Drop for Server`, in `connection/server.rs`. Eight
 //!    acceptors wait at each listening socket, so the server connects eight times to each of its own addresses
 //!    (`connection/listener.rs`). Each connection wakes an acceptor, which sees the flag, and ends.
@@ -162,8 +171,8 @@
 //!   that it keeps in reserve, accepts the client in its place, and sends it the same error (`connection/listener.rs`).
 //!   So no client waits for an answer that never comes.
 //! - **The binary protocol**: a connection whose first byte is 0x80 speaks it. `protocol/binary.rs` turns a header and
-//!   its parts into the same [`Request`](protocol::Request) that a line becomes, mostly that of a meta command, and
-//!   `serialization/binary.rs` writes the same responses in another spelling. So the commands do not know about it.
+//!   its parts into the same kind of [`Request`](protocol::Request) as a line, mostly that of a meta command, and
+//!   `serialization/binary.rs` writes the same responses in another form. So the commands do not know about it.
 //! - **A login (`-Y`)**: before its first command a client sends a `set` whose data is a user and a password.
 //!   `protocol/login.rs` parses it, `users.rs` compares it with the file's lines, and `connection/login.rs` answers
 //!   `STORED`. Any other line gets `CLIENT_ERROR unauthenticated`. `-vv` prints no line before the login: it may be a
@@ -177,8 +186,8 @@
 //! - **A record of the log**: a memcached command with a CRC-32 of its line in the opaque, and one of the data.
 //!   [`aof::record`] has the grammar. A replay checks both; what a crash has cut short is moved aside, and anything
 //!   else that is wrong keeps the server from starting (`aof/replay.rs`).
-//! - **`watch`**: the client's worker becomes the sender of its log (`connection/watching.rs`). Each other worker appends
-//!   its events to the watcher's queue, which is bounded, and never waits. If nobody watches, an event costs one load
+//! - **`watch`**: the client's worker now sends its log (`connection/watching.rs`). The other workers append their
+//!   events to the watcher's queue, which is bounded, and never wait. An event without a watcher costs one load
 //!   ([`watch`]).
 //! - **`noreply`** as the last word silences every answer of a classic command that stores or changes, its errors too.
 //!   Not silenced: a line with too few words or without a readable length, and commands that only read. Meta commands
@@ -195,9 +204,9 @@
 //!    `match` of `command/mod.rs`: [`command::may_change`] (return true if it may change anything: otherwise its
 //!    answers are sent before its records are written), [`command::reserve`] (if it has a data block),
 //!    [`command::execute`].
-//! 3. Its grammar: a function of `protocol/classic.rs` or `protocol/meta.rs`, called by `parse_verb` in
-//!    `protocol/mod.rs`. Decide what happens with too few words, with too many, with a key that is too long, and with
-//!    `noreply`.*
+//! 3. Its grammar: a function of `protocol/classic.rs`, `protocol/tuning.rs` or `protocol/meta.rs`, called by
+//!    `parse_verb` in `protocol/mod.rs`. Decide what happens with too few words, with too many, with a key that is too
+//!    long, and with `noreply`.*
 //! 4. What it does: a function in a file of `command/`, called by [`command::execute`].
 //! 5. Its answer: a variant of [`Response`](serialization::Response), if none of the others fits. The compiler asks for
 //!    its line. Add a reason for `-vv` in `Response::reason`.*
@@ -229,12 +238,13 @@
 //!    a lock of the store: a small value is copied under the lock, and a large one is shared ([`datastore`]).
 //! 5. **A client alone never decides the size of an allocation.** Lengths are checked first, a refused data block is
 //!    skipped in pieces, a line has a maximal length, and a longer `get` line is served in pieces
-//!    (`connection/wire.rs`, `connection/line.rs`, [`command::reserve`]).
+//!    (`connection/wire.rs`, `connection/line.rs`, [`command::reserve`], `protocol/binary.rs`).
 //! 6. **All memory of items is counted, and stays within `-m`.** Memory is reserved before it is allocated
 //!    (`datastore/reserve.rs`), and each piece is counted by the value that owns it ([`memory`]).
 //! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]). The
-//!    exceptions: after a line that is too long, or an HTTP request, the connection is closed without an answer; and if
-//!    a data block is not as long as announced, or its length cannot be parsed, its bytes are read as commands.
+//!    exceptions: after a line that is too long, or an HTTP request, the connection is closed without an answer; after
+//!    a malformed binary request it is closed, too; and if a data block is not as long as announced, or its
+//!    length cannot be parsed, its bytes are read as commands.
 //! 8. **A panic in one worker affects only its own client.** A lock that it poisons still works ([`datastore`],
 //!    [`clients`]), and its worker survives (`connection/server.rs`). No panic is known: nothing that a client, a file
 //!    or the operating system can influence is unwrapped.

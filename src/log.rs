@@ -1,11 +1,11 @@
 //! Lines for the operator of the server.
 //!
 //! A closed or full standard output or standard error is not an error. If standard error is a pipe that no program
-//! reads, a write to it blocks for ever. So a thread of its own writes the lines, from a queue. It lives as long as there
-//! is a server or a line.
+//! reads, a write to it blocks for ever. So a thread of its own writes the lines, from a queue. It lives as long as
+//! there is a server or a line.
 //!
-//! Invariant: [`line()`] never waits for standard error, and the queue has at most [`MAX_QUEUED`] bytes. Lines that do not
-//! fit are dropped and counted.
+//! Invariant: [`line()`] never waits for standard error, and the queue has at most [`MAX_QUEUED`] bytes. Lines that do
+//! not fit are dropped and counted.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -92,8 +92,8 @@ fn enqueue(line: String) {
     start_writer(queue);
 }
 
-/// Starts a thread that writes the lines, if there is none. If the system has no thread, the lines wait: the next line tries
-/// again.
+/// Starts a thread that writes the lines, if there is none. If the system has no thread, the lines wait: the next line
+/// tries again.
 fn start_writer(mut queue: MutexGuard<'static, Queue>) {
     if !queue.has_writer {
         let writer = thread::Builder::new().name("log".into());

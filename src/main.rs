@@ -62,8 +62,8 @@ fn run() -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal asks the server to stop. A later one ends the process at once. Then nothing is cleaned up: the files
-/// of `-P` and `-s` stay.
+/// The first signal asks the server to stop. A later one ends the process at once. Then nothing is cleaned up: the
+/// files of `-P` and `-s` stay.
 fn stop_at_signals(stopper: Stopper) -> Result<(), String> {
     let mut first: Option<Instant> = None;
     let handle = move || match first {

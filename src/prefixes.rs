@@ -1,5 +1,5 @@
-//! The counters of `stats detail`: how often clients asked for keys with the same prefix. The prefix of a key is what is
-//! before its first delimiter (`-D`); a key without delimiter is not counted.
+//! The counters of `stats detail`: how often clients used keys with the same prefix. The prefix of a key is what is
+//! before its first delimiter (`-D`). A key without delimiter is not counted.
 //!
 //! Counting is off until `stats detail on` or `-D`. Then each counted command takes one lock for all clients, as in
 //! memcached. While it is off, a command only reads one flag.
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many prefixes are counted. Keys with other prefixes are not counted then, so clients cannot fill memory with
-/// prefixes: a prefix has up to 249 bytes, so all of them take less than 4 MB. (memcached has 65,536.)
+/// The largest number of prefixes. Keys with further prefixes are not counted, so clients cannot fill memory with them:
+/// a prefix has up to 249 bytes, so all of them take less than 4 MB. (memcached has 65,536.)
 const MAX_PREFIXES: usize = 8192;
 
 /// The counters of each prefix.
@@ -50,8 +50,8 @@ impl Prefixes {
     }
 
     /// Turns counting on or off. The counts stay.
-    pub fn turn(&self, on: bool) {
-        self.is_on.store(on, Relaxed);
+    pub fn set_on(&self, is_on: bool) {
+        self.is_on.store(is_on, Relaxed);
     }
 
     /// Whether keys are counted.

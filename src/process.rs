@@ -173,10 +173,12 @@ fn start(command_line: &CommandLine, user: Option<User>, is_verbose: bool) -> io
     }
 }
 
-/// In a process that `-d` started: prints an empty line, which tells the waiting process that the server listens.
+/// In a process that `-d` started: prints an empty line. The process that waits reads it, and so knows that the server
+/// listens.
 ///
 /// # Errors
-/// A line for the operator: that process is gone, for example because of Ctrl-C. Then this server is not wanted either.
+/// A line for the operator: the waiting process has ended, for example because of Ctrl-C. Then this server must end
+/// too.
 pub fn report_listening() -> Result<(), String> {
     if !is_in_background() {
         return Ok(());

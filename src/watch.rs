@@ -4,9 +4,9 @@
 //! ts=1795665252.227995 gid=10 type=item_store key=a status=stored cmd=set ttl=0 clsid=1 cfd=29 size=5
 //! ```
 //!
-//! Each line is an [`Event`], and belongs to one [stream](Streams). The thread in which it happens formats the line and
-//! appends it to the queue of each watcher of that stream. The watcher's own worker takes the lines out of its queue and
-//! sends them (`connection/watching.rs`).
+//! Each line is an [`Event`], and belongs to one [stream](Streams). The thread that causes the event formats the line,
+//! and appends it to the queue of each watcher of that stream. The watcher's own worker takes the lines out of its
+//! queue and sends them (`connection/watching.rs`).
 //!
 //! Invariants:
 //! - An event of a stream that has no watcher costs one relaxed load: no clock is read, and nothing is formatted.
@@ -28,8 +28,8 @@ use crate::serialization::write_url_encoded;
 use crate::stats::{Counter, Stats};
 use crate::stream::Address;
 
-/// How many bytes of lines wait for one watcher at most, as in memcached. While its worker sends as many, another queue
-/// can fill, so a watcher that reads nothing costs twice this.
+/// How many bytes of lines wait for one watcher at most, as in memcached. While its worker sends the lines of a full
+/// queue, the queue can fill again. So a watcher that reads nothing costs twice this.
 const MAX_QUEUED: usize = 256 << 10;
 
 /// How many watchers there are at most, as in memcached: every event is appended to the queue of each.
@@ -38,7 +38,7 @@ const MAX_WATCHERS: usize = 20;
 /// All watchers. A server has one of these.
 #[derive(Debug)]
 pub struct Watchers {
-    /// The [`Streams`] that anybody watches. It is changed while `log` is locked.
+    /// The [`Streams`] that have a watcher. It is changed while `log` is locked.
     watched: AtomicU8,
     log: Mutex<Log>,
     stats: Arc<Stats>,
@@ -58,9 +58,9 @@ struct Log {
 struct Queue {
     streams: Streams,
     lines: Vec<u8>,
-    /// How many lines did not fit after these.
+    /// How many lines were skipped after these.
     skipped: u64,
-    /// Is notified when the first line is appended.
+    /// It is notified when a line is appended to an empty queue.
     has_lines: Arc<Condvar>,
 }
 
@@ -74,7 +74,7 @@ impl Watchers {
         }
     }
 
-    /// Whether anybody watches this stream.
+    /// Whether this stream has a watcher.
     pub fn is_watched(&self, stream: Streams) -> bool {
         self.watched.load(Relaxed) & stream.bits() != 0
     }
@@ -113,7 +113,7 @@ impl Watchers {
         self.log(Streams::EVICTIONS, || Event::Evicted { item, now });
     }
 
-    /// Logs an event of this stream, if anybody watches it.
+    /// Logs an event of this stream, if the stream has a watcher.
     #[inline]
     fn log<'e>(&self, stream: Streams, event: impl FnOnce() -> Event<'e>) {
         if self.is_watched(stream) {
@@ -152,7 +152,7 @@ impl Watchers {
 
     fn update_watched(&self, log: &Log) {
         let streams = log.queues.values().map(|queue| queue.streams);
-        let watched = streams.fold(Streams::NONE, Streams::and);
+        let watched = streams.fold(Streams::NONE, Streams::union);
         self.watched.store(watched.bits(), Relaxed);
     }
 
@@ -162,8 +162,8 @@ impl Watchers {
 }
 
 impl Queue {
-    /// Appends a line of two parts. Returns whether it did: once a line was skipped, so are the next ones, until the
-    /// watcher has taken those before.
+    /// Appends a line of two parts. Returns whether it did. After a skipped line all lines are skipped until the
+    /// watcher takes the queue, so that the report of skipped lines is at the place where they are missing.
     fn append(&mut self, start: &[u8], text: &[u8]) -> bool {
         let length = self.lines.len() + start.len() + text.len();
         if self.skipped > 0 || length > MAX_QUEUED {
@@ -188,8 +188,8 @@ pub struct Watcher<'w> {
 }
 
 impl Watcher<'_> {
-    /// Replaces the content of `lines` by the lines of the queue. Waits for the first line, but not longer than
-    /// `at_most`; then there is none.
+    /// Replaces the content of `lines` by the lines of the queue. If the queue is empty, this waits for a line, but not
+    /// longer than `at_most`.
     pub fn take(&self, lines: &mut Vec<u8>, at_most: Duration) {
         lines.clear();
         let is_empty = |log: &mut Log| {
@@ -234,13 +234,13 @@ impl<'w> Events<'w> {
         }
     }
 
-    /// Whether anybody watches this stream.
+    /// Whether this stream has a watcher.
     pub fn is_watched(&self, stream: Streams) -> bool {
         self.watchers.is_watched(stream)
     }
 
     /// A command has looked for the item of a key. `has_expired` returns whether the key's item has expired; it is
-    /// called only if none was found, and somebody watches.
+    /// called only if no item was found and the stream has a watcher.
     pub fn fetched(
         &self,
         key: &[u8],
@@ -249,8 +249,11 @@ impl<'w> Events<'w> {
     ) {
         self.watchers.log(Streams::FETCHERS, || Event::Fetched {
             key,
-            found: found.map(Item::value_length),
-            has_expired: found.is_none() && has_expired(),
+            outcome: match found {
+                Some(item) => Fetch::Found(item.value_length()),
+                None if has_expired() => Fetch::Expired,
+                None => Fetch::NotFound,
+            },
             cfd: self.connection,
         });
     }
@@ -304,9 +307,7 @@ impl<'w> Events<'w> {
 enum Event<'e> {
     Fetched {
         key: &'e [u8],
-        /// The size of the value, if an item was found.
-        found: Option<usize>,
-        has_expired: bool,
+        outcome: Fetch,
         cfd: RawFd,
     },
     Stored {
@@ -338,23 +339,26 @@ enum Event<'e> {
     },
 }
 
+/// What a command found when it looked for the item of a key.
+#[derive(Debug, Clone, Copy)]
+enum Fetch {
+    /// An item whose value has this size.
+    Found(usize),
+    /// An item that has expired, but is not removed yet.
+    Expired,
+    NotFound,
+}
+
 impl Event<'_> {
-    /// Writes the line. memcached ends it with `\n`, without `\r`. Items are in size class 1 (`clsid`), because there is
-    /// only one.
+    /// Writes the line. memcached ends it with `\n`, without `\r`. All items are in size class 1 (`clsid`).
     fn write(&self, out: &mut Vec<u8>) -> io::Result<()> {
         match *self {
-            Event::Fetched {
-                key,
-                found,
-                has_expired,
-                cfd,
-            } => {
-                let (status, class) = match found {
-                    Some(_) => ("found", 1),
-                    None if has_expired => ("expired", 0),
-                    None => ("not_found", 0),
+            Event::Fetched { key, outcome, cfd } => {
+                let (status, class, size) = match outcome {
+                    Fetch::Found(size) => ("found", 1, size),
+                    Fetch::Expired => ("expired", 0, 0),
+                    Fetch::NotFound => ("not_found", 0, 0),
                 };
-                let size = found.unwrap_or(0);
                 write_type("item_get", key, out)?;
                 writeln!(out, " status={status} clsid={class} cfd={cfd} size={size}")
             }
@@ -443,13 +447,13 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_reads_its_streams_from_its_first_moment_to_its_last() {
+    fn a_watcher_reads_the_lines_of_its_streams_while_it_watches() {
         let watchers = watchers();
         let events = Events::new(&watchers, 7);
         let deleted = |key: &str| events.deleted(key.as_bytes(), "md", 3);
         deleted("early");
         let all = watchers
-            .add(Streams::DELETIONS.and(Streams::FETCHERS))
+            .add(Streams::DELETIONS.union(Streams::FETCHERS))
             .unwrap();
         let fetchers = watchers.add(Streams::FETCHERS).unwrap();
         deleted("a b");
@@ -466,10 +470,10 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_nobody_watches_is_not_even_looked_at() {
+    fn an_event_of_a_stream_without_watcher_costs_no_lookup() {
         let watchers = watchers();
         let events = Events::new(&watchers, 7);
-        let must_not_be_called = || panic!("nobody watches");
+        let must_not_be_called = || panic!("the stream has no watcher");
         let others = [Streams::MUTATIONS, Streams::EVICTIONS, Streams::CONNEVENTS];
         let watching = others.map(|stream| watchers.add(stream).unwrap());
         events.fetched(b"k", None, must_not_be_called);
@@ -529,7 +533,7 @@ mod tests {
                 watcher.take(&mut lines, at_most);
                 lines
             });
-            // Most probably it waits by then.
+            // By then the other thread is most probably waiting.
             std::thread::sleep(Duration::from_millis(20));
             Events::new(&watchers, 7).fetched(b"k", None, || false);
             assert!(!waiting.join().unwrap().is_empty());

@@ -1,5 +1,5 @@
-//! The binary protocol: random requests get the same answers from rustmemc and from memcached, and no bytes, however
-//! broken, harm more than their own connection. (`tests/conversations/34-binary.txt` explains the protocol.)
+//! The binary protocol: random requests get the same answers from rustmemc and from memcached, and broken requests harm
+//! no other connection. (`tests/conversations/34-binary.txt` explains the protocol.)
 //!
 //! More requests, or a seed that failed: `SEED=42 COMMANDS=100000 cargo test --test binary`
 #![allow(
@@ -167,14 +167,14 @@ impl Side {
             if answer.cas != 0 {
                 self.last = answer.cas;
             }
-            let place = self.uniques.len() as u64;
-            answer.cas = *self.uniques.entry(answer.cas).or_insert(place);
+            let number = self.uniques.len() as u64;
+            answer.cas = *self.uniques.entry(answer.cas).or_insert(number);
             answers.push(answer);
         }
     }
 }
 
-/// A request of any command, with few different keys, so that the requests meet.
+/// A request of any command. There are few different keys, so that many requests find an item.
 fn random_request(random: &mut Random) -> Request {
     let long = [b'x'; 250];
     let keys: [&[u8]; 5] = [b"a", b"b", b"n", b"with space", &long];
@@ -215,7 +215,7 @@ fn random_request(random: &mut Random) -> Request {
             let topics: [&[u8]; 2] = [b"reset", b"nonsense"];
             Request::new(opcode, b"", topics[random.below(2)], b"")
         }
-        // A flush is seldom, because nothing meets after it.
+        // A flush is rare, because the requests after it find no items.
         0x08 | 0x18 if random.below(10) > 0 => Request::new(NOOP, b"", b"", b""),
         0x08 if random.below(2) == 0 => Request::new(opcode, &[0; 4], b"", b""),
         _ => Request::new(opcode, b"", b"", b""),
@@ -237,7 +237,7 @@ fn random_binary_requests_get_the_same_answers_from_rustmemc_and_memcached() {
     };
     let requests = number("COMMANDS").unwrap_or(3000);
     for seed in number("SEED").map_or(vec![1, 2, 3], |seed| vec![seed]) {
-        // As in `tests/differential.rs`: otherwise memcached holds an item now and then, and then `incr` pads nothing.
+        // `-o no_modern`: see `OPTIONS` in `tests/differential.rs`.
         let theirs = Memcached::start(&program, "-o no_modern");
         let ours = common::server("");
         let (mut our_side, mut their_side) = (Side::new(ours.address), Side::new(theirs.address));
@@ -281,9 +281,9 @@ fn an_item_too_large_is_refused_and_its_bytes_are_swallowed() {
     }
 }
 
-/// The first byte of each is right, and then come any bytes, in pieces of any length.
+/// The first byte of each request is right, and the others may be wrong. They are sent in pieces of any length.
 #[test]
-fn broken_requests_cost_their_connection_and_nothing_else() {
+fn broken_requests_harm_no_other_connection() {
     let server = process::spawn("");
     let mut other = server.client();
     other.check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
@@ -360,7 +360,7 @@ fn a_key_of_any_bytes_survives_a_restart() {
 }
 
 #[test]
-fn a_value_is_never_executed_and_b_chooses_the_protocol() {
+fn a_value_is_never_executed_and_dash_b_chooses_the_protocol() {
     let set = Request::new(SET, &flags(0), b"k", b"x\r\nflush_all\r\n").bytes();
     let server = process::spawn("");
     let mut client = server.client();
@@ -396,7 +396,7 @@ fn a_value_is_never_executed_and_b_chooses_the_protocol() {
 }
 
 #[test]
-fn with_y_a_binary_client_logs_in_with_sasl_plain() {
+fn with_dash_y_a_binary_client_logs_in_with_sasl_plain() {
     let folder = Folder::new();
     let file = folder.file("users");
     fs::write(&file, "ann:p1word\n").unwrap();
@@ -441,7 +441,7 @@ fn with_y_a_binary_client_logs_in_with_sasl_plain() {
 }
 
 #[test]
-fn with_vv_binary_requests_are_readable() {
+fn with_dash_vv_binary_requests_are_printed_as_text() {
     let server = process::spawn("-vv");
     let mut client = server.client();
     ask(&mut client, &Request::new(SET, &flags(0), b"k", b"hello"));

@@ -7,8 +7,8 @@
 //!
 //! memcached must pass every section that is not marked `(ours alone)`. The test prints what it passes over, and why.
 //!
-//! Every file in the folder is played, and every verb must be shown in one of them. `CONVERSATION=expiry` plays only the
-//! files that have this in their name.
+//! Every file in the folder is played, and every verb must be shown in one of them. `CONVERSATION=expiry` plays only
+//! the files that have this in their name.
 //!
 //! The format of a file. A line of any other form is prose.
 //!
@@ -32,8 +32,8 @@
 //! memcached answers something else.
 //!
 //! In a text, `\r \n \t \0 \\ \xHH` are bytes and `\s` is a space; `{250*k}` is 250 times `k`. `{=a}` is a number. The
-//! player remembers the first one as `a`, and from then on `{=a}` is this number, also in a text that is sent. `{>a}` is
-//! a greater number, `{#}` is any number, and `{*}` is anything up to the end of the line.
+//! player remembers the first one as `a`, and from then on `{=a}` is this number, also in a text that is sent. `{>a}`
+//! is a greater number, `{#}` is any number, and `{*}` is anything up to the end of the line.
 //!
 //! In a line of bytes, a word is hexadecimal, or a text in quotation marks. A name before a colon explains the word.
 //! `{=a}` is a number of 8 bytes. The player remembers it too.
@@ -101,8 +101,8 @@ fn memcached_answers_what_the_conversations_show() {
         return;
     };
     let failures = play_all(AtOnce::AllFiles, |flags| {
-        // This thread of memcached removes expired items, and keeps those that are read, a moment later. Without it, its
-        // answers do not depend on that moment.
+        // This thread of memcached removes expired items, and keeps those that are read, a moment later. Without it,
+        // its answers do not depend on that moment.
         let flags = format!("-o no_lru_maintainer {flags}");
         let process = Memcached::start(&program, &flags);
         Ok(Target::Other {
@@ -756,7 +756,8 @@ impl Player<'_> {
                 Ok(n) if n > 0 => got.extend_from_slice(&buffer[..n]),
                 _ => break,
             }
-            // An error line is often shorter than the expected text. To wait for more bytes would only end by a timeout.
+            // An error line is often shorter than the expected text. To wait for more bytes would only end by a
+            // timeout.
             if got.ends_with(b"\r\n")
                 && [&b"ERROR"[..], b"CLIENT_", b"SERVER_"]
                     .iter()

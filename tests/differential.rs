@@ -269,9 +269,9 @@ struct Generator {
     key: String,
 }
 
-/// Choices are a text with bars between them. Five keys are base64, of `foo`, `f`, and bytes that are no text, or nearly
-/// base64. (They contain no line end: after `incr` the answer contains such a key as it is, and a line end would break
-/// the line.)
+/// Choices are a text with bars between them. Five keys are base64, of `foo`, `f`, and bytes that are no text, or
+/// nearly base64. (They contain no line end: after `incr` the answer contains such a key as it is, and a line end would
+/// break the line.)
 const KEYS: &str = "a|b|num|foo|key-é|with\ttab|LONG|Zm9v|Zg==|AAF/gP8=|Zm9v!|Z!g=-=";
 const EXPTIMES: &str = "0|0|0|1000|01000|100000|2000000000|-1|2592001";
 const NUMBERS: &str = "0|1|5|10|99|007|18446744073709551615|1000000000000";

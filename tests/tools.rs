@@ -1,5 +1,5 @@
-//! What tools for the operators of a server ask: the same names in the statistics as memcached has, and the same answers
-//! to the commands that tune it.
+//! What the tools of operators ask: the statistics have the same names as memcached's, and the commands that tune it
+//! get the same answers.
 //!
 //! The real server is the program that MEMCACHED names, or `memcached` on the PATH. It must be 1.6.45 or later.
 #![allow(
@@ -103,7 +103,7 @@ fn sizes_are_tracked_as_in_memcached() {
     }
 }
 
-/// Choices are a text with bars between them.
+/// Each text is a list of choices, which bars separate.
 const VERBS: &str = "lru_crawler|slabs|lru|extstore|stats detail|stats";
 const SUBCOMMANDS: &str = "enable|disable|enable|enable|sleep|tocrawl|crawl|metadump|mgdump|m|mg|cr|reassign|automove|a|r|\
     tune|mode|temp_ttl|t|free_memchunks|item_size|item_|low_ttl|max_frag|max_|drop_unread|compact_under|f|on|off|dump|o|d|\
@@ -122,7 +122,7 @@ fn ask(client: &mut Client, line: &str) -> String {
             lines.push(client.line());
         }
     } else {
-        // An answer may be empty. It ends where that to `mn` begins.
+        // An answer may be empty. It ends where the answer to `mn` begins.
         client.send(format!("{line}\r\nmn\r\n"));
         lines.extend(std::iter::from_fn(|| {
             Some(client.line()).filter(|line| line != "MN")

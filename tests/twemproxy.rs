@@ -34,7 +34,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Starts it with the configuration of README, but with these ports. `None`: it is not installed.
+    /// Starts a proxy with the configuration of README, but with these ports. `None`: twemproxy is not installed.
     fn start(folder: &Folder, servers: &[u16]) -> Option<Self> {
         let port = free_port().unwrap();
         let mut config: String = include_str!("../README.md")
@@ -43,8 +43,8 @@ impl Proxy {
             .map_while(|line| line.strip_prefix("    "))
             .flat_map(|line| [line, "\n"])
             .collect();
-        for (place, port) in [&[port], servers].concat().into_iter().enumerate() {
-            config = config.replace(&format!("1121{place}"), &port.to_string());
+        for (digit, port) in [&[port], servers].concat().into_iter().enumerate() {
+            config = config.replace(&format!("1121{digit}"), &port.to_string());
         }
         let file = folder.file("proxy.yml");
         fs::write(&file, config).unwrap();
@@ -85,7 +85,7 @@ impl Proxy {
             .line()
     }
 
-    /// How many of the keys are found.
+    /// The number of keys that are found.
     fn found(&self) -> usize {
         (0..KEYS)
             .filter(|&key| self.get(key).starts_with("VALUE"))

@@ -1,4 +1,4 @@
-//! `watch`: what each stream shows, and that a watcher harms no other client.
+//! `watch`: each stream shows its events, and a watcher delays no other client.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -60,7 +60,7 @@ fn value<'l>(line: &'l str, name: &str) -> &'l str {
     found.unwrap_or_else(|| panic!("no {name} in {line}")).1
 }
 
-/// A line in which all numbers that differ between servers are the same: a class and a TTL are 0 or 1.
+/// The line without what differs between servers: `cfd` is 1, a class and a TTL are 0 or 1.
 fn comparable(event: &str) -> String {
     let word = |word: &str| match word.split_once('=') {
         Some(("cfd", _)) => "cfd=1".to_owned(),
@@ -215,7 +215,7 @@ fn each_command_logs_the_lines_that_memcached_logs() {
 }
 
 #[test]
-fn a_line_has_the_time_an_id_that_grows_and_the_file_descriptor_of_stats_conns() {
+fn a_line_has_the_time_a_growing_id_and_the_file_descriptor_that_stats_conns_shows() {
     let server = server("");
     let mut watcher = Watcher::start(server.address, "fetchers");
     let mut client = server.client();
@@ -271,7 +271,7 @@ fn an_item_that_has_expired_but_is_not_removed_yet_has_its_own_status() {
 }
 
 #[test]
-fn a_refused_value_is_logged_as_too_large_or_as_without_memory() {
+fn a_refused_value_is_logged_as_too_large_or_no_memory() {
     let server = server("-M -m 8");
     let mut watcher = Watcher::start(server.address, "mutations");
     let mut client = server.client();
@@ -344,9 +344,9 @@ fn each_evicted_item_is_logged() {
     let server = server("-m 8");
     let mut watcher = Watcher::start(server.address, "evictions");
     let mut client = server.client();
-    let value_of = "x".repeat(1000);
+    let data = "x".repeat(1000);
     for n in 0..20_000 {
-        client.send(format!("set k{n} 0 0 1000 noreply\r\n{value_of}\r\n"));
+        client.send(format!("set k{n} 0 0 1000 noreply\r\n{data}\r\n"));
         if n < 100 {
             client.check(format!("touch k{n} 1000\r\n"), "TOUCHED\r\n");
         }
@@ -371,12 +371,12 @@ fn each_evicted_item_is_logged() {
 }
 
 #[test]
-fn a_watcher_that_does_not_read_delays_nobody_and_is_told_how_many_lines_were_skipped() {
+fn a_watcher_that_does_not_read_delays_no_client_and_later_reads_how_many_lines_were_skipped() {
     const GETS: usize = 60_000;
     let server = server("");
     let mut watcher = Watcher::start(server.address, "fetchers");
     let mut client = server.client();
-    // The lines are more than all buffers hold.
+    // All buffers together cannot hold the lines.
     let gets: String = (0..100).map(|n| format!("get {n:0>200}\r\n")).collect();
     for _ in 0..GETS / 100 {
         client.check(&gets, "END\r\n".repeat(100));
@@ -399,7 +399,7 @@ fn a_watcher_that_does_not_read_delays_nobody_and_is_told_how_many_lines_were_sk
         }
     }
     assert_eq!((lines, reported), (sent, skipped));
-    // After that every line is there again.
+    // After the report, no line is skipped.
     client.send("get end\r\n");
     assert_eq!(value(&watcher.line(), "key"), "end");
 }
@@ -444,7 +444,7 @@ fn conn_states(client: &mut Client, state: &str) -> usize {
 }
 
 #[test]
-fn of_a_hundred_watchers_twenty_are_served_and_the_others_stay_ordinary_clients() {
+fn of_a_hundred_clients_that_watch_twenty_become_watchers_and_the_others_stay_ordinary_clients() {
     let server = process::spawn("-c 200");
     let mut other = server.client();
     let mut clients: Vec<Client> = (0..100).map(|_| server.client()).collect();
@@ -495,10 +495,13 @@ fn a_watcher_does_not_delay_the_stop_even_if_it_reads_nothing() {
     });
     let mut client = server.client();
     let gets: String = (0..100).map(|n| format!("get {n:0>200}\r\n")).collect();
-    eventually("the queue of the one is full", || {
-        client.check(&gets, "END\r\n".repeat(100));
-        client.stat("log_watcher_skipped") != "0"
-    });
+    eventually(
+        "the queue of the watcher that reads nothing is full",
+        || {
+            client.check(&gets, "END\r\n".repeat(100));
+            client.stat("log_watcher_skipped") != "0"
+        },
+    );
     server.signal("TERM");
     let outcome = server.outcome();
     assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);

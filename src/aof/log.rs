@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use super::disk::LogFile;
 
-/// How many bytes of records may wait to be written. Beyond this a command that may change something writes them first. The
-/// buffers also keep no more memory than this when larger records have been written.
+/// How many bytes of records may wait to be written. Beyond this a command that may change something writes them first.
+/// The buffers also keep no more memory than this when larger records have been written.
 pub const MAX_PENDING: usize = 256 << 10;
 
 /// Whether the file can be written.

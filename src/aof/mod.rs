@@ -295,8 +295,9 @@ impl Aof {
         }
     }
 
-    /// Appends a time mark: every item that has expired by `time` is removed from memory. Without a new record since the
-    /// last mark there is nothing to mark, unless items were `removed`. `cas` returns the highest cas unique so far.
+    /// Appends a time mark: every item that has expired by `time` is removed from memory. Without a new record since
+    /// the last mark there is nothing to mark, unless items were `removed`. `cas` returns the highest cas unique so
+    /// far.
     ///
     /// Other records may be appended between the removal and the mark. The mark is still true if the clock did not go
     /// back: what is stored after the removal expires later than `time`.
@@ -337,8 +338,8 @@ impl Aof {
         self.has_grown(&log) || (is_time && may_begin)
     }
 
-    /// Looks whether the log's name still leads to its file. If not, prints that, and asks for a rewrite: it makes a new
-    /// file of that name.
+    /// Looks whether the log's name still leads to its file. If not, prints that, and asks for a rewrite: it makes a
+    /// new file of that name.
     fn look_for_file(&self, log: &mut Log) {
         let is_misplaced = !log.writer.get_ref().is_at(&self.path);
         let was_misplaced = self.is_misplaced.swap(is_misplaced, Relaxed);

@@ -180,7 +180,8 @@ fn lock_holder(file: &fs::Metadata) -> Option<u32> {
         .find_map(|mut words| words.nth(4)?.parse().ok())
 }
 
-/// Creates a file beside the log, with this suffix and the log's permissions. If the name is taken, it gets a number too.
+/// Creates a file beside the log, with this suffix and the log's permissions. If the name is taken, it gets a number
+/// too.
 fn create_beside(log: &File, path: &Path, suffix: &str) -> (PathBuf, io::Result<File>) {
     let mut number = 1;
     loop {
@@ -213,8 +214,8 @@ pub fn create_exclusively(log: &File, path: &Path) -> io::Result<File> {
 /// Moves the end of the log, from `offset` on, to another file: `<path>.<what>-<unix time>`. Returns its path.
 ///
 /// # Errors
-/// [`OpenError::CannotSave`]: the log is unchanged, and nothing is left of the other file. [`OpenError::Io`]: the other file
-/// is whole, but the log could not be truncated.
+/// [`OpenError::CannotSave`]: the log is unchanged, and nothing is left of the other file. [`OpenError::Io`]: the other
+/// file is whole, but the log could not be truncated.
 pub fn move_end(
     mut log: &File,
     path: &Path,

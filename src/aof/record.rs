@@ -26,9 +26,9 @@
 //! changes nothing.
 //!
 //! A time mark says that at this point every item that had expired by `<time>` was removed from memory. It also says at
-//! which offset of the file it was written, so a block of the file that was lost, doubled or moved is noticed at the next
-//! mark; and the highest cas unique that was given out so far. (A cas unique in an item's record may be one that a client
-//! chose with `E`.)
+//! which offset of the file it was written, so a block of the file that was lost, doubled or moved is noticed at the
+//! next mark; and the highest cas unique that was given out so far. (A cas unique in an item's record may be one that a
+//! client chose with `E`.)
 
 use std::borrow::Cow;
 use std::fmt;

@@ -68,8 +68,8 @@ impl Aof {
         Ok(())
     }
 
-    /// Appends a shard's items, for the new file only, to the pending records. The shard must be locked, and this does not
-    /// wait for the disk.
+    /// Appends a shard's items, for the new file only, to the pending records. The shard must be locked, and this does
+    /// not wait for the disk.
     pub fn append_copy<'a>(&self, records: impl Iterator<Item = Record<'a>>) {
         let (copy, _) = encoded(records);
         let mut pending = lock(&self.pending);
@@ -96,8 +96,8 @@ impl Aof {
         self.sync_new_file(false)?;
         // From now on whatever is synced is synced in both files. So when this sync is done, all that is durable in the
         // old file is durable in the new one.
-        // It takes its turn, because threads that sync the log now sync the new file too: of two syncs of one file at the
-        // same time, only one would return an error.
+        // It takes its turn, because threads that sync the log now sync the new file too: of two syncs of one file at
+        // the same time, only one would return an error.
         self.one_sync_at_a_time(|| self.sync_new_file(true))?;
 
         // The folder is opened before the rename, because a failure does no harm yet.
@@ -133,8 +133,8 @@ impl Aof {
         self.rewrites.fetch_add(1, Relaxed);
         self.set_state(FileState::Good);
         drop(log);
-        // The new directory entry must be durable before a record counts as synced that only the new file holds. If this
-        // fails, the next rewrite tries again.
+        // The new directory entry must be durable before a record counts as synced that only the new file holds. If
+        // this fails, the next rewrite tries again.
         self.one_sync_at_a_time(|| self.sync_now())
     }
 

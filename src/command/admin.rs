@@ -1,5 +1,5 @@
-//! The commands about the server itself: `flush_all`, `verbosity`, `cache_memlimit`, `shutdown`,
-//! `watch`, `debugtime`, `lru_crawler`. (`stats` has a file of its own.)
+//! The commands about the server itself: `flush_all`, `verbosity`, `cache_memlimit`, `shutdown`, `watch`, `debugtime`,
+//! `lru_crawler`. (`stats` has a file of its own.)
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -76,7 +76,7 @@ pub fn watch(streams: Option<Streams>, service: &Service) -> Result<Streams, Pro
     streams.ok_or(ProtocolError::UnknownStream)
 }
 
-/// `debugtime`: exists only with `--debug`. Items that expire because of a jump are swept at once.
+/// `debugtime`, which is allowed only with `--debug`. Items that expire because of a jump are swept at once.
 pub fn debugtime(change: DebugTime, service: &Service) -> Result<Response<'static>, ProtocolError> {
     if !service.config.debug {
         return Err(ProtocolError::DebugNotEnabled);
@@ -91,7 +91,7 @@ pub fn debugtime(change: DebugTime, service: &Service) -> Result<Response<'stati
     Ok(Response::Ok)
 }
 
-/// `lru_crawler`: the lists of all stored items are in no order.
+/// `lru_crawler`. The items of a list are in no particular order.
 pub fn lru_crawler(
     command: Crawler,
     service: &Service,

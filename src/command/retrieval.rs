@@ -11,8 +11,9 @@ use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::watch::Events;
 
-/// Answers with the value of each key that is found, then with `END`, unless the line goes on. A value is written before the next key is looked
-/// up. So a line of ten thousand keys never holds more than one value in memory, even if the client reads slowly.
+/// Answers with the value of each key that is found, then with `END`, unless the line goes on. A value is written
+/// before the next key is looked up. So a line of ten thousand keys never holds more than one value in memory, even if
+/// the client reads slowly.
 pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,

@@ -95,8 +95,8 @@ fn stat(name: &str, value: impl ToString) -> (String, String) {
 fn complete(names: &str, mut values: Listing) -> Listing {
     let mut listing = Listing::new();
     for name in names.split(' ') {
-        let place = values.iter().position(|(other, _)| other == name);
-        listing.push(place.map_or_else(|| stat(name, 0), |place| values.remove(place)));
+        let index = values.iter().position(|(other, _)| other == name);
+        listing.push(index.map_or_else(|| stat(name, 0), |index| values.remove(index)));
     }
     listing.append(&mut values);
     listing
@@ -288,8 +288,9 @@ fn slabs(service: &Service) -> Listing {
     listing
 }
 
-/// `stats sizes`: how many items there are of each size, in steps of 32 bytes. The sizes are memcached's. As there, this
-/// is only for a server with `-o track_sizes`; here all items are visited to answer it.
+/// `stats sizes`: how many items there are of each size, in steps of 32 bytes. The sizes are those that the items would
+/// have in memcached. As in memcached, this needs `-o track_sizes`. (Here the answer does not: all items are visited
+/// for it.)
 fn sizes(service: &Service) -> Listing {
     const STEP: usize = 32;
     if !service.config.track_sizes {
@@ -315,7 +316,7 @@ fn prefixes(
     }
     match detail {
         Detail::On | Detail::Off => {
-            service.prefixes.turn(detail == Detail::On);
+            service.prefixes.set_on(detail == Detail::On);
             answer(Response::Ok)
         }
         Detail::Dump => {
@@ -330,7 +331,7 @@ fn prefixes(
     }
 }
 
-/// `stats cachedump`: the stored keys, in no order. There is one size class, number 1.
+/// `stats cachedump`: the stored keys, in no particular order. All items are in class 1.
 fn cachedump(
     class: u32,
     limit: u32,

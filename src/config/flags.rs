@@ -192,7 +192,7 @@ struct Flags {
     #[argh(switch, short = 'L')]
     enable_largepages: bool,
 
-    /// refused, there is no SASL here (memcached: clients must log in with it)
+    /// refused, use -Y (memcached: clients must log in with SASL)
     #[argh(switch, short = 'S')]
     enable_sasl: bool,
 
@@ -233,7 +233,8 @@ impl Name {
     }
 }
 
-/// Reads the command line. `program` is the name under which the program was started, and `args` are the words after it.
+/// Reads the command line. `program` is the name under which the program was started, and `args` are the words after
+/// it.
 ///
 /// # Errors
 /// One line for the user that names the flag, its value, and what is wrong with it.
@@ -284,9 +285,7 @@ fn configuration(
     ignored: &[String],
 ) -> Result<Config, String> {
     if flags.enable_sasl {
-        return Err(
-            "-S: there is no SASL here, so the server would be open to every client; see -Y".into(),
-        );
+        return Err("-S: there is no user database of SASL here; use -Y".into());
     }
     if flags.enable_ssl {
         return Err("-Z: there is no TLS here, so connections would not be encrypted".into());

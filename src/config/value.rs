@@ -72,7 +72,7 @@ pub struct Extended {
 
 /// What may follow a word of `-o`.
 enum Form {
-    /// Nothing, or anything: memcached does not look.
+    /// Nothing, or anything: memcached ignores it.
     Any,
     /// `=` and any text.
     Text,
@@ -90,7 +90,7 @@ const ANY_NUMBER: RangeInclusive<i64> = i64::MIN..=i64::MAX;
 const NUMBER_32: RangeInclusive<i64> = 0..=u32::MAX as i64;
 
 /// The words that memcached accepts after `-o`, and what it accepts after each. Only `idle_timeout` and `track_sizes`
-/// have an effect here, and what `maxconns_fast` promises is kept here anyway: one client too many is refused soon.
+/// have an effect here. `maxconns_fast` asks for what this server always does: it quickly refuses one client too many.
 const OPTIONS: &[(&str, Form)] = &[
     ("idle_timeout", Form::Number(ANY_NUMBER)),
     ("maxconns_fast", Form::Any),
@@ -152,7 +152,7 @@ const OPTIONS: &[(&str, Form)] = &[
 ];
 
 impl Form {
-    /// Whether this may follow the word. `None`: nothing follows it.
+    /// Whether this value may follow the word. `None`: nothing follows it.
     fn allows(&self, value: Option<&str>) -> bool {
         let is_in = |range: &RangeInclusive<i64>, value| {
             number(value).is_ok_and(|number| range.contains(&number))
@@ -171,7 +171,7 @@ impl Form {
 /// Parses the words of `-o`, which commas separate: `idle_timeout=60,modern`.
 ///
 /// # Errors
-/// memcached does not know a word, or a word lacks its number.
+/// memcached does not know a word, or does not accept its value.
 pub fn extended(text: &str) -> Result<Extended, String> {
     let mut extended = Extended::default();
     for word in text
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn o_accepts_the_words_of_memcached_and_no_others() {
+    fn dash_o_accepts_the_words_of_memcached_and_no_others() {
         let found = extended("modern,,idle_timeout=60,hashpower=20, ").expect("they are known");
         assert_eq!(found.idle_timeout, Some(60));
         assert_eq!(found.without_effect, ["modern", "hashpower=20"]);

@@ -8,8 +8,8 @@ use super::wire::{CLOSED, Wire};
 use super::{login, request};
 use crate::command::{AfterCommand, Service};
 use crate::item::MAX_KEY;
-use crate::protocol::ProtocolError;
 use crate::protocol::binary::{self, Command, Header, Quiet};
+use crate::protocol::{MAX_CREDENTIALS, ProtocolError};
 use crate::serialization::Response;
 use crate::serialization::binary::{Answers, Status};
 use crate::trace::Trace;
@@ -17,9 +17,6 @@ use crate::users::Users;
 
 /// A header counts the bytes of the extras in one byte.
 const MAX_EXTRAS: usize = u8::MAX as usize;
-
-/// The longest value of a login, in bytes: as that of the text protocol.
-const MAX_CREDENTIALS: usize = 16384;
 
 /// The only way to log in. The value is any text, the user, and the password, with a zero byte between them (RFC 4616).
 const MECHANISM: &[u8] = b"PLAIN";
@@ -46,7 +43,7 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
         if let Err(malformed) = header.check() {
             return fail(&Answers::new(&header, b""), malformed.into(), wire, trace);
         }
-        // The lengths were checked, so both are long enough.
+        // The lengths were checked, so `body` is long enough.
         let (extras, rest) = body.split_at_mut(header.extras_length);
         let (key, _) = rest.split_at_mut(header.key_length);
         wire.read_block(extras)?;

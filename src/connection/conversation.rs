@@ -77,8 +77,8 @@ fn serve_commands(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'sta
     client.stream.set_nodelay()?;
     client.stream.set_timeout(service.config.idle_timeout)?;
 
-    // The first byte decides which protocol the client speaks, for the whole connection. Bytes of one protocol are never
-    // read as the other: a value may contain the text of a command.
+    // The first byte decides which protocol the client speaks, for the whole connection. Bytes of one protocol are
+    // never read as the other: a value may contain the text of a command.
     let is_binary = wire.begins_binary()?;
     let ending = match (is_binary, service.config.protocol) {
         (false, Protocol::Auto | Protocol::Ascii) => serve_text(wire, session)?,
@@ -90,7 +90,7 @@ fn serve_commands(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'sta
     Ok(ending)
 }
 
-/// Tells the operator that a client speaks a protocol that this server does not serve.
+/// Logs that a client speaks a protocol that this server does not serve. Returns the reason.
 fn refused(client: &Client, spoken: &str, flag: &str) -> &'static str {
     log::line(format_args!(
         "rustmemc: {} speaks {spoken}, so its connection is closed: the server was started with {flag}",
@@ -112,8 +112,8 @@ fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static 
     let mut line = Line::new(&service.clients.line_memory, Longest::Command);
     loop {
         let read = wire.read_line(&mut line)?;
-        // Then no command is executed, even if it arrived while this worker was waiting for it, and no further piece of
-        // a long line.
+        // A server that stops executes no further command, even if it arrived while this worker was waiting for it, and
+        // no further piece of a long line.
         if service.clients.is_stopping() {
             return Ok("the server is stopping");
         }
@@ -127,7 +127,7 @@ fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static 
             Position::Start => trace.received(line.bytes()),
             Position::Later => trace.received_more(line.bytes()),
         }
-        // VALUEs of earlier pieces may have been sent already. The error replaces `END` then.
+        // VALUEs of earlier pieces may have been sent already. Then the error replaces `END`.
         let is_refused = parsed.request.is_err();
         if read == Outcome::Piece && is_refused {
             wire.swallow_line()?;

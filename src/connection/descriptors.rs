@@ -44,8 +44,8 @@ fn open() -> Option<usize> {
     Some(entries.count().saturating_sub(1))
 }
 
-/// Makes the process's table of descriptors large enough for `clients`, and for those that come at once and are refused:
-/// opens this number of descriptors, and closes them. The table keeps its size.
+/// Makes the process's table of descriptors large enough for `clients`, and for those that come at once and are
+/// refused: opens this number of descriptors, and closes them. The table keeps its size.
 ///
 /// The kernel doubles the table when it is full. In a process with several threads each doubling takes about ten
 /// milliseconds, and meanwhile no client is accepted. When 1,000 clients came at once, hundreds of them waited a

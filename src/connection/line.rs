@@ -111,15 +111,15 @@ impl<'m> Line<'m> {
         }
     }
 
-    /// Removes the line, or its last piece, when it was served.
+    /// Removes the line, or its last piece, after it was served.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.position = Position::Start;
         self.give_back();
     }
 
-    /// Removes the words of a piece that was served. The verb stays, and the last word, with the space after it if it
-    /// is complete.
+    /// Removes the words of a piece that was served, except the verb and the last word. If a space follows the last
+    /// word, it is complete, and one space is kept.
     pub fn keep_last_word(&mut self) {
         // A `\r` at the end may belong to the line's end, `\r\n`, as in `parse_piece`. So it is not a part of the word.
         let carriage_return = self.bytes.pop_if(|&mut byte| byte == b'\r');
@@ -159,7 +159,7 @@ impl Drop for Line<'_> {
 mod tests {
     use super::*;
 
-    /// The rest of a piece, when it was served.
+    /// What is kept of a piece after it was served.
     fn rest(piece: &str) -> String {
         let memory = LineMemory::default();
         let mut line = Line::new(&memory, Longest::Command);
@@ -194,7 +194,7 @@ mod tests {
             assert_eq!(fill(lines.last_mut().unwrap()), MAX_PIECE);
         }
         assert!(lines.len() > 1);
-        // The memory is used up, except a rest that is too small for another long piece.
+        // The memory that is left is too small for another long piece.
         let mut another = Line::new(&memory, Longest::Command);
         assert!((OWN..MAX_PIECE).contains(&fill(&mut another)));
         lines.pop();

@@ -174,11 +174,11 @@ fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
     Ok(Listener::new(socket, Address::Unix(path.clone())))
 }
 
-/// Whether no server listens on this socket. If that is not sure, for example because another user's socket may not be
-/// connected to, a server may listen.
+/// Whether it is sure that no server listens on this socket. It is not sure if, for example, the socket belongs to
+/// another user, and this user may not connect to it.
 fn is_stale(path: &Path) -> bool {
-    /// A server whose queue is full would let `connect` wait for ever.
-    const PATIENCE: Duration = Duration::from_millis(500);
+    /// If a server listens and its queue is full, `connect` would wait for ever.
+    const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
     let (sender, answer) = mpsc::channel();
     let path = path.to_owned();
     let connect = move || sender.send(UnixStream::connect(path));
@@ -186,7 +186,7 @@ fn is_stale(path: &Path) -> bool {
         return false;
     }
     let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    let answer = answer.recv_timeout(PATIENCE);
+    let answer = answer.recv_timeout(CONNECT_TIMEOUT);
     answer.is_ok_and(|connected| connected.is_err_and(is_refused))
 }
 
@@ -259,7 +259,7 @@ impl Listener {
                 let _ =
                     TcpStream::connect_timeout(&reachable(*address), Duration::from_millis(100));
             }
-            // Another server may have put its socket there.
+            // Another server may have replaced the socket's file by its own.
             Address::Unix(path) => {
                 if let Socket::Unix { file, .. } = &self.socket
                     && file.is_there()

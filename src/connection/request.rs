@@ -20,13 +20,16 @@ pub struct Session<'c> {
     pub service: &'c Service,
     /// What this connection counts.
     pub counts: &'c Counts,
-    /// What watchers are told about this connection.
+    /// Logs for watchers what this connection does.
     pub events: &'c Events<'c>,
-    /// What is printed about this connection.
+    /// Prints what this connection does (`-v`).
     pub trace: Trace<'c>,
 }
 
-/// Serves one request: reads its data block, which `block_end` follows, and executes it. `send` writes an answer.
+/// Serves one request: reads its data block, which ends in `block_end`, and executes it. `send` writes an answer.
+///
+/// # Errors
+/// Those of the socket.
 pub fn serve(
     parsed: Parsed<'_>,
     block_end: &[u8],

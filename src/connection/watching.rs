@@ -1,9 +1,9 @@
 //! Serves a watcher: sends the lines of its queue until the client closes the connection or the server stops. What the
 //! client still sends is discarded, `quit` too, as in memcached.
 //!
-//! The worker waits for two things, lines and the end of the connection, and std cannot wait for both. So it waits for
-//! lines, and looks at the connection ten times a second. It never waits longer for the client to read, either: then
-//! lines are skipped, and the server need not wait for this worker when it stops.
+//! The worker waits for two things, lines and the end of the connection, and std cannot wait for both at once. So it
+//! waits for lines, and looks at the connection ten times a second. When the client does not read, the worker also
+//! stops waiting ten times a second, to see whether the server stops. Meanwhile lines are skipped.
 
 use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::clients::Activity;
 use crate::protocol::{ProtocolError, Streams};
 use crate::serialization::Response;
 
-/// How often the worker looks whether the client has closed the connection, and whether the server stops. The server
-/// allows a second and more for that.
+/// How often the worker looks whether the client has closed the connection, and whether the server stops. A server that
+/// stops waits 1.5 seconds for its workers, so this is soon enough.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Makes the client a watcher. Returns the reason why its connection is closed, or `None` if there are too many
-/// watchers; then the client has got the error, and its next command is read. The idle time-out is not for watchers, as
-/// in memcached.
+/// watchers; then the client was sent the error, and its next command is read. As in memcached, the idle time-out is
+/// not for watchers.
 ///
 /// # Errors
 /// Those of the socket.

@@ -220,7 +220,8 @@ impl<'c> Wire<'c> {
         is_closed
     }
 
-    /// Sends the lines of a watcher, or the first of their bytes, and returns how many. All answers must have been sent.
+    /// Sends the lines of a watcher, or a part of them, and returns how many bytes were sent. All answers must have
+    /// been sent before.
     ///
     /// # Errors
     /// Those of the socket; [`ErrorKind::WouldBlock`] when its time-out has passed.

@@ -86,8 +86,8 @@ struct Survey<'s> {
 impl Datastore {
     /// Evicts until at most `limit` bytes are used, or until it has freed [enough](SHRINK_STEP) for a write of `bytes`
     /// bytes. Returns `false` if eviction cannot free enough, because pending items or readers hold the memory.
-    /// Items that have expired by `now` are removed before others are evicted. (It is 0 in a replay, where time marks remove
-    /// them.)
+    /// Items that have expired by `now` are removed before others are evicted. (It is 0 in a replay, where time marks
+    /// remove them.)
     pub(super) fn evict_down_to(
         &self,
         limit: usize,

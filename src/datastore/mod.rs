@@ -45,8 +45,9 @@
 //!
 //! - Nothing here waits for the network. When a method has returned, no lock is held, except the one in a `KeyGuard`,
 //!   and a `KeyGuard` cannot reach a socket.
-//! - Lock order: `evicting`, then a shard, then the log's locks, or those of `memory`, or that of the watchers. They are held for a moment only.
-//!   No thread locks two shards at once, except all of them in ascending order ([`Datastore::flush`]).
+//! - Lock order: `evicting`, then a shard, then the log's locks, or those of `memory`, or that of the watchers. They
+//!   are held for a moment only. No thread locks two shards at once, except all of them in ascending order
+//!   ([`Datastore::flush`]).
 //! - A lock that a panic has poisoned still works: each change to a shard is complete in itself.
 
 pub mod clock;

@@ -53,8 +53,8 @@ pub struct Header {
     pub cas: u64,
 }
 
-/// Why a request cannot be answered by the server in the ordinary way. It is answered with a status, and then the
-/// connection is closed, because it is not known where the next request begins.
+/// Why a request is malformed. It is answered with a status, and then the connection is closed, because it is not known
+/// where the next request begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
     /// Extras and key are longer than the body.
@@ -101,7 +101,7 @@ impl Header {
         })
     }
 
-    /// Checks the lengths. Only after that a part of the body may be read into memory.
+    /// Checks the lengths. No part of the body may be read into memory before this.
     ///
     /// # Errors
     /// [`Malformed`].
@@ -121,7 +121,7 @@ impl Header {
             .saturating_sub(self.extras_length + self.key_length)
     }
 
-    /// The cas unique, if there is one.
+    /// The cas unique to compare with, if there is one.
     fn compare(&self) -> Option<u64> {
         Some(self.cas).filter(|&cas| cas != 0)
     }
@@ -179,11 +179,11 @@ commands! {
     Quit "quit" = 0x07, quiet 0x17;
     /// `flush_all`
     Flush "flush" = 0x08, quiet 0x18;
-    /// Only an answer. After quiet requests it shows that all are done.
+    /// Does nothing. After quiet requests, its answer shows that all of them are done.
     Noop "noop" = 0x0a;
     /// The server's version.
     Version "version" = 0x0b;
-    /// As `Get`. The answer has the key too.
+    /// Like `Get`, but the answer has the key too.
     GetK "getk" = 0x0c, quiet 0x0d;
     /// Appends to a value.
     Append "append" = 0x0e, quiet 0x19;
@@ -195,7 +195,7 @@ commands! {
     Touch "touch" = 0x1c;
     /// Sets an item's exptime, and returns its value.
     Gat "gat" = 0x1d, quiet 0x1e;
-    /// As `Gat`. The answer has the key too.
+    /// Like `Gat`, but the answer has the key too.
     GatK "gatk" = 0x23, quiet 0x24;
     /// The ways to log in.
     SaslMechanisms "sasl mechanisms" = 0x20;
@@ -211,7 +211,7 @@ commands! {
 /// [`Malformed::Arguments`]: the command does not have these parts.
 pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed<'a>, Malformed> {
     let value = header.value_length();
-    let expect = |is_so: bool| {
+    let require = |is_so: bool| {
         if is_so {
             Ok(())
         } else {
@@ -224,7 +224,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Err(ProtocolError::UnknownCommand)
         }
         Some(Command::Quit | Command::Noop | Command::Version) => {
-            expect(header.body_length == 0)?;
+            require(header.body_length == 0)?;
             Ok(match command {
                 Some(Command::Quit) => Request::Quit,
                 Some(Command::Noop) => Request::MetaNoop,
@@ -232,16 +232,16 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             })
         }
         Some(Command::Get | Command::GetK) => {
-            expect(!key.is_empty() && extras.is_empty() && value == 0)?;
+            require(!key.is_empty() && extras.is_empty() && value == 0)?;
             Ok(get(key, None))
         }
         Some(Command::Touch | Command::Gat | Command::GatK) => {
-            expect(!key.is_empty() && value == 0)?;
+            require(!key.is_empty() && value == 0)?;
             let [exptime] = numbers(extras).ok_or(Malformed::Arguments)?;
             Ok(get(key, Some(exptime_of(exptime))))
         }
         Some(Command::Set | Command::Add | Command::Replace) => {
-            expect(!key.is_empty())?;
+            require(!key.is_empty())?;
             let [flags, exptime] = numbers(extras).ok_or(Malformed::Arguments)?;
             let (mode, on_failure) = match (command, header.compare()) {
                 (Some(Command::Set), _) => (StoreMode::Set, OnFailure::RemoveOld),
@@ -253,7 +253,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Ok(store(header, key, mode, flags, exptime, on_failure))
         }
         Some(Command::Append | Command::Prepend) => {
-            expect(!key.is_empty() && extras.is_empty())?;
+            require(!key.is_empty() && extras.is_empty())?;
             let mode = match command {
                 Some(Command::Append) => StoreMode::Append,
                 _ => StoreMode::Prepend,
@@ -261,11 +261,11 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Ok(store(header, key, mode, 0, 0, OnFailure::KeepOld))
         }
         Some(Command::Delete) => {
-            expect(!key.is_empty() && extras.is_empty() && value == 0)?;
+            require(!key.is_empty() && extras.is_empty() && value == 0)?;
             Ok(delete(header, key))
         }
         Some(Command::Increment | Command::Decrement) => {
-            expect(!key.is_empty() && value == 0)?;
+            require(!key.is_empty() && value == 0)?;
             let numbers = numbers(extras).ok_or(Malformed::Arguments)?;
             let direction = match command {
                 Some(Command::Increment) => Direction::Up,
@@ -274,7 +274,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             Ok(calculate(header, key, direction, numbers))
         }
         Some(Command::Flush) => {
-            expect(key.is_empty() && value == 0)?;
+            require(key.is_empty() && value == 0)?;
             Ok(Request::FlushAll(match (extras, numbers(extras)) {
                 ([], _) | (_, Some([0])) => Flush::Now,
                 (_, Some([exptime])) => Flush::Later(exptime_of(exptime)),
@@ -282,7 +282,7 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
             }))
         }
         Some(Command::Stat) => {
-            expect(extras.is_empty() && value == 0)?;
+            require(extras.is_empty() && value == 0)?;
             stat(key)
         }
     };
@@ -396,7 +396,7 @@ fn calculate<'a>(
 /// The topic is the key, in the words of the text protocol.
 fn stat(topic: &[u8]) -> Result<Request<'_>, ProtocolError> {
     match classic::stats(topic).request {
-        // The answers to these are no names and values.
+        // These are not answered with names and values.
         Ok(Request::Stats(StatsTopic::Detail(Detail::Dump) | StatsTopic::Cachedump { .. })) => {
             Err(ProtocolError::UnknownStats)
         }
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_cannot_be_are_found_before_anything_is_read() {
+    fn impossible_lengths_are_found_before_the_body_is_read() {
         assert_eq!(header(0, 3, 0, 3).check(), Ok(()));
         assert_eq!(header(1, 3, 8, 10).check(), Err(Malformed::Lengths));
         assert_eq!(header(1, 3, 0, 2).check(), Err(Malformed::Lengths));

@@ -280,7 +280,7 @@ pub(super) fn watch(args: &[u8]) -> Parsed<'_> {
     let streams = match words(args).next() {
         None => Some(Streams::FETCHERS),
         Some(_) => words(args).try_fold(Streams::NONE, |streams, word| {
-            Some(streams.and(Streams::named(word)?))
+            Some(streams.union(Streams::named(word)?))
         }),
     };
     // A wrong word becomes an error only when the command is executed: with `-W`, another error comes first.

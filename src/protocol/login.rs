@@ -7,7 +7,7 @@
 use super::{ProtocolError, number, words};
 
 /// The longest data block, in bytes.
-const MAX_CREDENTIALS: usize = 16384;
+pub const MAX_CREDENTIALS: usize = 16384;
 
 /// Parses the line. Returns the length of the data block, without its `\r\n`.
 ///

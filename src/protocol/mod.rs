@@ -1,8 +1,9 @@
 //! The protocol: bytes of one command line -> [`Request`]. (The Go program's `protocol_handler`.)
 //!
 //! A request borrows everything from the line, except a key in base64. A parser knows nothing about sockets, threads
-//! or the store. In [`classic`], [`tuning`] and [`meta`], the grammar of each command is above the function that parses it. This
-//! file has what they share: the type of the result, the verbs, and how a line is split into words.
+//! or the store. In [`classic`], [`tuning`] and [`meta`], the grammar of each command is above the function that parses
+//! it. This file has what they share: the type of the result, the verbs, and how a line is split into words. The binary
+//! protocol has no lines: [`binary`] parses its requests.
 //!
 //! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that text says nothing.
 
@@ -20,7 +21,7 @@ mod tuning;
 use crate::item::MAX_KEY;
 pub use error::{LineError, ProtocolError};
 pub use expiry::Exptime;
-pub use login::{parse_credentials, parse_login};
+pub use login::{MAX_CREDENTIALS, parse_credentials, parse_login};
 pub use number::number_in_value;
 pub use request::{
     Arithmetic, Classes, Crawler, DebugTime, Detail, Direction, End, Flush, Internals, Key,
@@ -35,9 +36,9 @@ pub struct Parsed<'a> {
     pub request: Result<Request<'a>, ProtocolError>,
     /// Whether the client wants an answer.
     pub answer: Answer,
-    /// The length of the data block after the line, in bytes, without its closing `\r\n`. A refused line has a data
-    /// block too, if its length could be read: then the data must be swallowed. (Not after [`LineError::FlagLetter`],
-    /// as in memcached.)
+    /// The length of the data block after the line, in bytes, without its closing `\r\n`; of a binary request, the
+    /// length of its value. A refused line has a data block too, if its length could be read: then the data must be
+    /// swallowed. (Not after [`LineError::FlagLetter`], as in memcached.)
     pub data_length: Option<usize>,
 }
 
@@ -120,8 +121,8 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     Parsed::maybe_noreply(Err(error), line)
 }
 
-/// Parses a piece of a `get` or `gets` line. The piece begins with the verb, and the line goes on after it. All its words
-/// are checked. The keys are all except the last word, which may be incomplete.
+/// Parses a piece of a `get` or `gets` line. The piece begins with the verb, and the line goes on after it. All its
+/// words are checked. The keys are all except the last word, which may be incomplete.
 pub fn parse_piece(piece: &[u8]) -> Parsed<'_> {
     // It may be the first byte of the line's end.
     let piece = piece.strip_suffix(b"\r").unwrap_or(piece);

@@ -1,5 +1,5 @@
-//! The requests that a client can send. A request is the result of parsing a line, and `command` sees nothing else of
-//! the line.
+//! The requests that a client can send. A request is the result of parsing a line or a binary request, and `command`
+//! sees nothing else of either.
 
 use std::borrow::Cow;
 
@@ -55,7 +55,7 @@ pub enum Request<'a> {
         /// The key.
         key: Cow<'a, [u8]>,
     },
-    /// `lru_crawler …`.
+    /// `lru_crawler`, except the settings of its pace, which have no effect here.
     LruCrawler(Crawler),
     /// A valid command that tunes a part of memcached that is not here.
     WithoutEffect(Internals),
@@ -73,7 +73,8 @@ pub enum Request<'a> {
 pub struct Key<'a> {
     /// The key itself.
     pub bytes: Cow<'a, [u8]>,
-    /// Whether it was sent in base64 (`b`). Then the answer has it in base64 too.
+    /// Whether it was sent in base64 (`b`), or in a binary request and a line could have it only in base64. Then the
+    /// lines of answers have it in base64 too.
     pub binary: bool,
 }
 
@@ -265,10 +266,11 @@ pub struct ReturnFlags<'a> {
     pub value: bool,
     /// Whether the common answer is not sent (`q`): the miss of `mg`, the success of `ms`, `md` and `ma`.
     pub quiet: bool,
-    /// Whether the opaque is too long. All other errors are answered before this one. `mg` and `ma` have changed the item
-    /// by then.
+    /// Whether the opaque is too long. All other errors are answered before this one. `mg` and `ma` have changed the
+    /// item by then.
     pub opaque_too_long: bool,
-    /// All flags of the line (of `mg` and `ma`, up to an opaque that is too long). They have been checked, and are split again when they are needed.
+    /// All flags of the line (of `mg` and `ma`, up to an opaque that is too long). They have been checked, and are
+    /// split again when they are needed.
     pub(super) flags: &'a [u8],
 }
 
@@ -354,11 +356,11 @@ pub enum StatsTopic {
     Slabs,
     /// `stats sizes`: the histogram of sizes.
     Sizes,
-    /// `stats conns`: the connected clients.
+    /// `stats conns`: the listening sockets and the connected clients.
     Conns,
     /// `stats reset`: set the counters to 0.
     Reset,
-    /// `stats extstore`: nothing, as of a memcached that has no file for items.
+    /// `stats extstore`: nothing, as from a memcached without a file for items.
     Extstore,
     /// `stats detail …`: counters by the prefix of the key.
     Detail(Detail),
@@ -459,7 +461,7 @@ impl Streams {
     /// Items that `delete` and `md` delete.
     pub const DELETIONS: Streams = Streams(1 << 4);
 
-    /// Their names, in memcached's order. Nothing happens here in those streams that are `NONE`.
+    /// Their names, in memcached's order. Those that are `NONE` have no events here.
     const NAMES: [(&'static str, Streams); 10] = [
         ("rawcmds", Streams::NONE),
         ("evictions", Streams::EVICTIONS),
@@ -482,7 +484,7 @@ impl Streams {
 
     /// The streams of both sets.
     #[must_use]
-    pub fn and(self, other: Streams) -> Self {
+    pub fn union(self, other: Streams) -> Self {
         Streams(self.0 | other.0)
     }
 

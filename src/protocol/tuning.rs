@@ -1,9 +1,10 @@
 //! The commands that tune the insides of memcached: `lru_crawler`, `slabs`, `lru`, `extstore`. Each command has one
 //! parsing function, with its grammar above it.
 //!
-//! Here most of them change nothing, because the part that they tune is not here. They are answered as memcached answers
-//! them, so that a tool that sends them works. As in memcached, a subcommand may be shortened (`slabs auto 1`). If it can
-//! stand for several, it is the first of its grammar that has enough words.
+//! Most of them change nothing, because this server does not have the part that they tune. They are answered as
+//! memcached answers them, so that a tool that sends them works. As in memcached, a subcommand may be shortened, as in
+//! `slabs auto 1`. A short form that fits several subcommands is the first of them in the grammar for which the line
+//! has enough words.
 
 use super::request::{Classes, Crawler, Internals, Request};
 use super::{LineError, Parsed, ProtocolError, number, words};
@@ -14,7 +15,8 @@ const SLAB_CLASSES: std::ops::RangeInclusive<i32> = 0..=39;
 /// The classes that memcached can have.
 const POSSIBLE_CLASSES: std::ops::Range<i64> = 1..64;
 
-/// `lru_crawler crawl <classes>|metadump <classes>|mgdump <classes>|tocrawl <number>|sleep <microseconds>|enable|disable`
+/// `lru_crawler crawl <classes>|metadump <classes>|mgdump <classes>`, `lru_crawler tocrawl <number>`,
+/// `lru_crawler sleep <microseconds>` and `lru_crawler enable|disable`
 pub(super) fn lru_crawler(args: &[u8]) -> Parsed<'_> {
     let list = words(args).collect::<Vec<_>>();
     let crawler = |command| Ok(Request::LruCrawler(command));
@@ -73,7 +75,7 @@ fn classes(word: &[u8]) -> Classes {
 pub(super) fn slabs(args: &[u8]) -> Parsed<'_> {
     let list = words(args).collect::<Vec<_>>();
     let request = match *list {
-        [subcommand, from, to] if b"reassign".starts_with(subcommand) => reassign(from, to),
+        [subcommand, from, to] if b"reassign".starts_with(subcommand) => Err(reassign(from, to)),
         [subcommand, argument, ref more @ ..] if b"automove".starts_with(subcommand) => {
             automove(argument, more.first().copied())
         }
@@ -82,18 +84,18 @@ pub(super) fn slabs(args: &[u8]) -> Parsed<'_> {
     Parsed::maybe_noreply(request, args)
 }
 
-/// There is never a spare page, so this is always an error.
-fn reassign<'a>(from: &[u8], to: &[u8]) -> Result<Request<'a>, ProtocolError> {
+/// The error that answers `slabs reassign`: this server never has a spare page.
+fn reassign(from: &[u8], to: &[u8]) -> ProtocolError {
     let (Some(from), Some(to)) = (number::i32(from), number::i32(to)) else {
-        return Err(ProtocolError::BadLine(LineError::Class));
+        return ProtocolError::BadLine(LineError::Class);
     };
-    Err(if from == to {
+    if from == to {
         ProtocolError::SlabsAreTheSame
     } else if !SLAB_CLASSES.contains(&from) || !SLAB_CLASSES.contains(&to) {
         ProtocolError::BadSlabClass
     } else {
         ProtocolError::NoSparePage
-    })
+    }
 }
 
 fn automove<'a>(argument: &[u8], value: Option<&[u8]>) -> Result<Request<'a>, ProtocolError> {
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_subcommand_that_has_enough_words_is_meant() {
+    fn a_short_subcommand_is_the_first_for_which_there_are_enough_words() {
         let metadump = Request::LruCrawler(Crawler::Metadump(Classes::All));
         assert_eq!(request("lru_crawler m all\n"), Ok(metadump));
         let mgdump = Request::LruCrawler(Crawler::Mgdump(Classes::All));

@@ -44,7 +44,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// What is sent with it.
+    /// The text that is sent with it.
     pub fn text(self) -> &'static str {
         match self {
             Status::Success => "",
@@ -91,7 +91,7 @@ impl From<ProtocolError> for Status {
     }
 }
 
-/// What [`Answers::write`] has written.
+/// What [`Answers::write`] has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
     /// An answer with this status.
@@ -158,8 +158,7 @@ impl<'h> Answers<'h> {
             _ if status == Status::NotFound && repeats_key => (self.key, &b""[..]),
             Response::Stat(name, value) => (name.as_bytes(), value.as_bytes()),
             Response::Version => (&b""[..], VERSION_SPOKEN.as_bytes()),
-            Response::Number(result)
-            | Response::Meta(Meta {
+            Response::Meta(Meta {
                 code: Code::Value(Value::Number(result)),
                 ..
             }) => {
@@ -198,24 +197,24 @@ impl<'h> Answers<'h> {
         )
     }
 
+    /// The status of an answer. Requests that store, change or delete are those of meta commands
+    /// (`protocol/binary.rs`), so they are answered with a [`Meta`].
     fn status(&self, response: &Response<'_>) -> Status {
-        let not_stored = |condition: FailedCondition| match (condition, self.command) {
-            (FailedCondition::KeyIsTaken, _) => Status::Exists,
-            (FailedCondition::KeyIsFree, Some(Command::Replace)) => Status::NotFound,
-            (FailedCondition::KeyIsFree | FailedCondition::TooLarge, _) => Status::NotStored,
-        };
         match response {
             // No value was found, or these are the last stats.
             Response::End if self.is_get() => Status::NotFound,
             Response::Error(error) => (*error).into(),
-            Response::NotFound => Status::NotFound,
-            Response::Exists(_) => Status::Exists,
-            Response::NotStored(condition) => not_stored(*condition),
             Response::Meta(meta) => match meta.code {
                 Code::Done | Code::Value(_) => Status::Success,
                 Code::Miss | Code::NotFound => Status::NotFound,
                 Code::Exists(_) => Status::Exists,
-                Code::NotStored(condition) => not_stored(condition),
+                Code::NotStored(FailedCondition::KeyIsTaken) => Status::Exists,
+                Code::NotStored(FailedCondition::KeyIsFree)
+                    if self.command == Some(Command::Replace) =>
+                {
+                    Status::NotFound
+                }
+                Code::NotStored(_) => Status::NotStored,
             },
             _ => Status::Success,
         }
