@@ -117,17 +117,17 @@ impl<'a> Trace<'a> {
             None => String::new(),
         };
         match (written, response.item()) {
-            (Written::Nothing, _) => {}
+            (Written::Nothing, _) | (Written::Value, None) => {}
             (Written::Quiet, _) => log::line(format_args!(
                 ">{} no answer, because the request is quiet{reason}",
                 self.connection
             )),
-            (Written::Answer(_), Some(item)) => log::line(format_args!(
+            (Written::Value, Some(item)) => log::line(format_args!(
                 ">{} value: {}",
                 self.connection,
                 printable(&item.value())
             )),
-            (Written::Answer(status), None) => self.status(status, &reason),
+            (Written::Answer(status), _) => self.status(status, &reason),
         }
     }
 

@@ -8,6 +8,7 @@ use super::wire::{CLOSED, Wire};
 use super::{login, request};
 use crate::command::{AfterCommand, Service};
 use crate::item::MAX_KEY;
+use crate::prefixes::Prefixes;
 use crate::protocol::binary::{self, Command, Header, Quiet};
 use crate::protocol::{MAX_CREDENTIALS, ProtocolError};
 use crate::serialization::Response;
@@ -79,6 +80,9 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
             Ok(parsed) => parsed,
             Err(malformed) => return fail(&answers, malformed.into(), wire, trace),
         };
+        if let Some(prefixes) = service.prefixes.if_on() {
+            count_prefix(command, key, prefixes);
+        }
         let mut send = |response: &Response<'_>, wire: &mut Wire<'_>| {
             let written = answers.write(response, wire)?;
             trace.sent_binary(written, response);
@@ -95,6 +99,17 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
                 return Ok(reason);
             }
         }
+    }
+}
+
+/// Counts the key of a request that stores or deletes. As in memcached, these requests are counted, and the meta commands
+/// that do the same are not. (A get is counted where it looks for the key.)
+fn count_prefix(command: Option<(Command, Quiet)>, key: &[u8], prefixes: &Prefixes) {
+    use Command::{Add, Append, Delete, Prepend, Replace, Set};
+    match command {
+        Some((Set | Add | Replace | Append | Prepend, _)) => prefixes.count_set(key),
+        Some((Delete, _)) => prefixes.count_delete(key),
+        _ => {}
     }
 }
 

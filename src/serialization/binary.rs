@@ -94,7 +94,9 @@ impl From<ProtocolError> for Status {
 /// What [`Answers::write`] has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// An answer with this status.
+    /// A value, with the status `Success`.
+    Value,
+    /// An answer with this status, and no value of an item.
     Answer(Status),
     /// Nothing, because the request is quiet.
     Quiet,
@@ -139,7 +141,10 @@ impl<'h> Answers<'h> {
             Response::Value(item, _) => {
                 self.has_value = true;
                 self.value(item, out)?;
-                return Ok(Written::Answer(Status::Success));
+                return Ok(match self.command {
+                    Some(Command::Touch) => Written::Answer(Status::Success),
+                    _ => Written::Value,
+                });
             }
             Response::End if self.has_value => return Ok(Written::Nothing),
             _ => {}
