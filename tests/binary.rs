@@ -466,3 +466,35 @@ fn with_dash_vv_binary_requests_are_printed_as_text() {
         .map(|line| line.split_once(' ').unwrap().1);
     assert_eq!(lines.collect::<Vec<_>>(), expected);
 }
+
+#[test]
+fn prefixes_of_binary_requests_are_counted_as_in_memcached() {
+    let check = |address, whose| {
+        let mut text = Client::connect(address);
+        text.check("stats detail on\r\n", "OK\r\n");
+        let mut client = Client::connect(address);
+        let zeros = [0; 20];
+        for (opcode, extras, value) in [
+            (GET, 0, ""),
+            (SET, 8, "1"),
+            (GETK, 0, ""),
+            (0x02, 8, "2"),
+            (0x0e, 0, "3"),
+            (0x05, 20, ""),
+            (0x1d, 4, ""),
+            (0x04, 0, ""),
+        ] {
+            let request = Request::new(opcode, &zeros[..extras], b"a:k", value.as_bytes());
+            ask(&mut client, &request);
+        }
+        let counted = "PREFIX a get 3 hit 2 set 3 del 1\r\nEND\r\n";
+        text.send("stats detail dump\r\n");
+        let mut answer = vec![0; counted.len()];
+        text.stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&answer), counted, "{whose}");
+    };
+    check(common::server("").address, "rustmemc");
+    if let Some((program, _)) = Memcached::find_any() {
+        check(Memcached::start(&program, "").address, "memcached");
+    }
+}
