@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::datastore::guard::KeyGuard;
 use crate::datastore::{Datastore, PendingItem, StoreError};
 use crate::prefixes::Prefixes;
-use crate::protocol::{ProtocolError, Request, Streams};
+use crate::protocol::{Crawler, ProtocolError, Request, Streams};
 use crate::serialization::Response;
 use crate::stats::{Counts, Stats};
 use crate::stream::Address;
@@ -129,6 +129,30 @@ pub fn may_change(request: &Request<'_>) -> bool {
         | Request::MetaDelete(_)
         | Request::MetaArithmetic(..) => true,
     }
+}
+
+/// Checks whether a request may follow others whose answers are not sent yet.
+///
+/// # Errors
+/// [`ProtocolError::CannotPipeline`]: its answer is so long, or so late, that memcached sends it in another way.
+pub fn check_pipelined(request: &Request<'_>, service: &Service) -> Result<(), ProtocolError> {
+    let config = &service.config;
+    let command = if let Request::Watch(_) = request
+        && !config.disable_watch
+    {
+        "watch"
+    } else if let Request::LruCrawler(crawler) = request
+        && !config.disable_dumping
+    {
+        match crawler {
+            Crawler::Metadump(_) => "metadump",
+            Crawler::Mgdump(_) => "mgdump",
+            Crawler::Enable | Crawler::Disable | Crawler::Crawl(_) => return Ok(()),
+        }
+    } else {
+        return Ok(());
+    };
+    Err(ProtocolError::CannotPipeline(command))
 }
 
 /// Reserves memory for the data block that a request announces.

@@ -51,6 +51,9 @@ pub fn serve(
         if may_change {
             service.store.before_change()?;
         }
+        if wire.has_unsent_answers() {
+            command::check_pipelined(&request, service)?;
+        }
         Ok((command::reserve(&request, service, events)?, request))
     }) {
         Err(error) => {

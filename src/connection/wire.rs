@@ -229,6 +229,11 @@ impl<'c> Wire<'c> {
         self.writer.get_mut().write(lines)
     }
 
+    /// Whether answers of this client are still in the buffer.
+    pub fn has_unsent_answers(&self) -> bool {
+        !self.writer.buffer().is_empty()
+    }
+
     /// Call this before writing the answer to a command that may change something, also if `noreply` silences the
     /// answer. After this call the log is flushed before the next byte is sent, and before the next read that may
     /// block.

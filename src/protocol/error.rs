@@ -53,6 +53,8 @@ pub enum ProtocolError {
     BadBase64,
     /// This command has no such mode (`M`).
     InvalidMode(&'static str),
+    /// Answers to earlier commands of a pipeline are not sent yet, and this command must not wait for them.
+    CannotPipeline(&'static str),
     /// `lru_crawler` with a class that memcached cannot have.
     BadClass,
     /// `lru_crawler` with a list of classes that is empty.
@@ -168,6 +170,9 @@ impl fmt::Display for ProtocolError {
             ProtocolError::BadInitial => "CLIENT_ERROR invalid numeric initial value",
             ProtocolError::OpaqueTooLong => "CLIENT_ERROR opaque token too long",
             ProtocolError::BadBase64 => "CLIENT_ERROR error decoding key",
+            ProtocolError::CannotPipeline(command) => {
+                return write!(f, "ERROR cannot pipeline other commands before {command}");
+            }
             ProtocolError::InvalidMode(verb) => {
                 return write!(f, "CLIENT_ERROR invalid mode for {verb} M token");
             }
@@ -283,6 +288,9 @@ impl ProtocolError {
             ProtocolError::OpaqueTooLong => "an opaque may be at most 31 bytes long".into(),
             ProtocolError::BadBase64 => {
                 "with the flag b the key must be base64 with padding".into()
+            }
+            ProtocolError::CannotPipeline(_) => {
+                "read the answers to all earlier commands first, and then send this one".into()
             }
             ProtocolError::InvalidMode("ms") => "the modes are MS, ME, MA, MP and MR".into(),
             ProtocolError::InvalidMode(_) => "the modes are MI, M+, MD and M-".into(),
