@@ -327,6 +327,58 @@ fn broken_requests_harm_no_other_connection() {
     });
 }
 
+/// In base64 a long key has more letters than a key may have bytes. Every kind of record must be readable.
+#[test]
+fn a_binary_key_of_any_length_survives_restarts_and_rewrites() {
+    let folder = Folder::new();
+    for rewrite in ["", "--aof-rewrite-size 1"] {
+        let flags_of_server = format!(
+            "--aof {} {rewrite}",
+            folder.file(&format!("a{rewrite}")).display()
+        );
+        let key = |length: usize, fill: u8| [&b" "[..], &vec![fill; length - 1]].concat();
+        {
+            let server = common::server_with_log(&flags_of_server);
+            let mut client = server.client();
+            for length in 1..=250 {
+                for fill in [b'k', b' ', b'\n'] {
+                    let set = Request::new(SET, &flags(7), &key(length, fill), b"5");
+                    ask(&mut client, &set);
+                }
+                // An increment, a touch, and a delete.
+                ask(
+                    &mut client,
+                    &Request::new(0x05, &[0; 20], &key(length, b'k'), b""),
+                );
+                let exptime = 4_102_444_800_u32.to_be_bytes();
+                ask(
+                    &mut client,
+                    &Request::new(0x1c, &exptime, &key(length, b'k'), b""),
+                );
+                if length > 1 {
+                    ask(
+                        &mut client,
+                        &Request::new(0x04, b"", &key(length, b'\n'), b""),
+                    );
+                }
+            }
+            // A stale item is marked by a meta command, which has the key in base64.
+            server
+                .client()
+                .check(format!("md {} b I\r\n", "ICAg".repeat(83)), "HD\r\n");
+        }
+        let server = common::server_with_log(&flags_of_server);
+        let mut client = server.client();
+        for length in 2..=250 {
+            let status = |client: &mut Client, fill| {
+                ask(client, &Request::new(GET, b"", &key(length, fill), b"")).status()
+            };
+            let found = [b'k', b' ', b'\n'].map(|fill| status(&mut client, fill));
+            assert_eq!(found, [0, 0, 1], "{length}");
+        }
+    }
+}
+
 /// A text command cannot name such a key, and a line of the log must not be cut by it.
 #[test]
 fn a_key_of_any_bytes_survives_a_restart() {

@@ -35,8 +35,9 @@ use std::fmt;
 use std::io::Write;
 
 use super::crc::crc32;
-use crate::item::{Expiry, Item, MAX_KEY, Marks, UnixTime};
-use crate::protocol::{self, Exptime, Flush, Request, base64};
+use crate::item::{Expiry, Item, Marks, UnixTime};
+use crate::protocol::base64::{self, MAX_KEY_IN_BASE64};
+use crate::protocol::{self, Exptime, Flush, Request};
 
 /// The earliest date that a command can name. A flush at this time flushes nothing, and replaces a pending flush.
 const LONG_PAST: u64 = 2_592_001;
@@ -46,9 +47,6 @@ const LAST_PLAIN_TIME: UnixTime = i32::MAX as UnixTime;
 
 /// The beginning of a file, in this version of the format.
 pub const HEADING: &[u8] = b"mn rustmemc 1 E";
-
-/// The longest key in a record, in bytes.
-const MAX_KEY_IN_BASE64: usize = MAX_KEY.div_ceil(3) * 4;
 
 /// The beginning of a time mark.
 const MARK: &[u8] = b"mn rustmemc at ";

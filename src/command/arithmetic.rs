@@ -72,6 +72,7 @@ pub fn apply(
         };
         let expiry = Expiry::NEVER;
         let cas = guard.put(item, request.cas)?;
+        counts.add(Counter::TotalItems);
         let bytes = number.to_string().len();
         events.stored(key, "stored", "add", || guard.ttl(), bytes);
         return Ok(Outcome::Calculated {
@@ -108,6 +109,9 @@ pub fn apply(
     let old_expiry = old.expiry;
     let cas = guard.put(item, request.cas)?;
     counts.add(hits);
+    if is_longer {
+        counts.add(Counter::TotalItems);
+    }
     Ok(Outcome::Calculated {
         number,
         cas,

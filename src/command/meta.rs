@@ -59,6 +59,7 @@ pub fn get<'a>(
         (None, Some(PendingItem { mut item, .. })) => {
             item.last_access = guard.now();
             item.cas = guard.put(item.borrowed(), request.cas)?;
+            counts.add(Counter::TotalItems);
             (item, Created::Yes)
         }
     };
@@ -270,6 +271,7 @@ pub fn delete<'a>(
                     // A stale item gets a new cas unique. An item whose value was only removed keeps its own.
                     let kept = if invalidate { None } else { Some(item.cas) };
                     guard.put(empty, request.cas.or(kept))?;
+                    counts.add(Counter::TotalItems);
                     events.stored(key, "stored", "set", || guard.ttl(), 0);
                 }
                 (false, true) => {

@@ -4,6 +4,11 @@
 //! The decoder is as lenient as memcached's: characters that are not base64 are skipped, and nothing after the first
 //! padded group is read.
 
+use crate::item::MAX_KEY;
+
+/// The length of the longest key in base64.
+pub const MAX_KEY_IN_BASE64: usize = MAX_KEY.div_ceil(3) * 4;
+
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The digit that stands for the padding `=`. Its value is 0, as memcached reads it: it is a multiple of 64.

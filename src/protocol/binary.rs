@@ -220,7 +220,13 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
     };
     let command = Command::of(header.opcode).map(|(command, _)| command);
     let request = match command {
-        None | Some(Command::SaslMechanisms | Command::SaslAuth | Command::SaslStep) => {
+        None => Err(ProtocolError::UnknownCommand),
+        Some(Command::SaslMechanisms) => {
+            require(header.body_length == 0)?;
+            Err(ProtocolError::UnknownCommand)
+        }
+        Some(Command::SaslAuth | Command::SaslStep) => {
+            require(extras.is_empty() && !key.is_empty())?;
             Err(ProtocolError::UnknownCommand)
         }
         Some(Command::Quit | Command::Noop | Command::Version) => {
@@ -396,11 +402,17 @@ fn calculate<'a>(
 /// The topic is the key, in the words of the text protocol.
 fn stat(topic: &[u8]) -> Result<Request<'_>, ProtocolError> {
     match classic::stats(topic).request {
-        // These are not answered with names and values.
-        Ok(Request::Stats(StatsTopic::Detail(Detail::Dump) | StatsTopic::Cachedump { .. })) => {
-            Err(ProtocolError::UnknownStats)
-        }
-        request => request,
+        Ok(Request::Stats(
+            topic @ (StatsTopic::General
+            | StatsTopic::Settings
+            | StatsTopic::Items
+            | StatsTopic::Slabs
+            | StatsTopic::Sizes
+            | StatsTopic::Reset
+            | StatsTopic::Detail(Detail::On | Detail::Off)),
+        )) => Ok(Request::Stats(topic)),
+        // Only the text protocol has the others.
+        _ => Err(ProtocolError::UnknownStats),
     }
 }
 
