@@ -108,14 +108,10 @@ impl<'a> Trace<'a> {
 
     /// Prints an answer to a binary request, and its reason.
     pub fn sent_binary(&self, written: Written, response: &Response<'_>) {
-        let is_error = matches!(response, Response::Error(_));
-        if self.verbosity.load(Relaxed) < if is_error { 1 } else { 2 } {
+        if !self.shows(response) {
             return;
         }
-        let reason = match response.reason() {
-            Some(reason) => format!("   ({reason})"),
-            None => String::new(),
-        };
+        let reason = reason(response);
         match (written, response.item()) {
             (Written::Nothing, _) | (Written::Value, None) => {}
             (Written::Quiet, _) => log::line(format_args!(
@@ -150,21 +146,17 @@ impl<'a> Trace<'a> {
     }
 
     fn answer(&self, response: &Response<'_>, remark: &str) {
-        let is_error = matches!(response, Response::Error(_));
-        if self.verbosity.load(Relaxed) < if is_error { 1 } else { 2 } {
+        if !self.shows(response) {
             return;
         }
         let mut line = Vec::new();
         // Writing to a Vec does not fail.
         let _ = response.write_line(&mut line);
-        let reason = response
-            .reason()
-            .map(|reason| format!("   ({reason})"))
-            .unwrap_or_default();
         log::line(format_args!(
-            ">{} {remark}{}{reason}",
+            ">{} {remark}{}{}",
             self.connection,
-            printable(line.trim_ascii_end())
+            printable(line.trim_ascii_end()),
+            reason(response)
         ));
         if let Some(item) = response.item() {
             log::line(format_args!(
@@ -173,6 +165,23 @@ impl<'a> Trace<'a> {
                 printable(&item.value())
             ));
         }
+    }
+
+    /// Whether this answer is printed: an error with `-v`, any other with `-vv`.
+    fn shows(&self, response: &Response<'_>) -> bool {
+        let needed = match response {
+            Response::Error(_) => 1,
+            _ => 2,
+        };
+        self.verbosity.load(Relaxed) >= needed
+    }
+}
+
+/// The reason of an answer, as it is printed after the answer. Empty if the answer is clear by itself.
+fn reason(response: &Response<'_>) -> String {
+    match response.reason() {
+        Some(reason) => format!("   ({reason})"),
+        None => String::new(),
     }
 }
 

@@ -654,9 +654,9 @@ mod tests {
     #[test]
     fn a_unix_socket_replaces_the_port_unless_the_port_is_given_too() {
         for (line, ports, log) in [
-            ("-s /tmp/m.sock", 0, Some("rustmemc-m.sock.aof")),
-            ("-s /tmp/m.sock -p 0", 0, Some("rustmemc-m.sock.aof")),
-            ("-s /tmp/m.sock -p 11211", 1, Some("rustmemc.aof")),
+            ("-s run/m.sock", 0, Some("rustmemc-m.sock.aof")),
+            ("-s run/m.sock -p 0", 0, Some("rustmemc-m.sock.aof")),
+            ("-s run/m.sock -p 11211", 1, Some("rustmemc.aof")),
             ("-p 0", 1, None),
             ("-p -1", 1, None),
             ("-U 24000", 1, Some("rustmemc-24000.aof")),

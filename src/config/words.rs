@@ -1,7 +1,7 @@
 //! Command lines in the forms that getopt accepts, rewritten in the one form that `argh` understands.
 //!
-//! Scripts written for memcached use all these forms: `-vv`, `-m64`, `--port=11211`, `--mem 64`, and words that are no
-//! flags.
+//! Scripts written for memcached use all these forms: `-vv`, `-m64`, `--port=11211`, `--verb` (the start of a long
+//! name), and words that are no flags.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -79,18 +79,10 @@ impl Words {
             return Ok(());
         }
         if has_value(flag) {
-            let value = match value {
-                Some(value) => Some(value),
-                None => args
-                    .next()
-                    .map(|next| text(next, Some(&name)))
-                    .transpose()?,
-            };
-            self.flags.extend([name].into_iter().chain(value));
-        } else {
-            // getopt accepts `--verbose=1`, and memcached ignores the 1.
-            self.flags.push(name);
+            return self.add_with_value(name, value, args);
         }
+        // getopt accepts `--verbose=1`, and memcached ignores the 1.
+        self.flags.push(name);
         Ok(())
     }
 
@@ -108,18 +100,29 @@ impl Words {
                 self.flags.push(name);
                 continue;
             }
-            // The value is the rest of this word. If that is empty, it is the next word, even if it begins with `-`.
             let (_, rest) = letters.split_at(index + letter.len_utf8());
-            let value = match rest {
-                "" => args
-                    .next()
-                    .map(|next| text(next, Some(&name)))
-                    .transpose()?,
-                _ => Some(rest.to_owned()),
-            };
-            self.flags.extend([name].into_iter().chain(value));
-            break;
+            let value = Some(rest.to_owned()).filter(|rest| !rest.is_empty());
+            return self.add_with_value(name, value, args);
         }
+        Ok(())
+    }
+
+    /// Adds a flag that has a value. If its own word does not have the value, it is the next word, even if that begins
+    /// with `-`.
+    fn add_with_value(
+        &mut self,
+        name: String,
+        value: Option<String>,
+        args: &mut impl Iterator<Item = OsString>,
+    ) -> Result<(), String> {
+        let value = match value {
+            Some(value) => Some(value),
+            None => {
+                let next = args.next();
+                next.map(|next| text(next, Some(&name))).transpose()?
+            }
+        };
+        self.flags.extend([name].into_iter().chain(value));
         Ok(())
     }
 }

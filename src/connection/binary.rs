@@ -61,14 +61,14 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
                     continue;
                 }
                 Some((Command::SaslAuth, _)) if extras.is_empty() => {
-                    is_logged_in = log_in(&header, key, users, wire, service)?.is_ok();
-                    if is_logged_in {
-                        answers.succeed(b"Authenticated", wire)?;
-                        trace.sent_status(Status::Success);
-                    } else {
-                        answers.fail(Status::AuthFailure, wire)?;
-                        trace.sent_status(Status::AuthFailure);
+                    let outcome = log_in(&header, key, users, wire, service)?;
+                    is_logged_in = outcome.is_ok();
+                    let status = outcome.map_or_else(Status::from, |()| Status::Success);
+                    match status {
+                        Status::Success => answers.succeed(b"Authenticated", wire)?,
+                        _ => answers.fail(status, wire)?,
                     }
+                    trace.sent_status(status);
                     continue;
                 }
                 Some((Command::Version, _)) => {}
@@ -137,12 +137,13 @@ fn log_in(
     service: &Service,
 ) -> io::Result<Result<(), ProtocolError>> {
     let length = header.value_length();
-    if mechanism != MECHANISM || length > MAX_CREDENTIALS {
+    let mut value = Vec::new();
+    if mechanism == MECHANISM && length <= MAX_CREDENTIALS {
+        value.resize(length, 0);
+        wire.read_block(&mut value)?;
+    } else {
         wire.swallow(length)?;
-        return Ok(login::check(b"", b"", users, &service.stats));
     }
-    let mut value = vec![0; length];
-    wire.read_block(&mut value)?;
     let mut parts = value.splitn(3, |&byte| byte == 0).skip(1);
     let (user, password) = (parts.next().unwrap_or(b""), parts.next().unwrap_or(b""));
     Ok(login::check(user, password, users, &service.stats))

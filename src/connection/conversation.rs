@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use super::line::{Line, Longest, Position};
 use super::request::Session;
-use super::wire::{CLOSED, Outcome, Wire};
+use super::wire::{CLOSED, Outcome, Wire, is_timeout};
 use super::{binary, login, request, watching};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
@@ -62,11 +62,6 @@ fn close_reason(ended: &io::Result<&'static str>) -> &'static str {
         Err(error) if is_timeout(error) => "idle_timeout",
         Ok(_) | Err(_) => "error",
     }
-}
-
-/// Whether the socket's time-out has passed. Systems have two kinds of errors for that.
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// Serves commands, and returns the reason why the conversation ended.
@@ -132,8 +127,8 @@ fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static 
         if read == Outcome::Piece && is_refused {
             wire.swallow_line()?;
         }
-        let is_answered = parsed.answer;
-        let mut send = |response: &Response<'_>, wire: &mut Wire<'_>| match is_answered {
+        let answer = parsed.answer;
+        let mut send = |response: &Response<'_>, wire: &mut Wire<'_>| match answer {
             Answer::Wanted => {
                 trace.sent(response);
                 response.write(wire)

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 use super::request::Session;
-use super::wire::{CLOSED, Wire};
+use super::wire::{CLOSED, Wire, is_timeout};
 use crate::clients::Activity;
 use crate::protocol::{ProtocolError, Streams};
 use crate::serialization::Response;
@@ -69,8 +69,7 @@ pub fn watch(
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(bytes) => sent += bytes,
                 // The client has not read for a while.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if is_timeout(&error) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             },

@@ -211,31 +211,28 @@ commands! {
 /// [`Malformed::Arguments`]: the command does not have these parts.
 pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed<'a>, Malformed> {
     let value = header.value_length();
-    let require = |is_so: bool| {
-        if is_so {
-            Ok(())
-        } else {
-            Err(Malformed::Arguments)
-        }
-    };
-    let command = Command::of(header.opcode).map(|(command, _)| command);
-    let request = match command {
+    let has_no_body = header.body_length == 0;
+    let request = match Command::of(header.opcode).map(|(command, _)| command) {
         None => Err(ProtocolError::UnknownCommand),
         Some(Command::SaslMechanisms) => {
-            require(header.body_length == 0)?;
+            require(has_no_body)?;
             Err(ProtocolError::UnknownCommand)
         }
         Some(Command::SaslAuth | Command::SaslStep) => {
             require(extras.is_empty() && !key.is_empty())?;
             Err(ProtocolError::UnknownCommand)
         }
-        Some(Command::Quit | Command::Noop | Command::Version) => {
-            require(header.body_length == 0)?;
-            Ok(match command {
-                Some(Command::Quit) => Request::Quit,
-                Some(Command::Noop) => Request::MetaNoop,
-                _ => Request::Version,
-            })
+        Some(Command::Quit) => {
+            require(has_no_body)?;
+            Ok(Request::Quit)
+        }
+        Some(Command::Noop) => {
+            require(has_no_body)?;
+            Ok(Request::MetaNoop)
+        }
+        Some(Command::Version) => {
+            require(has_no_body)?;
+            Ok(Request::Version)
         }
         Some(Command::Get | Command::GetK) => {
             require(!key.is_empty() && extras.is_empty() && value == 0)?;
@@ -243,48 +240,32 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
         }
         Some(Command::Touch | Command::Gat | Command::GatK) => {
             require(!key.is_empty() && value == 0)?;
-            let [exptime] = numbers(extras).ok_or(Malformed::Arguments)?;
+            let [exptime] = numbers(extras)?;
             Ok(get(key, Some(exptime_of(exptime))))
         }
-        Some(Command::Set | Command::Add | Command::Replace) => {
-            require(!key.is_empty())?;
-            let [flags, exptime] = numbers(extras).ok_or(Malformed::Arguments)?;
-            let (mode, on_failure) = match (command, header.compare()) {
-                (Some(Command::Set), _) => (StoreMode::Set, OnFailure::RemoveOld),
-                // With a cas unique, all three are a `cas`.
-                (_, Some(_)) => (StoreMode::Set, OnFailure::KeepOld),
-                (Some(Command::Add), None) => (StoreMode::Add, OnFailure::KeepOld),
-                (_, None) => (StoreMode::Replace, OnFailure::KeepOld),
-            };
-            Ok(store(header, key, mode, flags, exptime, on_failure))
-        }
-        Some(Command::Append | Command::Prepend) => {
-            require(!key.is_empty() && extras.is_empty())?;
-            let mode = match command {
-                Some(Command::Append) => StoreMode::Append,
-                _ => StoreMode::Prepend,
-            };
-            Ok(store(header, key, mode, 0, 0, OnFailure::KeepOld))
-        }
+        Some(Command::Set) => Ok(store(header, extras, key, StoreMode::Set)?),
+        Some(Command::Add) => Ok(store(header, extras, key, StoreMode::Add)?),
+        Some(Command::Replace) => Ok(store(header, extras, key, StoreMode::Replace)?),
+        Some(Command::Append) => Ok(store(header, extras, key, StoreMode::Append)?),
+        Some(Command::Prepend) => Ok(store(header, extras, key, StoreMode::Prepend)?),
         Some(Command::Delete) => {
             require(!key.is_empty() && extras.is_empty() && value == 0)?;
             Ok(delete(header, key))
         }
-        Some(Command::Increment | Command::Decrement) => {
-            require(!key.is_empty() && value == 0)?;
-            let numbers = numbers(extras).ok_or(Malformed::Arguments)?;
-            let direction = match command {
-                Some(Command::Increment) => Direction::Up,
-                _ => Direction::Down,
-            };
-            Ok(calculate(header, key, direction, numbers))
-        }
+        Some(Command::Increment) => Ok(calculate(header, extras, key, Direction::Up)?),
+        Some(Command::Decrement) => Ok(calculate(header, extras, key, Direction::Down)?),
         Some(Command::Flush) => {
             require(key.is_empty() && value == 0)?;
-            Ok(Request::FlushAll(match (extras, numbers(extras)) {
-                ([], _) | (_, Some([0])) => Flush::Now,
-                (_, Some([exptime])) => Flush::Later(exptime_of(exptime)),
-                (_, None) => return Err(Malformed::Arguments),
+            let exptime = match extras {
+                [] => 0,
+                _ => {
+                    let [exptime] = numbers(extras)?;
+                    exptime
+                }
+            };
+            Ok(Request::FlushAll(match exptime {
+                0 => Flush::Now,
+                _ => Flush::Later(exptime_of(exptime)),
             }))
         }
         Some(Command::Stat) => {
@@ -299,11 +280,18 @@ pub fn parse<'a>(header: &Header, extras: &[u8], key: &'a [u8]) -> Result<Parsed
     })
 }
 
-/// The 32-bit numbers of the extras; `None` if there are more or fewer of them.
-fn numbers<const N: usize>(extras: &[u8]) -> Option<[u32; N]> {
+/// Requires something of the parts of a command.
+fn require(is_so: bool) -> Result<(), Malformed> {
+    is_so.then_some(()).ok_or(Malformed::Arguments)
+}
+
+/// The 32-bit numbers of the extras. There must be exactly `N`.
+fn numbers<const N: usize>(extras: &[u8]) -> Result<[u32; N], Malformed> {
     let (numbers, rest) = extras.as_chunks();
-    let numbers: &[[u8; 4]; N] = numbers.try_into().ok()?;
-    rest.is_empty().then(|| numbers.map(u32::from_be_bytes))
+    require(rest.is_empty())?;
+    let numbers: Result<&[[u8; 4]; N], _> = numbers.try_into();
+    let numbers = numbers.map_err(|_| Malformed::Arguments)?;
+    Ok(numbers.map(u32::from_be_bytes))
 }
 
 /// An exptime is unsigned here, so it cannot be in the past, except as a date.
@@ -328,27 +316,42 @@ fn get(key: &[u8], touch: Option<Exptime>) -> Request<'_> {
     })
 }
 
+/// The extras are the flags and the exptime, except of `Append` and `Prepend`: they have none.
 fn store<'a>(
     header: &Header,
+    extras: &[u8],
     key: &'a [u8],
     mode: StoreMode,
-    flags: u32,
-    exptime: u32,
-    on_failure: OnFailure,
-) -> Request<'a> {
+) -> Result<Request<'a>, Malformed> {
+    require(!key.is_empty())?;
+    let compare = header.compare();
+    let [flags, exptime] = match mode {
+        StoreMode::Append | StoreMode::Prepend => {
+            require(extras.is_empty())?;
+            [0, 0]
+        }
+        StoreMode::Set | StoreMode::Add | StoreMode::Replace => numbers(extras)?,
+    };
     let storage = Storage {
-        mode,
+        mode: match mode {
+            // With a cas unique, they are a `cas`.
+            StoreMode::Add | StoreMode::Replace if compare.is_some() => StoreMode::Set,
+            _ => mode,
+        },
         key: key_of(key),
         flags,
         exptime: exptime_of(exptime),
         bytes: header.value_length(),
-        compare: header.compare(),
+        compare,
         cas: None,
         stale: false,
         vivify: None,
-        on_failure,
+        on_failure: match mode {
+            StoreMode::Set => OnFailure::RemoveOld,
+            _ => OnFailure::KeepOld,
+        },
     };
-    Request::MetaSet(storage, with_cas())
+    Ok(Request::MetaSet(storage, with_cas()))
 }
 
 fn delete<'a>(header: &Header, key: &'a [u8]) -> Request<'a> {
@@ -364,14 +367,15 @@ fn delete<'a>(header: &Header, key: &'a [u8]) -> Request<'a> {
     })
 }
 
-/// `extras` are the delta and the initial number, in two halves each, and the exptime of an item that is created.
+/// The extras are the delta and the initial number, in two halves each, and the exptime of an item that is created.
 fn calculate<'a>(
     header: &Header,
+    extras: &[u8],
     key: &'a [u8],
     direction: Direction,
-    extras: [u32; 5],
-) -> Request<'a> {
-    let [delta, delta_low, initial, initial_low, exptime] = extras;
+) -> Result<Request<'a>, Malformed> {
+    require(!key.is_empty() && header.value_length() == 0)?;
+    let [delta, delta_low, initial, initial_low, exptime] = numbers(extras)?;
     let joined = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
     let vivify = (exptime != DO_NOT_CREATE).then(|| {
         let exptime = exptime_of(exptime);
@@ -390,13 +394,13 @@ fn calculate<'a>(
         vivify,
         touch: None,
     };
-    Request::MetaArithmetic(
+    Ok(Request::MetaArithmetic(
         arithmetic,
         ReturnFlags {
             value: true,
             ..with_cas()
         },
-    )
+    ))
 }
 
 /// The topic is the key, in the words of the text protocol.

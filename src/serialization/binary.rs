@@ -157,10 +157,9 @@ impl<'h> Answers<'h> {
         if status == common && self.quiet == Quiet::Yes {
             return Ok(Written::Quiet);
         }
-        let repeats_key = matches!(self.command, Some(Command::GetK | Command::GatK));
         let number;
         let (key, value) = match response {
-            _ if status == Status::NotFound && repeats_key => (self.key, &b""[..]),
+            _ if status == Status::NotFound && self.repeats_key() => (self.key, &b""[..]),
             Response::Stat(name, value) => (name.as_bytes(), value.as_bytes()),
             Response::Version => (&b""[..], VERSION_SPOKEN.as_bytes()),
             Response::Meta(Meta {
@@ -202,6 +201,10 @@ impl<'h> Answers<'h> {
         )
     }
 
+    fn repeats_key(&self) -> bool {
+        matches!(self.command, Some(Command::GetK | Command::GatK))
+    }
+
     /// The status of an answer. Requests that store, change or delete are those of meta commands
     /// (`protocol/binary.rs`), so they are answered with a [`Meta`].
     fn status(&self, response: &Response<'_>) -> Status {
@@ -228,9 +231,9 @@ impl<'h> Answers<'h> {
     /// Writes an item that was found.
     fn value(&self, item: &Item<'_>, out: &mut impl Write) -> io::Result<()> {
         let flags = item.flags.to_be_bytes();
-        let key = match self.command {
-            Some(Command::GetK | Command::GatK) => item.key(),
-            _ => b"",
+        let key = match self.repeats_key() {
+            true => item.key(),
+            false => b"",
         };
         let length = match self.command {
             Some(Command::Touch) => 0,
