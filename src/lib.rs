@@ -266,6 +266,7 @@ mod clients;
 mod command;
 pub mod config;
 mod connection;
+pub mod conversations;
 mod datastore;
 mod item;
 pub mod log;
@@ -286,7 +287,7 @@ pub use config::{Config, Protocol};
 pub use connection::descriptors::reserve as reserve_descriptors;
 pub use connection::{Running, Server, StartError};
 pub use stopper::Stopper;
-pub use stream::Address;
+pub use stream::{Address, Stream};
 
 /// For `tests/common/memory.rs`, which uses a store without sockets, and for the tests that list all verbs. It is not
 /// for users of the library.

@@ -36,6 +36,21 @@ impl Address {
         }
     }
 
+    /// Connects to a server there, as a client. Each read and write of the connection waits no longer than this, and
+    /// neither does this call.
+    ///
+    /// # Errors
+    /// Nobody listens there, or does not accept in time.
+    pub fn connect(&self, timeout: Duration) -> io::Result<Stream> {
+        let stream = match self {
+            Address::Tcp(address) => TcpStream::connect_timeout(address, timeout).map(Stream::Tcp),
+            Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+        }?;
+        stream.set_timeout(Some(timeout))?;
+        stream.set_nodelay()?;
+        Ok(stream)
+    }
+
     /// What `stats conns` shows: `tcp:127.0.0.1:11211`, `unix:/tmp/memcached.sock`.
     pub(crate) fn with_kind(&self) -> String {
         let kind = match self {

@@ -10,33 +10,7 @@
 //! Every file in the folder is played, and every verb must be shown in one of them. `CONVERSATION=expiry` plays only
 //! the files that have this in their name.
 //!
-//! The format of a file. A line of any other form is prose.
-//!
-//! | line            | meaning                                                                            |
-//! |-----------------|------------------------------------------------------------------------------------|
-//! | `server: -M`    | (before the first section) the server runs with these flags                        |
-//! | `## A sentence` | a section begins: the player sends `flush_all` and opens new connections           |
-//! | `> text`        | the client sends the text and `\r\n`                                               |
-//! | `>- text`       | the client sends only the text                                                     |
-//! | `< text`        | the server answers the text and `\r\n`                                             |
-//! | `>x 80 key:61`  | the client sends these bytes (binary protocol)                                     |
-//! | `<x 81 "text"`  | the server answers these bytes (binary protocol)                                   |
-//! | `<- text`       | the server answers the text and `\n` alone                                         |
-//! | `<closed`       | the server closes the connection, and sends nothing before that                    |
-//! | `<...until END` | the server sends lines up to `END`, with any content                               |
-//! | `<...has text`  | one of the lines up to `END` is this one (several such lines are about one answer) |
-//! | `anna> text`    | `anna` names a connection; every line above can have such a name                   |
-//! | `@ +10`         | ten seconds pass (`debugtime`)                                                     |
-//!
-//! The sentence of a section can end in a mark. `(ours alone)`: only rustmemc does this. `(since 1.6.40)`: an older
-//! memcached answers something else.
-//!
-//! In a text, `\r \n \t \0 \\ \xHH` are bytes and `\s` is a space; `{250*k}` is 250 times `k`. `{=a}` is a number. The
-//! player remembers the first one as `a`, and from then on `{=a}` is this number, also in a text that is sent. `{>a}`
-//! is a greater number, `{#}` is any number, and `{*}` is anything up to the end of the line.
-//!
-//! In a line of bytes, a word is hexadecimal, or a text in quotation marks. A name before a colon explains the word.
-//! `{=a}` is a number of 8 bytes. The player remembers it too.
+//! `src/conversations/format.rs` describes the format of a file.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -48,18 +22,20 @@ mod common;
 #[path = "common/target.rs"]
 mod target;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::AtomicI64;
 
 use common::memcached::{Memcached, Release};
 use common::process::passed_over;
 use common::system::free_port;
-use common::{Client, TestServer, shortened};
+use common::{Client, TIMEOUT, TestServer};
+use rustmemc::Address;
+use rustmemc::conversations::ALL;
+use rustmemc::conversations::format::{Action, Conversation, Piece};
+use rustmemc::conversations::player::{Kind, Server};
 use rustmemc::internals::VERBS;
 
 #[test]
@@ -68,7 +44,10 @@ fn the_server_answers_what_the_conversations_show() {
     if named.is_empty() {
         let failures = play_all(AtOnce::AllFiles, |flags| {
             let server = common::server(&format!("--debug {flags}"));
-            Ok(Target::Rustmemc(server))
+            Ok(Target {
+                server: server_at(server.address, Kind::Rustmemc),
+                _ends_with_it: Some(Process::Rustmemc(server)),
+            })
         });
         check_none(&failures);
     } else {
@@ -85,7 +64,7 @@ fn the_server_answers_what_the_conversations_show() {
         // All files share this server and its clock.
         let moved = Arc::default();
         let failures = play_all(AtOnce::OneFile, |flags| {
-            Target::at(address, release, flags, &moved)
+            target_at(address, release, flags, &moved)
         });
         target::empty(address);
         check_none(&failures);
@@ -105,11 +84,11 @@ fn memcached_answers_what_the_conversations_show() {
         // its answers do not depend on that moment.
         let flags = format!("-o no_lru_maintainer {flags}");
         let process = Memcached::start(&program, &flags);
-        Ok(Target::Other {
-            address: process.address,
-            release,
-            moved: Arc::default(),
-            _process: Some(process),
+        let moved = Arc::default();
+        let kind = Kind::Memcached { release, moved };
+        Ok(Target {
+            server: server_at(process.address, kind),
+            _ends_with_it: Some(Process::Memcached(process)),
         })
     });
     check_none(&failures);
@@ -195,12 +174,12 @@ fn a_target_with_items_is_refused_until_the_user_lets_it_be_emptied() {
 #[test]
 fn every_verb_is_in_a_conversation() {
     let mut verbs: BTreeSet<&str> = VERBS.into_iter().collect();
-    for path in files() {
-        for section in conversation(&path).sections {
-            for (_, step) in section.steps {
-                verbs.retain(|verb| match &step {
-                    Step::Send { text, .. } => !begins_with(text, verb),
-                    Step::TimePasses(_) => *verb != "debugtime",
+    for (name, text) in ALL {
+        for section in conversation(name, text).sections {
+            for step in section.steps {
+                verbs.retain(|verb| match &step.action {
+                    Action::Send(text) => !begins_with(text, verb),
+                    Action::TimePasses(_) => *verb != "debugtime",
                     _ => true,
                 });
             }
@@ -220,26 +199,9 @@ fn begins_with(text: &[Piece], verb: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(b" ") || rest.starts_with(b"\r\n"))
 }
 
-/// The files in the folder, sorted by name.
-fn files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations");
-    let entries = folder.read_dir().expect("the folder exists");
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a file").path()).collect();
-    // `users` is for the conversation about the login.
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "txt"));
-    files.sort();
-    files
-}
-
-fn name(path: &Path) -> String {
-    let name = path.file_name().expect("it is a file");
-    name.to_string_lossy().into_owned()
-}
-
-fn conversation(path: &Path) -> Conversation {
-    let text = std::fs::read_to_string(path).expect("the file can be read");
-    let parsed = Conversation::parse(&text);
-    parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn conversation<'t>(name: &str, text: &'t str) -> Conversation<'t> {
+    let parsed = Conversation::parse(text);
+    parsed.unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The address of the server to test. If it is empty, each test starts its own servers.
@@ -260,9 +222,8 @@ fn play_all(
     server: impl Fn(&str) -> Result<Target, String> + Sync,
 ) -> Vec<String> {
     let chosen = std::env::var("CONVERSATION").unwrap_or_default();
-    let files: Vec<PathBuf> = (files().into_iter())
-        .filter(|path| name(path).contains(&chosen))
-        .collect();
+    let files = ALL.iter().filter(|(name, _)| name.contains(&chosen));
+    let files: Vec<&(&str, &str)> = files.collect();
     assert!(!files.is_empty(), "no file has {chosen:?} in its name");
     let at_once = match at_once {
         AtOnce::OneFile => 1,
@@ -273,11 +234,11 @@ fn play_all(
     for files in files.chunks(at_once) {
         std::thread::scope(|scope| {
             let players: Vec<_> = (files.iter())
-                .map(|path| {
+                .map(|(file, text)| {
                     // The message of a panic has the name of the thread.
-                    let player = std::thread::Builder::new().name(name(path));
-                    let player = player.spawn_scoped(scope, || play(path, &server));
-                    (name(path), player.expect("a thread starts"))
+                    let player = std::thread::Builder::new().name((*file).into());
+                    let player = player.spawn_scoped(scope, || play(file, text, &server));
+                    (file, player.expect("a thread starts"))
                 })
                 .collect();
             for (file, player) in players {
@@ -288,7 +249,7 @@ fn play_all(
                 println!("{file}: {} sections played", outcome.played);
                 failures.extend(outcome.failures);
                 for why in outcome.passed_over {
-                    not_played.add(why, &file);
+                    not_played.add(why, file);
                 }
             }
         });
@@ -327,11 +288,10 @@ struct Outcome {
     passed_over: Vec<String>,
 }
 
-fn play(path: &Path, server: impl Fn(&str) -> Result<Target, String>) -> Outcome {
-    let file = name(path);
-    let conversation = conversation(path);
+fn play(file: &str, text: &str, target: impl Fn(&str) -> Result<Target, String>) -> Outcome {
+    let conversation = conversation(file, text);
     let mut outcome = Outcome::default();
-    let target = match server(&conversation.flags) {
+    let Target { server, .. } = &match target(conversation.flags) {
         Ok(target) => target,
         Err(why) => {
             outcome.passed_over = vec![why; conversation.sections.len()];
@@ -339,14 +299,14 @@ fn play(path: &Path, server: impl Fn(&str) -> Result<Target, String>) -> Outcome
         }
     };
     for section in &conversation.sections {
-        if let Some(why) = target.passes_over(section) {
+        if let Some(why) = server.passes_over(section) {
             outcome.passed_over.push(why);
             continue;
         }
         outcome.played += 1;
-        if let Err(Failure { line, what }) = section.play(&target) {
-            let title = &section.title;
-            let failure = format!("{file}, line {line}: {title}\n  {what}");
+        if let Err((line, difference)) = server.play(section) {
+            let title = section.title;
+            let failure = format!("{file}, line {line}: {title}\n  {difference}");
             outcome.failures.push(failure);
         }
     }
@@ -375,549 +335,42 @@ impl NotPlayed {
     }
 }
 
-/// The server that plays its part in a file.
-enum Target {
-    /// A rustmemc in this process.
-    Rustmemc(TestServer),
-    /// memcached, or the server that `TARGET` names.
-    Other {
-        address: SocketAddr,
-        release: Release,
-        /// The seconds by which its clock was moved.
-        moved: Arc<AtomicI64>,
-        /// The process ends when this is dropped. `None`: the test did not start it.
-        _process: Option<Memcached>,
-    },
+/// The server that plays its part in a file. It ends when this is dropped, if the test has started it.
+struct Target {
+    server: Server,
+    _ends_with_it: Option<Process>,
 }
 
-impl Target {
-    /// The server that `TARGET` names.
-    ///
-    /// # Errors
-    /// It runs with other flags than the file needs. `OPTIONS` names its flags, because it cannot be asked.
-    fn at(
-        address: SocketAddr,
-        release: Release,
-        flags: &str,
-        moved: &Arc<AtomicI64>,
-    ) -> Result<Self, String> {
-        let options = std::env::var("OPTIONS").unwrap_or_default();
-        if !options.split_whitespace().eq(flags.split_whitespace()) {
-            return Err(format!("for a server with OPTIONS={flags:?}"));
-        }
-        Ok(Target::Other {
-            address,
-            release,
-            moved: Arc::clone(moved),
-            _process: None,
-        })
-    }
+enum Process {
+    Rustmemc(#[allow(dead_code, reason = "it is only dropped")] TestServer),
+    Memcached(#[allow(dead_code, reason = "it is only dropped")] Memcached),
+}
 
-    fn connect(&self) -> Client {
-        match self {
-            Target::Rustmemc(server) => server.client(),
-            Target::Other { address, .. } => Client::connect(*address),
-        }
-    }
-
-    /// The reason why this server cannot play a section; `None` if it can.
-    fn passes_over(&self, section: &Section) -> Option<String> {
-        let Target::Other { release, .. } = self else {
-            return None;
-        };
-        let moves_clock = section
-            .steps
-            .iter()
-            .any(|(_, step)| matches!(step, Step::TimePasses(_)));
-        if section.is_ours_alone {
-            Some("marked (ours alone)".into())
-        } else if section.since > *release {
-            let (major, minor, patch) = release;
-            Some(format!("newer than memcached {major}.{minor}.{patch}"))
-        } else if moves_clock && self.connect().send("debugtime r\r\n").line() != "OK" {
-            Some("in need of debugtime, which memcached has only in its debug build".into())
-        } else {
-            None
-        }
-    }
-
-    fn let_time_pass(&self, seconds: u32) {
-        let mut client = self.connect();
-        match self {
-            Target::Rustmemc(_) => {
-                client.check(format!("debugtime {seconds}\r\n"), "OK\r\n");
-            }
-            Target::Other { moved, .. } => {
-                // At each move memcached adds the sum of all moves to its clock, which is too much after the first
-                // move. Its next tick, after at most a second, corrects that. Two moves in one write have the right
-                // result at once, so that nothing expires too early.
-                let before = moved.fetch_add(seconds.into(), Relaxed);
-                let (back, forth) = (-2 * before, 2 * before + i64::from(seconds));
-                client.check(
-                    format!("debugtime {back}\r\ndebugtime {forth}\r\n"),
-                    "OK\r\nOK\r\n",
-                );
-                std::thread::sleep(Duration::from_millis(1200));
-            }
-        }
+fn server_at(address: SocketAddr, kind: Kind) -> Server {
+    Server {
+        address: Address::Tcp(address),
+        kind,
+        patience: TIMEOUT,
     }
 }
 
-struct Conversation {
-    flags: String,
-    sections: Vec<Section>,
-}
-
-struct Section {
-    title: String,
-    is_ours_alone: bool,
-    since: Release,
-    /// Each step with the number of its line.
-    steps: Vec<(usize, Step)>,
-}
-
-enum Step {
-    Send {
-        client: String,
-        text: Vec<Piece>,
-    },
-    Answer {
-        client: String,
-        text: Vec<Piece>,
-    },
-    Closed {
-        client: String,
-    },
-    UntilEnd {
-        client: String,
-    },
-    /// Each of these is one of the lines up to END.
-    Has {
-        client: String,
-        lines: Vec<Vec<Piece>>,
-    },
-    TimePasses(u32),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Piece {
-    Bytes(Vec<u8>),
-    Remembered(String),
-    Above(String),
-    Number,
-    Anything,
-    /// A number of eight bytes.
-    Remembered8(String),
-}
-
-struct Failure {
-    line: usize,
-    what: String,
-}
-
-impl Conversation {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut conversation = Conversation {
-            flags: String::new(),
-            sections: Vec::new(),
-        };
-        for (index, line) in text.lines().enumerate() {
-            let number = index + 1;
-            if let Some(flags) = line.strip_prefix("server: ") {
-                conversation.flags = flags.trim().to_owned();
-            } else if let Some(title) = line.strip_prefix("## ") {
-                conversation.sections.push(Section::new(title));
-            } else if let Some(step) =
-                Step::parse(line).map_err(|error| format!("line {number}: {error}"))?
-            {
-                let section = conversation.sections.last_mut();
-                section
-                    .ok_or(format!(
-                        "line {number}: an exchange before the first section"
-                    ))?
-                    .add(number, step);
-            }
-        }
-        Ok(conversation)
+/// The server that `TARGET` names.
+///
+/// # Errors
+/// It runs with other flags than the file needs. `OPTIONS` names its flags, because it cannot be asked.
+fn target_at(
+    address: SocketAddr,
+    release: Release,
+    flags: &str,
+    moved: &Arc<AtomicI64>,
+) -> Result<Target, String> {
+    let options = std::env::var("OPTIONS").unwrap_or_default();
+    if !options.split_whitespace().eq(flags.split_whitespace()) {
+        return Err(format!("for a server with OPTIONS={flags:?}"));
     }
-}
-
-impl Section {
-    fn new(title: &str) -> Self {
-        let since = title
-            .split_once("(since 1.6.")
-            .map_or("0", |(_, rest)| rest.trim_end_matches(')'));
-        Section {
-            title: title.to_owned(),
-            is_ours_alone: title.ends_with("(ours alone)"),
-            since: if since == "0" {
-                (0, 0, 0)
-            } else {
-                (1, 6, since.parse().expect("a release"))
-            },
-            steps: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, number: usize, step: Step) {
-        // Several `<...has` in a row are about one answer.
-        if let (Step::Has { lines: new, .. }, Some((_, Step::Has { lines, .. }))) =
-            (&step, self.steps.last_mut())
-        {
-            lines.extend(new.iter().cloned());
-        } else {
-            self.steps.push((number, step));
-        }
-    }
-
-    fn play(&self, target: &Target) -> Result<(), Failure> {
-        // The answer is an error if the server runs with -F. Those sections do not need the flush.
-        target.connect().send("flush_all\r\n").line();
-        let mut player = Player {
-            target,
-            clients: HashMap::new(),
-            remembered: HashMap::new(),
-        };
-        for (line, step) in &self.steps {
-            player
-                .play(step)
-                .map_err(|what| Failure { line: *line, what })?;
-        }
-        let last = self.steps.last().map_or(0, |(line, _)| *line);
-        for (name, client) in player.clients {
-            let rest = client.finish();
-            if !rest.is_empty() {
-                let what = format!("the server sent more to {name:?}: \"{}\"", shortened(&rest));
-                return Err(Failure { line: last, what });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Step {
-    /// `None` for prose.
-    fn parse(line: &str) -> Result<Option<Self>, String> {
-        if let Some(seconds) = line.strip_prefix("@ +") {
-            return Ok(Some(Step::TimePasses(
-                seconds
-                    .trim()
-                    .parse()
-                    .map_err(|_| "no seconds".to_owned())?,
-            )));
-        }
-        let start = line
-            .find(|c: char| !c.is_ascii_lowercase())
-            .unwrap_or(line.len());
-        let (client, rest) = line.split_at(start);
-        let client = client.to_owned();
-        let text = |text: &str, end: &str| pieces(text.strip_prefix(' ').unwrap_or(text), end);
-        Ok(Some(if let Some(rest) = rest.strip_prefix(">x ") {
-            Step::Send {
-                client,
-                text: hexadecimal(rest)?,
-            }
-        } else if let Some(rest) = rest.strip_prefix("<x ") {
-            Step::Answer {
-                client,
-                text: hexadecimal(rest)?,
-            }
-        } else if let Some(rest) = rest.strip_prefix(">-") {
-            Step::Send {
-                client,
-                text: text(rest, "")?,
-            }
-        } else if let Some(rest) = rest.strip_prefix('>') {
-            Step::Send {
-                client,
-                text: text(rest, "\r\n")?,
-            }
-        } else if rest == "<closed" {
-            Step::Closed { client }
-        } else if rest == "<...until END" {
-            Step::UntilEnd { client }
-        } else if let Some(rest) = rest.strip_prefix("<...has ") {
-            Step::Has {
-                client,
-                lines: vec![text(rest, "")?],
-            }
-        } else if let Some(rest) = rest.strip_prefix("<-") {
-            Step::Answer {
-                client,
-                text: text(rest, "\n")?,
-            }
-        } else if let Some(rest) = rest.strip_prefix('<') {
-            Step::Answer {
-                client,
-                text: text(rest, "\r\n")?,
-            }
-        } else {
-            return Ok(None);
-        }))
-    }
-}
-
-/// Plays the steps of one section.
-struct Player<'t> {
-    target: &'t Target,
-    clients: HashMap<String, Client>,
-    remembered: HashMap<String, u64>,
-}
-
-impl Player<'_> {
-    fn client(&mut self, name: &str) -> &mut Client {
-        self.clients
-            .entry(name.to_owned())
-            .or_insert_with(|| self.target.connect())
-    }
-
-    fn play(&mut self, step: &Step) -> Result<(), String> {
-        match step {
-            Step::Send { client, text } => {
-                let bytes: Vec<u8> = text
-                    .iter()
-                    .flat_map(|piece| self.bytes_to_send(piece))
-                    .collect();
-                self.client(client).send(bytes);
-                Ok(())
-            }
-            Step::Answer { client, text } => self.answer(client, text),
-            Step::Closed { client } => {
-                let rest = self.client(client).rest();
-                self.clients.remove(client);
-                if rest.is_empty() {
-                    Ok(())
-                } else {
-                    Err(format!(
-                        "the server sent \"{}\" before it closed the connection",
-                        shortened(&rest)
-                    ))
-                }
-            }
-            Step::UntilEnd { client } => self.lines_until_end(client).map(drop),
-            Step::Has { client, lines } => {
-                let answer = self.lines_until_end(client)?;
-                for wanted in lines {
-                    if !answer
-                        .iter()
-                        .any(|line| self.matches(wanted, line.as_bytes()))
-                    {
-                        return Err(format!("no line {wanted:?} in\n  {}", answer.join("\n  ")));
-                    }
-                }
-                Ok(())
-            }
-            Step::TimePasses(seconds) => {
-                self.target.let_time_pass(*seconds);
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads an answer and compares it with the expected text. If the length of the text is known, this reads as many
-    /// bytes, otherwise one line.
-    fn answer(&mut self, client: &str, text: &[Piece]) -> Result<(), String> {
-        let length = text.iter().map(|piece| match piece {
-            Piece::Bytes(bytes) => Some(bytes.len()),
-            Piece::Remembered8(_) => Some(8),
-            _ => None,
-        });
-        let got = match length.sum() {
-            Some(bytes) => self.read(client, bytes),
-            None if text.last() == Some(&Piece::Bytes(b"\n".into())) => {
-                self.client(client).line_that_ends_in(b"\n")
-            }
-            None => self.client(client).line_that_ends_in(b"\r\n"),
-        };
-        if self.matches(text, &got) {
-            return Ok(());
-        }
-        let literal = text.iter().map(|piece| match piece {
-            Piece::Bytes(bytes) => Some(&bytes[..]),
-            _ => None,
-        });
-        let literal: Option<Vec<&[u8]>> = literal.collect();
-        let expected = literal.map_or(format!("{text:?}"), |bytes| {
-            format!("\"{}\"", shortened(&bytes.concat()))
-        });
-        Err(format!(
-            "expected {expected}\n  but got  \"{}\"",
-            shortened(&got)
-        ))
-    }
-
-    /// Reads `length` bytes, or fewer if the server closes the connection or answers with an error.
-    fn read(&mut self, client: &str, length: usize) -> Vec<u8> {
-        let mut stream = &self.client(client).stream;
-        let mut got = Vec::new();
-        while got.len() < length {
-            let mut buffer = vec![0; (length - got.len()).min(1 << 16)];
-            match stream.read(&mut buffer) {
-                Ok(n) if n > 0 => got.extend_from_slice(&buffer[..n]),
-                _ => break,
-            }
-            // An error line is often shorter than the expected text. To wait for more bytes would only end by a
-            // timeout.
-            if got.ends_with(b"\r\n")
-                && [&b"ERROR"[..], b"CLIENT_", b"SERVER_"]
-                    .iter()
-                    .any(|e| got.starts_with(e))
-            {
-                break;
-            }
-        }
-        got
-    }
-
-    fn lines_until_end(&mut self, client: &str) -> Result<Vec<String>, String> {
-        let mut lines = Vec::new();
-        loop {
-            let line = self.client(client).line();
-            match line.as_str() {
-                "END" => return Ok(lines),
-                "ERROR" => return Err("the answer is ERROR".into()),
-                _ => lines.push(line),
-            }
-        }
-    }
-
-    /// The bytes of a piece of a text that is sent.
-    fn bytes_to_send(&self, piece: &Piece) -> Vec<u8> {
-        match piece {
-            Piece::Bytes(bytes) => bytes.clone(),
-            Piece::Remembered(name) => self.remembered[name].to_string().into_bytes(),
-            Piece::Remembered8(name) => self.remembered[name].to_be_bytes().into(),
-            other => panic!("{other:?} cannot be sent"),
-        }
-    }
-
-    /// Whether the pieces match all the bytes.
-    fn matches(&mut self, pieces: &[Piece], bytes: &[u8]) -> bool {
-        let Some((piece, rest)) = pieces.split_first() else {
-            return bytes.is_empty();
-        };
-        let digits = bytes
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count();
-        let number = str::from_utf8(&bytes[..digits])
-            .ok()
-            .and_then(|digits| digits.parse::<u64>().ok());
-        match piece {
-            Piece::Bytes(literal) => bytes
-                .strip_prefix(&literal[..])
-                .is_some_and(|bytes| self.matches(rest, bytes)),
-            Piece::Remembered(name) => number.is_some_and(|number| {
-                *self.remembered.entry(name.clone()).or_insert(number) == number
-                    && self.matches(rest, &bytes[digits..])
-            }),
-            Piece::Remembered8(name) => bytes.split_first_chunk().is_some_and(|(number, bytes)| {
-                let number = u64::from_be_bytes(*number);
-                *self.remembered.entry(name.clone()).or_insert(number) == number
-                    && self.matches(rest, bytes)
-            }),
-            Piece::Above(name) => {
-                number.is_some_and(|number| number > self.remembered[name])
-                    && self.matches(rest, &bytes[digits..])
-            }
-            Piece::Number => number.is_some() && self.matches(rest, &bytes[digits..]),
-            Piece::Anything => {
-                let line = bytes
-                    .iter()
-                    .position(|&byte| byte == b'\r')
-                    .unwrap_or(bytes.len());
-                (0..=line).any(|end| self.matches(rest, &bytes[end..]))
-            }
-        }
-    }
-}
-
-/// Parses a text into pieces; `end` is the last one.
-fn pieces(text: &str, end: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while let Some(next) = rest.chars().next() {
-        let special = match next {
-            '{' => rest
-                .split_once('}')
-                .and_then(|(inside, after)| Some((wildcard(&inside[1..])?, after))),
-            '\\' => Some(escape(rest)?),
-            _ => None,
-        };
-        let (piece, after) = special.unwrap_or_else(|| {
-            let (first, after) = rest.split_at(next.len_utf8());
-            (Piece::Bytes(first.into()), after)
-        });
-        pieces.push(piece);
-        rest = after;
-    }
-    pieces.push(Piece::Bytes(end.into()));
-    Ok(pieces)
-}
-
-/// Parses the bytes of a binary request or answer.
-fn hexadecimal(line: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
-    // Every second part is inside quotation marks.
-    for (place, part) in line.split('"').enumerate() {
-        if place % 2 == 1 {
-            pieces.push(Piece::Bytes(part.into()));
-            continue;
-        }
-        for word in part.split_whitespace() {
-            let (_, word) = word.rsplit_once(':').unwrap_or(("", word));
-            pieces.push(match word.strip_prefix("{=") {
-                Some(name) => Piece::Remembered8(name.trim_end_matches('}').into()),
-                None => {
-                    let digits = (0..word.len()).step_by(2);
-                    let bytes = digits.map(|at| {
-                        let two = word
-                            .get(at..at + 2)
-                            .ok_or(format!("{word} has an odd digit"))?;
-                        u8::from_str_radix(two, 16)
-                            .map_err(|_| format!("{word} is not hexadecimal"))
-                    });
-                    Piece::Bytes(bytes.collect::<Result<_, String>>()?)
-                }
-            });
-        }
-    }
-    Ok(pieces)
-}
-
-/// Parses what is between braces. `None`: it has no meaning here, so the braces are ordinary bytes.
-fn wildcard(inside: &str) -> Option<Piece> {
-    match inside {
-        "#" => return Some(Piece::Number),
-        "*" => return Some(Piece::Anything),
-        _ => {}
-    }
-    if let Some(name) = inside.strip_prefix('=') {
-        return Some(Piece::Remembered(name.to_owned()));
-    }
-    if let Some(name) = inside.strip_prefix('>') {
-        return Some(Piece::Above(name.to_owned()));
-    }
-    let (count, what) = inside.split_once('*')?;
-    Some(Piece::Bytes(what.repeat(count.parse().ok()?).into_bytes()))
-}
-
-fn escape(text: &str) -> Result<(Piece, &str), String> {
-    let unknown = || format!("no such escape: {text:?}");
-    let (escape, mut after) = text.split_at_checked(2).ok_or_else(unknown)?;
-    let byte = match escape {
-        r"\r" => b'\r',
-        r"\n" => b'\n',
-        r"\t" => b'\t',
-        r"\0" => 0,
-        r"\s" => b' ',
-        r"\\" => b'\\',
-        r"\x" => {
-            let (digits, rest) = after.split_at_checked(2).ok_or_else(unknown)?;
-            after = rest;
-            u8::from_str_radix(digits, 16).map_err(|_| unknown())?
-        }
-        _ => return Err(unknown()),
-    };
-    Ok((Piece::Bytes(vec![byte]), after))
+    let moved = Arc::clone(moved);
+    Ok(Target {
+        server: server_at(address, Kind::Memcached { release, moved }),
+        _ends_with_it: None,
+    })
 }
