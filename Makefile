@@ -5,8 +5,9 @@ OPTIONS ?=
 EMPTY ?=
 ARGS ?=
 BENCH ?= throughput
+LESSON ?=
 
-.PHONY: help run install test conversations bench lint fmt clean
+.PHONY: help run talk learn install test conversations bench lint fmt clean
 
 help: ## list the targets (this is the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +17,13 @@ run: ## build with optimisation and serve on 127.0.0.1:11211; ARGS="-vv -m 256" 
 	@{ ulimit -Sn "$$(ulimit -Hn)" || [ "$$(ulimit -Sn)" -ge 10240 ] || ulimit -Sn 10240; } 2>/dev/null; \
 	exec cargo run --release -- $(ARGS)
 
-install: ## build, and copy the program to where cargo keeps programs, usually ~/.cargo/bin
+talk: ## talk to the server on 127.0.0.1:11211: type the protocol; ARGS="-s host:port" names another server
+	@cargo run --quiet --release --bin memc -- $(ARGS)
+
+learn: ## list the lessons about the protocol; LESSON=01 begins the first one, with a server of its own
+	@cargo run --quiet --release --bin memc -- learn $(LESSON) $(ARGS)
+
+install: ## build, and copy the programs rustmemc and memc to where cargo keeps programs, usually ~/.cargo/bin
 	cargo install --path . --locked
 
 test: ## run every test, and print what was passed over, and why
@@ -27,8 +34,12 @@ test: ## run every test, and print what was passed over, and why
 	rm -f "$$PASSED_OVER"; \
 	exit $$status
 
-conversations: ## play tests/conversations; TARGET=host:port: against that server, whose items are DELETED; OPTIONS="-M": its flags
-	TARGET='$(TARGET)' OPTIONS='$(OPTIONS)' EMPTY='$(EMPTY)' cargo test --quiet --test conversations -- --nocapture
+conversations: ## play tests/conversations; TARGET=host:port: `memc check` of that server, whose items are DELETED; OPTIONS="-M": its flags
+ifeq ($(TARGET),)
+	cargo test --quiet --test conversations -- --nocapture
+else
+	@cargo run --quiet --bin memc -- check '$(TARGET)' --flags '$(OPTIONS)' $(if $(filter yes,$(EMPTY)),--empty)
+endif
 
 bench: ## BENCH=throughput, memory, hits or log; measures memcached or redis too, if installed; ARGS=--help lists options
 	cargo bench --bench $(BENCH) -- $(ARGS)

@@ -64,7 +64,9 @@
 //! they all return. [`command`] has `retrieval.rs`, `storage.rs`, `arithmetic.rs`, `meta.rs`, `stats.rs` (the command
 //! `stats`), and `admin.rs` (the other commands about the server).
 //!
-//! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`).
+//! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`). A second program, the client
+//! `memc`, is in `src/memc`. It teaches with [`conversations`], the tutorial of the protocol; the tests and `memc check`
+//! hold a server to them. Each conversation has a page there, with links to its code.
 //!
 //! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
 //! `aof` reads the file with the parser of `protocol`. Every part may use `item`; `serialization` uses only `item` and
@@ -289,16 +291,18 @@ pub use connection::{Running, Server, StartError};
 pub use stopper::Stopper;
 pub use stream::{Address, Stream};
 
-/// For `tests/common/memory.rs`, which uses a store without sockets, and for the tests that list all verbs. It is not
-/// for users of the library.
+/// For `tests/common/memory.rs`, which uses a store without sockets, for the tests that list all verbs, and for the
+/// program `memc`, which writes and reads the records of the append-only file. It is not for users of the library.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::aof::crc::crc32;
+    pub use crate::aof::record;
     pub use crate::clients::Clients;
     pub use crate::command::{Service, execute, reserve};
     pub use crate::datastore::{Datastore, Limits, WhenFull};
-    pub use crate::item::UnixTime;
-    pub use crate::protocol::{Answer, VERBS, parse};
-    pub use crate::serialization::Response;
+    pub use crate::item::{Expiry, Item, MAX_KEY, UnixTime};
+    pub use crate::protocol::{Answer, VERBS, base64, grammar, parse};
+    pub use crate::serialization::{Response, explain};
     pub use crate::stats::{Counts, Stats};
     pub use crate::watch::{Events, Watchers};
 }

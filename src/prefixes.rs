@@ -3,6 +3,8 @@
 //!
 //! Counting is off until `stats detail on` or `-D`. Then each counted command takes one lock for all clients, as in
 //! memcached. While it is off, a command only reads one flag.
+//!
+//! Lesson: [36](crate::conversations::lesson_36_sizes_and_prefixes).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -1,4 +1,6 @@
 //! Asks a server to stop, from any thread and at any time, also while the server starts.
+//!
+//! Lesson: [19](crate::conversations::lesson_19_shutdown).
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

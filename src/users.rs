@@ -1,4 +1,6 @@
 //! The users that may log in (`-Y`): the lines `user:password` of a file.
+//!
+//! Lesson: [32](crate::conversations::lesson_32_login).
 
 use std::fmt;
 use std::fs;

@@ -14,6 +14,8 @@
 //!   reported to the watcher (`skipped=7`).
 //! - Lock order: the lock of this file is the last one. It may be taken while a shard is locked, nothing else is locked
 //!   while it is held, and it is not held while lines are sent.
+//!
+//! Lesson: [37](crate::conversations::lesson_37_watch).
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -48,7 +48,7 @@
 //! - The removal of items that had expired when the file was replayed, and of each item that is flushed: the flush has
 //!   one record.
 
-mod crc;
+pub mod crc;
 mod disk;
 mod log;
 pub mod open;

@@ -1,5 +1,7 @@
 //! The commands about the server itself: `flush_all`, `verbosity`, `cache_memlimit`, `shutdown`, `watch`, `debugtime`,
 //! `lru_crawler`. (`stats` has a file of its own.)
+//!
+//! Lesson: [15](crate::conversations::lesson_15_admin).
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,4 +1,6 @@
 //! `incr`, `decr` and `ma`: arithmetic with a 64-bit number, which is stored as text like any other value.
+//!
+//! Lessons: [07](crate::conversations::lesson_07_arithmetic), [24](crate::conversations::lesson_24_meta_arithmetic).
 
 use super::log_fetch;
 use crate::datastore::{Datastore, PendingItem};

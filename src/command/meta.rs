@@ -4,6 +4,10 @@
 //! one of many clients brings a new value, while the others wait or use the old one (`doc/protocol.txt`, "Meta Get").
 //! This begins when an item is *vivified* (created empty by `N`) or *stale* or about to expire. The first client that
 //! reads it *wins* (its answer has `W`). The answers to the others have `Z`: another client has won.
+//!
+//! Lessons: [21](crate::conversations::lesson_21_meta_first_steps), [23](crate::conversations::lesson_23_meta_delete),
+//! [25](crate::conversations::lesson_25_one_brings_the_value),
+//! [26](crate::conversations::lesson_26_stale_while_revalidate).
 
 use super::{arithmetic, log_fetch, storage};
 use crate::datastore::{Bump, Datastore, PendingItem};

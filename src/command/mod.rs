@@ -7,12 +7,12 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-mod admin;
-mod arithmetic;
-mod meta;
-mod retrieval;
-mod stats;
-mod storage;
+pub(crate) mod admin;
+pub(crate) mod arithmetic;
+pub(crate) mod meta;
+pub(crate) mod retrieval;
+pub(crate) mod stats;
+pub(crate) mod storage;
 
 use std::io;
 use std::os::fd::RawFd;

@@ -1,4 +1,6 @@
 //! `get`, `gets`, `gat`, `gats`, and `touch`, which is a `gat` without the value.
+//!
+//! Lesson: [12](crate::conversations::lesson_12_many_keys_and_pipelines).
 
 use std::io;
 

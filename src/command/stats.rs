@@ -2,6 +2,8 @@
 //!
 //! Programs that monitor memcached read its statistics by name, and some fail if one is missing. So each answer has all
 //! names of memcached, in its order; the value is `0` for what does not exist here. Names of ours come last.
+//!
+//! Lessons: [14](crate::conversations::lesson_14_stats), [36](crate::conversations::lesson_36_sizes_and_prefixes).
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,7 @@
 //! `set`, `add`, `replace`, `append`, `prepend`, `cas`, `delete`; and `ms`, which can do the same and more.
+//!
+//! Lessons: [03](crate::conversations::lesson_03_storage), [06](crate::conversations::lesson_06_cas),
+//! [22](crate::conversations::lesson_22_meta_set), [28](crate::conversations::lesson_28_meta_cas).
 
 use super::log_fetch;
 use crate::datastore::guard::KeyGuard;

@@ -1,5 +1,7 @@
 //! Serves a client that speaks the binary protocol. The requests are executed by the same code as those of the text
 //! protocol: only how they are read, and how the answers are written, is different.
+//!
+//! Lesson: [34](crate::conversations::lesson_34_binary).
 
 use std::io;
 

@@ -19,6 +19,8 @@
 //! server answered the first piece too early, both would wait for ever: the server until the client reads, and the
 //! client until the server reads. So a line longer than [`OWN`] takes more memory, up to [`MAX_PIECE`], from the
 //! [`LineMemory`] that all connections share.
+//!
+//! Lesson: [02](crate::conversations::lesson_02_lines).
 
 use crate::clients::LineMemory;
 use crate::protocol;

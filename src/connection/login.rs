@@ -1,4 +1,6 @@
 //! The login of a client, if the server asks for one (`-Y`).
+//!
+//! Lesson: [32](crate::conversations::lesson_32_login).
 
 use std::io;
 

@@ -1,16 +1,16 @@
 //! Connections: from the accepted socket to the last answer. (The Go program's `connection_handler`.)
 
-mod binary;
+pub(crate) mod binary;
 mod conversation;
 pub mod descriptors;
-mod line;
+pub(crate) mod line;
 mod listener;
-mod login;
+pub(crate) mod login;
 mod request;
 mod server;
 mod start_error;
-mod watching;
-mod wire;
+pub(crate) mod watching;
+pub(crate) mod wire;
 mod workers;
 
 pub use server::{Running, Server};

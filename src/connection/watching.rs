@@ -4,6 +4,8 @@
 //! The worker waits for two things, lines and the end of the connection, and std cannot wait for both at once. So it
 //! waits for lines, and looks at the connection ten times a second. When the client does not read, the worker also
 //! stops waiting ten times a second, to see whether the server stops. Meanwhile lines are skipped.
+//!
+//! Lesson: [37](crate::conversations::lesson_37_watch).
 
 use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};

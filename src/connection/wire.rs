@@ -25,6 +25,9 @@
 //! - Records: in all three cases they are flushed first, if an answer may need it ([`Outgoing::flush_log`]).
 //! - Counts: the worker's counts are added to the server's. So a client that has read an answer finds its command
 //!   counted, even if it asks on another connection.
+//!
+//! Lessons: [04](crate::conversations::lesson_04_bad_data),
+//! [12](crate::conversations::lesson_12_many_keys_and_pipelines).
 
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::net::Shutdown;

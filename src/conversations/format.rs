@@ -61,6 +61,30 @@ pub struct Section<'t> {
     pub steps: Vec<Step<'t>>,
 }
 
+/// The part of the protocol that a section needs. A server is usually written in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The classic commands.
+    Classic,
+    /// The meta commands too.
+    Meta,
+    /// The binary protocol too.
+    Binary,
+}
+
+impl std::str::FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "classic" => Ok(Level::Classic),
+            "meta" => Ok(Level::Meta),
+            "binary" => Ok(Level::Binary),
+            _ => Err("a level is classic, meta or binary".into()),
+        }
+    }
+}
+
 /// The numbers of a release of memcached: 1.6.45.
 pub type Release = (u32, u32, u32);
 
@@ -172,6 +196,16 @@ impl<'t> Section<'t> {
             steps: Vec::new(),
         })
     }
+
+    /// The highest level of what the clients send.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        let levels = self.steps.iter().filter_map(|step| match &step.action {
+            Action::Send(text) => Some(level(text)),
+            _ => None,
+        });
+        levels.max().unwrap_or(Level::Classic)
+    }
 }
 
 impl<'t> Step<'t> {
@@ -210,6 +244,21 @@ impl<'t> Step<'t> {
             return Ok(step("", Action::Prose));
         };
         Ok(step(client, action))
+    }
+}
+
+/// The level of a request. (A data block counts as a request, which makes no difference as long as none begins like a
+/// meta command.)
+fn level(text: &[Piece]) -> Level {
+    let bytes = text.iter().map_while(|piece| match piece {
+        Piece::Bytes(bytes) => Some(&bytes[..]),
+        _ => None,
+    });
+    let bytes = bytes.flatten().take(3).copied().collect::<Vec<u8>>();
+    match bytes[..] {
+        [0x80, ..] => Level::Binary,
+        [b'm', b'g' | b's' | b'd' | b'a' | b'n' | b'e', b' ' | b'\r'] => Level::Meta,
+        _ => Level::Classic,
     }
 }
 
@@ -267,7 +316,7 @@ fn escape(text: &str) -> Result<(Piece, &str), String> {
         r"\x" => {
             let (digits, rest) = after.split_at_checked(2).ok_or_else(unknown)?;
             after = rest;
-            u8::from_str_radix(digits, 16).map_err(|_| unknown())?
+            byte_of(digits).ok_or_else(unknown)?
         }
         _ => return Err(unknown()),
     };
@@ -299,9 +348,16 @@ fn bytes_of(word: &str) -> Result<Vec<u8>, String> {
     let bytes = pairs.map(|at| {
         let two = word.get(at..at + 2);
         let two = two.ok_or(format!("{word} has an odd number of digits"))?;
-        u8::from_str_radix(two, 16).map_err(|_| format!("{word} is not hexadecimal"))
+        byte_of(two).ok_or_else(|| format!("{word} is not hexadecimal"))
     });
     bytes.collect()
+}
+
+/// Parses two hexadecimal digits.
+fn byte_of(digits: &str) -> Option<u8> {
+    // The parser of std also accepts "+1".
+    let is_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hexadecimal.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 /// Text as it must be written in a conversation, so that it means these bytes.
@@ -317,4 +373,169 @@ pub fn escaped(bytes: &[u8]) -> String {
         }
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The only step of a section with this line.
+    fn step(line: &str) -> Result<(String, Action), String> {
+        let text = format!("## A section\n{line}\n");
+        let mut conversation = Conversation::parse(&text)?;
+        let step = conversation.sections.remove(0).steps.remove(0);
+        assert_eq!((step.line, step.source), (2, line));
+        Ok((step.client.to_owned(), step.action))
+    }
+
+    /// The bytes of a text that has only bytes.
+    fn bytes(text: Text) -> Vec<u8> {
+        let bytes = text.into_iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => bytes,
+            other => panic!("{other:?} has no bytes"),
+        });
+        bytes.collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn each_form_of_a_line_has_its_meaning() {
+        for (line, client, is_sent, expected) in [
+            ("> get a", "", true, &b"get a\r\n"[..]),
+            (">get a", "", true, b"get a\r\n"),
+            (">  get a", "", true, b" get a\r\n"),
+            (">", "", true, b"\r\n"),
+            (">- get a", "", true, b"get a"),
+            ("anna> get a", "anna", true, b"get a\r\n"),
+            ("anna>- x", "anna", true, b"x"),
+            ("< END", "", false, b"END\r\n"),
+            ("<- END", "", false, b"END\n"),
+            ("ben< END", "ben", false, b"END\r\n"),
+            (r#">x 80 key:0161 "a b" ff"#, "", true, b"\x80\x01aa b\xff"),
+            (r#"anna<x 81 "" 00"#, "anna", false, b"\x81\0"),
+        ] {
+            let (found, action) = step(line).expect(line);
+            assert_eq!(found, client, "{line}");
+            match (action, is_sent) {
+                (Action::Send(text), true) | (Action::Answer(text), false) => {
+                    assert_eq!(bytes(text), expected, "{line}");
+                }
+                (action, _) => panic!("{line}: {action:?}"),
+            }
+        }
+        assert!(matches!(step("<closed"), Ok((_, Action::Closed))));
+        assert!(matches!(step("<...until END"), Ok((_, Action::UntilEnd))));
+        assert!(matches!(step("@ +10"), Ok((_, Action::TimePasses(10)))));
+        match step("anna<...has STAT a").expect("a line") {
+            (client, Action::Has(text)) => {
+                assert_eq!((client, bytes(text)), ("anna".into(), b"STAT a".into()))
+            }
+            (_, action) => panic!("{action:?}"),
+        }
+        for prose in [
+            "",
+            "prose",
+            "a < b",
+            "Anna> x",
+            "# not a title",
+            "    > x",
+            "@ 10",
+            "x",
+        ] {
+            assert!(matches!(step(prose), Ok((_, Action::Prose))), "{prose}");
+        }
+    }
+
+    #[test]
+    fn a_text_has_escapes_and_placeholders() {
+        let pieces = |source: &str| text(source, "").expect(source);
+        let one = |source: &str| pieces(source).remove(0);
+        assert_eq!(bytes(pieces(r"\r\n\t\0\\\s\xfF.")), b"\r\n\t\0\\ \xff.");
+        assert_eq!(bytes(pieces("{3*ab}c")), b"abababc");
+        assert_eq!(one("{=a}"), Piece::Remembered("a".into()));
+        assert_eq!(one("{>a}"), Piece::Above("a".into()));
+        assert_eq!(one("{#}"), Piece::Number);
+        assert_eq!(one("{*}"), Piece::Anything);
+        assert_eq!(
+            hexadecimal("cas:{=a}"),
+            Ok(vec![Piece::Remembered8("a".into())])
+        );
+        // Other braces are ordinary bytes.
+        for braces in ["{x}", "{", "}{", "{a*b}", "{}"] {
+            assert_eq!(bytes(pieces(braces)), braces.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_an_error_with_its_line() {
+        for (line, error) in [
+            (r"> a\qb", r#"line 2: no such escape: "\\qb""#),
+            (r"> a\", r#"line 2: no such escape: "\\""#),
+            (r"< \x4", r#"line 2: no such escape: "\\x4""#),
+            (r"< \x4g", r#"line 2: no such escape: "\\x4g""#),
+            (r"< \x+4", r#"line 2: no such escape: "\\x+4""#),
+            (">x 80 0", "line 2: 0 has an odd number of digits"),
+            (">x zz", "line 2: zz is not hexadecimal"),
+            (">x +1", "line 2: +1 is not hexadecimal"),
+            ("@ +soon", "line 2: no seconds"),
+        ] {
+            assert_eq!(step(line).expect_err(line), error);
+        }
+        let error = |text| Conversation::parse(text).expect_err(text);
+        assert_eq!(
+            error("# T\n\n> get a\n## S"),
+            "line 3: an exchange before the first section"
+        );
+        assert_eq!(
+            error("## S\n## T (since 1.6.x)"),
+            "line 2: this is no release"
+        );
+    }
+
+    #[test]
+    fn a_conversation_has_a_heading_and_sections_with_marks() {
+        let text = "# Title: x\n\nserver: -M -m 8 \ncode: a b\nprose\n## One (ours alone)\nmore\n> a\n## Two (since 1.6.40)";
+        let conversation = Conversation::parse(text).expect("it is a conversation");
+        assert_eq!(conversation.title, "Title: x");
+        assert_eq!((conversation.flags, conversation.code), ("-M -m 8", "a b"));
+        assert_eq!(conversation.introduction, ["", "prose"]);
+        let [one, two] = &conversation.sections[..] else {
+            panic!("{:?}", conversation.sections);
+        };
+        assert_eq!((one.title, one.is_ours_alone), ("One (ours alone)", true));
+        assert_eq!((one.since, two.since), ((0, 0, 0), (1, 6, 40)));
+        assert!(!two.is_ours_alone && two.steps.is_empty());
+        let lines: Vec<usize> = one.steps.iter().map(|step| step.line).collect();
+        assert_eq!(lines, [7, 8]);
+    }
+
+    #[test]
+    fn the_level_of_a_section_is_that_of_its_highest_request() {
+        for (lines, level) in [
+            ("prose", Level::Classic),
+            ("> mget a", Level::Classic),
+            ("> set a 0 0 1\n> x\n< HD", Level::Classic),
+            ("> set a 0 0 1\n> x\n> mg a\n> get a", Level::Meta),
+            ("> mn", Level::Meta),
+            ("> me a\n>x 80 00", Level::Binary),
+            (">x 80\n> mg a", Level::Binary),
+            ("<x 80", Level::Classic),
+        ] {
+            let text = format!("## S\n{lines}");
+            let conversation = Conversation::parse(&text).expect(lines);
+            assert_eq!(conversation.sections[0].level(), level, "{lines}");
+        }
+    }
+
+    #[test]
+    fn escaped_bytes_are_read_as_these_bytes() {
+        let all: Vec<u8> = (0..=255).collect();
+        for written in [&all[..], b" {3*a} {=b} \\n \"", b"plain"] {
+            let line = format!("> {}", escaped(written));
+            let Ok((_, Action::Send(text))) = step(&line) else {
+                panic!("{line}");
+            };
+            assert_eq!(bytes(text), [written, b"\r\n"].concat());
+        }
+        assert_eq!(escaped(b"get a\r\n"), r"get a\x0d\x0a");
+    }
 }

@@ -17,6 +17,9 @@ use crate::stream::{Address, Stream};
 /// The most bytes that are read of one answer. No answer in the conversations is longer.
 const LONGEST_ANSWER: usize = 16 << 20;
 
+/// A server that is silent for this time has nothing more to send.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// How long memcached needs after its clock was moved, until its next tick.
 const NEXT_TICK: Duration = Duration::from_millis(1200);
 
@@ -63,20 +66,25 @@ impl fmt::Display for Difference {
 impl Server {
     /// The reason why this server cannot play a section; `None` if it can.
     pub fn passes_over(&self, section: &Section<'_>) -> Option<String> {
-        let Kind::Memcached { release, .. } = &self.kind else {
-            return None;
-        };
-        let is_travel = |step: &Step<'_>| matches!(step.action, Action::TimePasses(_));
-        if section.is_ours_alone {
-            Some("marked (ours alone)".into())
-        } else if section.since > *release {
-            let (major, minor, patch) = release;
-            Some(format!("newer than memcached {major}.{minor}.{patch}"))
-        } else if section.steps.iter().any(is_travel) && !self.has_debugtime() {
-            Some("in need of debugtime, which memcached has only in its debug build".into())
-        } else {
-            None
+        if let Kind::Memcached { release, .. } = &self.kind {
+            if section.is_ours_alone {
+                return Some("marked (ours alone)".into());
+            }
+            if section.since > *release {
+                let (major, minor, patch) = release;
+                return Some(format!("newer than memcached {major}.{minor}.{patch}"));
+            }
         }
+        let is_travel = |step: &Step<'_>| matches!(step.action, Action::TimePasses(_));
+        if !section.steps.iter().any(is_travel) || self.has_debugtime() {
+            return None;
+        }
+        Some(match self.kind {
+            Kind::Rustmemc => "in need of debugtime, which a rustmemc has with --debug".into(),
+            Kind::Memcached { .. } => {
+                "in need of debugtime, which memcached has only in its debug build".into()
+            }
+        })
     }
 
     /// Plays a section. Another section may not be played at the same time, because it would flush the items.
@@ -84,13 +92,23 @@ impl Server {
     /// # Errors
     /// The number of the line at which the server did something else, and what that was.
     pub fn play(&self, section: &Section<'_>) -> Result<(), (usize, Difference)> {
+        self.flush();
+        self.play_unflushed(section)
+    }
+
+    /// Plays a section without removing the items first: for a server that has no `flush_all`.
+    ///
+    /// # Errors
+    /// The number of the line at which the server did something else, and what that was.
+    pub fn play_unflushed(&self, section: &Section<'_>) -> Result<(), (usize, Difference)> {
         let mut player = Player::new(self);
-        player.flush();
         for step in &section.steps {
             let played = player.play(step);
             played.map_err(|difference| (step.line, difference))?;
         }
-        let last = section.steps.last().map_or(0, |step| step.line);
+        let is_exchange = |step: &&Step<'_>| !matches!(step.action, Action::Prose);
+        let last = section.steps.iter().rfind(is_exchange);
+        let last = last.map_or(0, |step| step.line);
         player.finish().map_err(|difference| (last, difference))
     }
 
@@ -99,11 +117,33 @@ impl Server {
         answer.is_ok_and(|line| line == b"OK\r\n")
     }
 
-    /// Sends lines on a connection of its own, and returns the first line of the answer.
-    fn ask(&self, lines: &[u8]) -> io::Result<Vec<u8>> {
+    /// Removes all items. Returns whether the server has done so: with `-F` it refuses.
+    pub fn flush(&self) -> bool {
+        self.ask(b"flush_all\r\n")
+            .is_ok_and(|line| line == b"OK\r\n")
+    }
+
+    /// Sends lines on a connection of its own, and returns the first line of the answer. Its end may be missing.
+    ///
+    /// # Errors
+    /// The server does not accept the connection, or answers nothing.
+    pub fn ask(&self, lines: &[u8]) -> io::Result<Vec<u8>> {
         let stream = self.address.connect(self.patience)?;
         (&stream).write_all(lines)?;
-        read_line(&stream, b"\r\n")
+        match read_until(&stream, b"\n") {
+            (line, why) if line.is_empty() => Err(io::Error::other(why)),
+            (line, _) => Ok(line),
+        }
+    }
+
+    /// Sends a command on a connection of its own, and returns the lines of the answer up to END.
+    ///
+    /// # Errors
+    /// The answer is an error, or has no END.
+    pub fn list(&self, command: &[u8]) -> Result<Vec<Vec<u8>>, Difference> {
+        let mut player = Player::new(self);
+        player.send("", command)?;
+        player.lines_until_end("")
     }
 
     fn let_time_pass(&self, seconds: u32) -> io::Result<()> {
@@ -149,7 +189,7 @@ impl<'s> Player<'s> {
     /// Removes all items, as each section begins. The answer may be an error: with `-F` the server refuses, and the
     /// conversations about `-F` do not need it.
     pub fn flush(&self) {
-        let _ = self.server.ask(b"flush_all\r\n");
+        self.server.flush();
     }
 
     /// Plays a step. Returns what the server has sent, or what was sent to it.
@@ -176,10 +216,8 @@ impl<'s> Player<'s> {
                     Some(lines) => lines,
                     None => self.lines_until_end(step.client)?,
                 };
-                if !lines
-                    .iter()
-                    .any(|line| self.matches(wanted, line.trim_ascii_end()))
-                {
+                let mut contents = lines.iter().map(|line| without_end(line));
+                if !contents.any(|line| self.matches(wanted, line)) {
                     return Err(Difference {
                         expected: format!("a line {}", describe(wanted)),
                         got: quoted(&lines.concat()),
@@ -226,9 +264,23 @@ impl<'s> Player<'s> {
     pub fn finish(mut self) -> Result<(), Difference> {
         for (_, stream) in self.streams.drain() {
             let _ = stream.shutdown(Shutdown::Write);
-            rest(&stream, "when the client has closed it")?;
+            let expected =
+                "that the server sends nothing more, and closes the connection after the client";
+            rest(&stream, expected)?;
         }
         Ok(())
+    }
+
+    /// Reads what the server has sent and nobody has asked for, until it is silent for a moment.
+    pub fn skip(&mut self, client: &str) -> Vec<u8> {
+        let mut skipped = Vec::new();
+        if let Some(stream) = self.streams.get(client) {
+            let _ = stream.set_timeout(Some(MOMENT));
+            // The end is a time-out.
+            let _ = stream.take(LONGEST_ANSWER as u64).read_to_end(&mut skipped);
+            let _ = stream.set_timeout(Some(self.server.patience));
+        }
+        skipped
     }
 
     /// The bytes of a text that is sent.
@@ -256,7 +308,11 @@ impl<'s> Player<'s> {
         Ok(bytes)
     }
 
-    fn send(&mut self, client: &str, bytes: &[u8]) -> Result<(), Difference> {
+    /// Sends bytes, which need not be in a conversation.
+    ///
+    /// # Errors
+    /// The server does not accept the connection, or does not read.
+    pub fn send(&mut self, client: &str, bytes: &[u8]) -> Result<(), Difference> {
         let sent = self.stream(client)?.write_all(bytes);
         sent.map_err(|error| Difference {
             expected: "that the server reads".into(),
@@ -267,30 +323,42 @@ impl<'s> Player<'s> {
     /// Reads an answer and compares it with the expected text. If the length of the text is known, this reads as many
     /// bytes, otherwise one line.
     fn answer(&mut self, client: &str, text: &Text) -> Result<Vec<u8>, Difference> {
-        let length = text.iter().map(|piece| match piece {
-            Piece::Bytes(bytes) => Some(bytes.len()),
-            Piece::Remembered8(_) => Some(8),
+        let known = text.iter().map(|piece| match piece {
+            Piece::Bytes(bytes) => Some(bytes.clone()),
+            Piece::Remembered8(_) => Some(vec![0; 8]),
             _ => None,
         });
+        let known = known.collect::<Option<Vec<_>>>();
+        let is_line = matches!(text.last(), Some(Piece::Bytes(end)) if end.ends_with(b"\n"));
         let stream = self.stream(client)?;
-        let (got, end) = match length.sum() {
-            Some(bytes) => read_bytes(stream, bytes),
+        let (mut got, mut end) = match known {
+            Some(known) => read_bytes(stream, &known.concat(), is_line),
             None if text.last() == Some(&Piece::Bytes(b"\n".into())) => read_until(stream, b"\n"),
             None => read_until(stream, b"\r\n"),
         };
         if self.matches(text, &got) {
             return Ok(got);
         }
+        // The server may have sent a longer line: NOT_STORED instead of STORED. The message has the whole line.
+        if is_line && end.is_empty() && !got.ends_with(b"\n") {
+            let more;
+            (more, end) = read_until(self.stream(client)?, b"\n");
+            got.extend(more);
+        }
         Err(Difference {
             expected: describe(text),
-            got: format!("{}{end}", quoted(&got)),
+            got: received(&got, &end),
         })
     }
 
     fn closed(&mut self, client: &str) -> Result<Vec<u8>, Difference> {
         self.stream(client)?;
         match self.streams.remove(client) {
-            Some(stream) => rest(&stream, "and sends nothing before that").map(|()| Vec::new()),
+            Some(stream) => {
+                let expected =
+                    "that the server closes the connection, and sends nothing before that";
+                rest(&stream, expected).map(|()| Vec::new())
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -311,7 +379,7 @@ impl<'s> Player<'s> {
             if has_failed {
                 return Err(Difference {
                     expected: "lines up to END".into(),
-                    got: format!("{}{end}", quoted(&lines.concat())),
+                    got: received(&lines.concat(), &end),
                 });
             }
         }
@@ -331,11 +399,10 @@ impl<'s> Player<'s> {
                 .strip_prefix(&literal[..])
                 .is_some_and(|bytes| self.matches(rest, bytes)),
             Piece::Remembered(name) => {
-                number.is_some_and(|number| self.is_remembered(name, number))
-                    && self.matches(rest, after)
+                number.is_some_and(|number| self.matches_number(name, number, rest, after))
             }
             Piece::Remembered8(name) => bytes.split_first_chunk().is_some_and(|(number, after)| {
-                self.is_remembered(name, u64::from_be_bytes(*number)) && self.matches(rest, after)
+                self.matches_number(name, u64::from_be_bytes(*number), rest, after)
             }),
             Piece::Above(name) => {
                 let before = self.remembered.get(name).copied();
@@ -351,14 +418,23 @@ impl<'s> Player<'s> {
         }
     }
 
-    /// Whether this number has this name. The first number gets it.
-    fn is_remembered(&mut self, name: &str, number: u64) -> bool {
-        *self.remembered.entry(name.to_owned()).or_insert(number) == number
+    /// Whether the number has this name, and the pieces match the bytes after it. The first number gets the name, unless
+    /// the rest does not match.
+    fn matches_number(&mut self, name: &str, number: u64, rest: &[Piece], after: &[u8]) -> bool {
+        if let Some(&known) = self.remembered.get(name) {
+            return known == number && self.matches(rest, after);
+        }
+        self.remembered.insert(name.to_owned(), number);
+        let matches = self.matches(rest, after);
+        if !matches {
+            self.remembered.remove(name);
+        }
+        matches
     }
 }
 
 /// Reads until the server closes the connection, and checks that it sends nothing before that.
-fn rest(stream: &Stream, condition: &str) -> Result<(), Difference> {
+fn rest(stream: &Stream, expected: &str) -> Result<(), Difference> {
     let mut sent = Vec::new();
     let read = stream.take(LONGEST_ANSWER as u64).read_to_end(&mut sent);
     let is_closed = match read {
@@ -369,14 +445,14 @@ fn rest(stream: &Stream, condition: &str) -> Result<(), Difference> {
     if is_closed && sent.is_empty() {
         return Ok(());
     }
-    let end = if is_closed {
-        ""
-    } else {
-        ", and the connection stays open"
+    let got = match (is_closed, sent.is_empty()) {
+        (true, _) => quoted(&sent),
+        (false, true) => "a connection that stays open".into(),
+        (false, false) => format!("{}, and the connection stays open", quoted(&sent)),
     };
     Err(Difference {
-        expected: format!("that the server closes the connection {condition}"),
-        got: format!("{}{end}", quoted(&sent)),
+        expected: expected.into(),
+        got,
     })
 }
 
@@ -393,25 +469,20 @@ fn read_until(mut stream: &Stream, end: &[u8]) -> (Vec<u8>, String) {
     (line, String::new())
 }
 
-fn read_line(stream: &Stream, end: &[u8]) -> io::Result<Vec<u8>> {
-    match read_until(stream, end) {
-        (line, why) if why.is_empty() => Ok(line),
-        (_, why) => Err(io::Error::other(why)),
-    }
-}
-
-/// Reads `length` bytes, or fewer if the server closes the connection, sends an error, or sends nothing more.
-fn read_bytes(mut stream: &Stream, length: usize) -> (Vec<u8>, String) {
+/// Reads as many bytes as are expected, or fewer if the server closes the connection, sends another line, or sends
+/// nothing more.
+fn read_bytes(mut stream: &Stream, expected: &[u8], is_line: bool) -> (Vec<u8>, String) {
     let mut got = Vec::new();
-    while got.len() < length {
-        let mut buffer = vec![0; (length - got.len()).min(1 << 16)];
+    while got.len() < expected.len() {
+        let mut buffer = vec![0; (expected.len() - got.len()).min(1 << 16)];
         match stream.read(&mut buffer) {
             Ok(0) => return (got, why_no_more(&io::ErrorKind::UnexpectedEof.into())),
             Ok(n) => got.extend(buffer.iter().take(n)),
             Err(error) => return (got, why_no_more(&error)),
         }
-        // An error line is often shorter than the expected text. To wait for more bytes would only end by a timeout.
-        if is_error(&got) {
+        // Another line is often shorter than the expected one. To wait for more bytes would only end by a timeout.
+        let is_other_line = is_line && got.ends_with(b"\n") && !expected.starts_with(&got);
+        if is_error(&got) || is_other_line {
             break;
         }
     }
@@ -420,12 +491,28 @@ fn read_bytes(mut stream: &Stream, length: usize) -> (Vec<u8>, String) {
 
 fn why_no_more(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ", and then nothing more".into(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "silence".into(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-            ", and then the end of the connection".into()
+            "the end of the connection".into()
         }
-        _ => format!(", and then: {error}"),
+        _ => error.to_string(),
     }
+}
+
+/// What was received, for a message: the bytes, and why there are no more.
+fn received(bytes: &[u8], end: &str) -> String {
+    match (bytes, end) {
+        ([], "silence") => "no answer".into(),
+        ([], end) if !end.is_empty() => end.into(),
+        (_, "") => quoted(bytes),
+        (_, end) => format!("{}, and then {end}", quoted(bytes)),
+    }
+}
+
+/// A line without its line end.
+fn without_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Whether this is a whole error line.
@@ -466,3 +553,6 @@ pub fn quoted(bytes: &[u8]) -> String {
         None => format!("\"{}\"", bytes.escape_ascii()),
     }
 }
+
+#[cfg(test)]
+mod tests;

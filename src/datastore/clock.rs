@@ -33,6 +33,8 @@
 //! that made the bytes dead compacts, as soon as a shard has too many of them (`shard/reclaim.rs`). Compaction itself
 //! does not look at the clock: it copies an item that has expired but was not removed yet. The value of a large item is
 //! freed when the last reader has sent it.
+//!
+//! Lesson: [08](crate::conversations::lesson_08_expiry).
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};

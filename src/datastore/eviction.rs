@@ -38,6 +38,8 @@
 //! the memory for that is missing for items. (They were simulated item by item.) With as much memory as memcached has,
 //! the server itself holds 156,000 of these items, and 79.65, 61.44 and 74.31 per cent are hits:
 //! `cargo bench --bench hits`.
+//!
+//! Lesson: [10](crate::conversations::lesson_10_flush_all).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{RwLock, TryLockError};

@@ -51,13 +51,13 @@
 //! - A lock that a panic has poisoned still works: each change to a shard is complete in itself.
 
 pub mod clock;
-mod eviction;
+pub(crate) mod eviction;
 pub(crate) mod guard;
 mod head;
 mod index;
 mod item_ref;
 mod persistence;
-mod reserve;
+pub(crate) mod reserve;
 mod segment;
 mod shard;
 

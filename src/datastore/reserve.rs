@@ -10,6 +10,9 @@
 //!
 //! (If the limit is lowered while the server runs, the next writes evict. With `-M` the items stay until they are
 //! removed. A replay evicts with `-M` too, down to a little more than `-m`: see `persistence.rs`.)
+//!
+//! Lessons: [13](crate::conversations::lesson_13_large_items), [17](crate::conversations::lesson_17_no_evictions),
+//! [18](crate::conversations::lesson_18_item_size_limit).
 
 use super::eviction::MAX_SMALL_WRITE;
 use super::segment::{ITEM_OVERHEAD, MAX_SMALL_ITEM};

@@ -3,6 +3,8 @@
 //!
 //! The decoder is as lenient as memcached's: characters that are not base64 are skipped, and nothing after the first
 //! padded group is read.
+//!
+//! Lesson: [29](crate::conversations::lesson_29_binary_keys).
 
 use crate::item::MAX_KEY;
 

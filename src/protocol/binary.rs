@@ -19,6 +19,8 @@
 //! get, and the success of the others.
 //!
 //! Source: memcached's wiki, "BinaryProtocolRevamped", and `proto_bin.c` of memcached 1.6.45 where that is silent.
+//!
+//! Lesson: [34](crate::conversations::lesson_34_binary).
 
 use super::request::{
     Arithmetic, Detail, Direction, End, Flush, Key, Keys, MetaDelete, OnFailure, Request,

@@ -2,6 +2,14 @@
 //!
 //! `args` is always the line after the verb. Words beyond the grammar are ignored, as in memcached (except by
 //! `shutdown`, which refuses them). Too few words are mostly a [`LineError::TooFewWords`].
+//!
+//! Lessons: [03](crate::conversations::lesson_03_storage), [04](crate::conversations::lesson_04_bad_data),
+//! [06](crate::conversations::lesson_06_cas), [07](crate::conversations::lesson_07_arithmetic),
+//! [08](crate::conversations::lesson_08_expiry), [09](crate::conversations::lesson_09_delete),
+//! [10](crate::conversations::lesson_10_flush_all), [12](crate::conversations::lesson_12_many_keys_and_pipelines),
+//! [14](crate::conversations::lesson_14_stats), [15](crate::conversations::lesson_15_admin),
+//! [16](crate::conversations::lesson_16_flush_disabled), [19](crate::conversations::lesson_19_shutdown),
+//! [20](crate::conversations::lesson_20_ours_alone), [38](crate::conversations::lesson_38_no_watch).
 
 use super::request::{
     Arithmetic, DebugTime, Detail, Direction, End, Flush, Keys, OnFailure, Request, Retrieval,
@@ -129,7 +137,7 @@ fn storage<'a>(
     }
 }
 
-/// `delete <key> [noreply]`
+/// `delete|del <key> [noreply]`
 pub(super) fn delete(args: &[u8]) -> Parsed<'_> {
     let (key, _) = first_word(args);
     if key.is_empty() {

@@ -1,4 +1,6 @@
 //! exptime: one number that can mean four things (`doc/protocol.txt`, "Expiration times").
+//!
+//! Lesson: [08](crate::conversations::lesson_08_expiry).
 
 use crate::item::{Expiry, UnixTime};
 

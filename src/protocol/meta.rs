@@ -3,6 +3,12 @@
 //! All have the form `<verb> <key> [<bytes>] <flags>*`. A flag is one word. Its first letter is its name, and some
 //! flags have a value after the letter (`T30`). Most commands accept all flags, and ignore those that they do not use,
 //! as memcached does.
+//!
+//! Lessons: [21](crate::conversations::lesson_21_meta_first_steps), [22](crate::conversations::lesson_22_meta_set),
+//! [23](crate::conversations::lesson_23_meta_delete), [24](crate::conversations::lesson_24_meta_arithmetic),
+//! [25](crate::conversations::lesson_25_one_brings_the_value),
+//! [26](crate::conversations::lesson_26_stale_while_revalidate), [28](crate::conversations::lesson_28_meta_cas),
+//! [30](crate::conversations::lesson_30_meta_errors), [31](crate::conversations::lesson_31_what_is_there).
 
 use super::base64::{self, MAX_KEY_IN_BASE64};
 use super::request::{

@@ -6,17 +6,20 @@
 //! protocol has no lines: [`binary`] parses its requests.
 //!
 //! Source: memcached's `doc/protocol.txt`, and the behaviour of memcached 1.6.45 where that text says nothing.
+//!
+//! Lesson: [05](crate::conversations::lesson_05_keys).
 
 pub mod base64;
 pub mod binary;
-mod classic;
+pub(crate) mod classic;
 pub mod error;
 pub mod expiry;
+pub mod grammar;
 mod login;
-mod meta;
+pub(crate) mod meta;
 mod number;
 pub mod request;
-mod tuning;
+pub(crate) mod tuning;
 
 use crate::item::MAX_KEY;
 pub use error::{LineError, ProtocolError};

@@ -5,6 +5,8 @@
 //! memcached answers them, so that a tool that sends them works. As in memcached, a subcommand may be shortened, as in
 //! `slabs auto 1`. A short form that fits several subcommands is the first of them in the grammar for which the line
 //! has enough words.
+//!
+//! Lessons: [31](crate::conversations::lesson_31_what_is_there), [35](crate::conversations::lesson_35_tools).
 
 use super::request::{Classes, Crawler, Internals, Request};
 use super::{LineError, Parsed, ProtocolError, number, words};

@@ -2,6 +2,8 @@
 //!
 //! The header is that of the request ([`Header`]), with these differences: the first byte is 0x81, and a status is in
 //! the bytes 6 and 7.
+//!
+//! Lesson: [34](crate::conversations::lesson_34_binary).
 
 use std::io::{self, Write};
 

@@ -4,6 +4,7 @@
 //! pieces: the caller must buffer them.
 
 pub mod binary;
+pub mod explain;
 mod meta;
 
 use std::fmt;
@@ -239,8 +240,11 @@ impl fmt::Display for FailedCondition {
     }
 }
 
+/// The reason of `EXISTS`.
+const ITEM_HAS_CHANGED: &str = "the item has changed";
+
 fn item_has_changed(cas: u64) -> String {
-    format!("the item has changed; its cas unique is now {cas}")
+    format!("{ITEM_HAS_CHANGED}; its cas unique is now {cas}")
 }
 
 /// Writes the expiry of an item; `None`: it never expires.
