@@ -280,6 +280,11 @@ impl Write for Wire<'_> {
         self.writer.write(bytes)
     }
 
+    /// Does the same as the trait's own method, which is a loop of calls that cost more than the copy.
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_all(bytes)
+    }
+
     /// Sends the buffered answers.
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
