@@ -31,13 +31,11 @@
 //! client chose with `E`.)
 
 use std::borrow::Cow;
-use std::fmt;
-use std::io::Write;
 
 use super::crc::crc32;
 use crate::item::{Expiry, Item, Marks, UnixTime};
 use crate::protocol::base64::{self, MAX_KEY_IN_BASE64};
-use crate::protocol::{self, Exptime, Flush, Request};
+use crate::protocol::{self, Exptime, Flush, Request, write_decimal};
 
 /// The earliest date that a command can name. A flush at this time flushes nothing, and replaces a pending flush.
 const LONG_PAST: u64 = 2_592_001;
@@ -107,19 +105,20 @@ impl Record<'_> {
         let start = out.len();
         match self {
             Record::Heading { cas } => {
-                out.extend_from_slice(HEADING);
-                add(out, format_args!("{cas}"));
+                add_number(out, HEADING, *cas);
             }
             Record::Mark { time, offset, cas } => {
-                out.extend_from_slice(MARK);
-                add(out, format_args!("{time} {offset} E{cas}"));
+                add_number(out, MARK, (*time).into());
+                add_number(out, b" ", *offset);
+                add_number(out, b" E", *cas);
             }
             Record::Put(item) => {
                 let value = item.value();
                 let binary = write_verb_and_key(out, "ms ", item.key(), item.marks.binary_key);
-                add(out, format_args!(" {}{binary}", item.value_length()));
+                add_number(out, b" ", item.value_length() as u64);
+                out.extend_from_slice(binary.as_bytes());
                 if item.flags != 0 {
-                    add(out, format_args!(" F{}", item.flags));
+                    add_number(out, b" F", item.flags.into());
                 }
                 if let Some(time) = item.expiry.time() {
                     add_time(out, time);
@@ -127,9 +126,11 @@ impl Record<'_> {
                 if item.marks.stale {
                     out.extend_from_slice(b" I");
                 }
-                add(out, format_args!(" E{}", item.cas));
+                add_number(out, b" E", item.cas);
                 let (line, data) = (checksum(out, start), crc32(&value));
-                add(out, format_args!(" O{line:08x}.{data:08x}\r\n"));
+                add_checksum(out, b" O", line);
+                add_checksum(out, b".", data);
+                out.extend_from_slice(b"\r\n");
                 out.extend_from_slice(&value);
                 out.extend_from_slice(b"\r\n");
                 // A real memcached cannot store an item as stale, so a second record makes it stale. A replay here
@@ -147,28 +148,30 @@ impl Record<'_> {
             }
             Record::Stale { key, expiry, cas } => {
                 let binary = write_verb_and_key(out, "md ", key, false);
-                add(out, format_args!("{binary} I"));
+                out.extend_from_slice(binary.as_bytes());
+                out.extend_from_slice(b" I");
                 add_time(out, expiry.time().unwrap_or(0));
-                add(out, format_args!(" E{cas}"));
+                add_number(out, b" E", *cas);
             }
             Record::Remove { key, cas } => {
                 let binary = write_verb_and_key(out, "md ", key, false);
                 out.extend_from_slice(binary.as_bytes());
                 if let Some(cas) = cas {
-                    add(out, format_args!(" E{cas}"));
+                    add_number(out, b" E", *cas);
                 }
             }
             Record::Flush => out.extend_from_slice(b"flush_all 0"),
             // A client would name the next second: see `Datastore::flush_later`.
             Record::FlushAt(time) => {
                 let time = time.saturating_add(1);
-                add(out, format_args!("flush_all {}", time.min(LAST_PLAIN_TIME)));
+                add_number(out, b"flush_all ", time.min(LAST_PLAIN_TIME).into());
                 add_late_time(out, time);
             }
-            Record::FlushNever => add(out, format_args!("flush_all {LONG_PAST}")),
+            Record::FlushNever => add_number(out, b"flush_all ", LONG_PAST),
         }
         let line = checksum(out, start);
-        add(out, format_args!(" O{line:08x}\r\n"));
+        add_checksum(out, b" O", line);
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -191,20 +194,33 @@ fn checksum(out: &[u8], start: usize) -> u32 {
     crc32(line)
 }
 
-fn add(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+fn add_number(out: &mut Vec<u8>, before: &[u8], number: u64) {
+    out.extend_from_slice(before);
     // Writing to a Vec cannot fail.
-    let _ = out.write_fmt(text);
+    let _ = write_decimal(number, out);
+}
+
+/// Adds a checksum as eight hexadecimal digits.
+fn add_checksum(out: &mut Vec<u8>, before: &[u8], checksum: u32) {
+    out.extend_from_slice(before);
+    // The bits of each digit are moved to the end of the number.
+    out.extend((0..8).map(
+        |digit| match checksum.rotate_left(4 * (digit + 1)) as u8 % 16 {
+            digit @ 0..=9 => b'0' + digit,
+            digit => b'a' - 10 + digit,
+        },
+    ));
 }
 
 /// Adds the flag `T`, and if no client can name this time, `L` too.
 fn add_time(out: &mut Vec<u8>, time: UnixTime) {
-    add(out, format_args!(" T{}", time.min(LAST_PLAIN_TIME)));
+    add_number(out, b" T", time.min(LAST_PLAIN_TIME).into());
     add_late_time(out, time);
 }
 
 fn add_late_time(out: &mut Vec<u8>, time: UnixTime) {
     if time > LAST_PLAIN_TIME {
-        add(out, format_args!(" L{time}"));
+        add_number(out, b" L", time.into());
     }
 }
 

@@ -25,7 +25,7 @@ use crate::item::MAX_KEY;
 pub use error::{LineError, ProtocolError};
 pub use expiry::Exptime;
 pub use login::{MAX_CREDENTIALS, parse_credentials, parse_login};
-pub use number::number_in_value;
+pub use number::{number_in_value, write_decimal};
 pub use request::{
     Arithmetic, Classes, Crawler, DebugTime, Detail, Direction, End, Flush, Internals, Key,
     MetaDelete, MetaGet, OnFailure, Request, Retrieval, ReturnFlag, ReturnFlags, ShutdownMode,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::FailedCondition;
 use crate::item::Item;
-use crate::protocol::base64;
+use crate::protocol::{base64, write_decimal};
 
 /// `<code> [<bytes>] <flags>*`, and the data block if the code is `VA`.
 #[derive(Debug, Clone)]
@@ -76,7 +76,10 @@ impl Meta<'_> {
     pub(super) fn write_line(&self, out: &mut impl Write) -> io::Result<()> {
         match &self.code {
             Code::Done => out.write_all(b"HD")?,
-            Code::Value(Value::Item(item)) => write!(out, "VA {}", item.value_length())?,
+            Code::Value(Value::Item(item)) => {
+                out.write_all(b"VA ")?;
+                write_decimal(item.value_length() as u64, out)?;
+            }
             Code::Value(Value::Number(number)) => write!(out, "VA {}", number.to_string().len())?,
             Code::Miss => out.write_all(b"EN")?,
             Code::NotFound => out.write_all(b"NF")?,
@@ -94,12 +97,13 @@ impl Meta<'_> {
                         out.write_all(b" b")?;
                     }
                 }
-                Flag::Cas(cas) => write!(out, "c{cas}")?,
-                Flag::ClientFlags(flags) => write!(out, "f{flags}")?,
-                Flag::Hit(hit) => write!(out, "h{}", u8::from(*hit))?,
-                Flag::LastAccess(seconds) => write!(out, "l{seconds}")?,
-                Flag::Size(bytes) => write!(out, "s{bytes}")?,
-                Flag::Ttl(Some(seconds)) => write!(out, "t{seconds}")?,
+                Flag::Cas(cas) => write_number(b"c", *cas, out)?,
+                Flag::ClientFlags(flags) => write_number(b"f", *flags, out)?,
+                Flag::Hit(true) => out.write_all(b"h1")?,
+                Flag::Hit(false) => out.write_all(b"h0")?,
+                Flag::LastAccess(seconds) => write_number(b"l", *seconds, out)?,
+                Flag::Size(bytes) => write_number(b"s", *bytes as u64, out)?,
+                Flag::Ttl(Some(seconds)) => write_number(b"t", *seconds, out)?,
                 Flag::Ttl(None) => out.write_all(b"t-1")?,
                 Flag::Won => out.write_all(b"W")?,
                 Flag::Lost => out.write_all(b"Z")?,
@@ -108,6 +112,12 @@ impl Meta<'_> {
         }
         out.write_all(b"\r\n")
     }
+}
+
+/// Writes the letter of a flag and its number.
+fn write_number(letter: &[u8], number: impl Into<u64>, out: &mut impl Write) -> io::Result<()> {
+    out.write_all(letter)?;
+    write_decimal(number, out)
 }
 
 /// A key as meta commands write it: a binary key in base64, any other key as it is.

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 
 use crate::VERSION_SPOKEN;
 use crate::item::{Item, UnixTime};
-use crate::protocol::{Internals, ProtocolError, WithCas};
+use crate::protocol::{Internals, ProtocolError, WithCas, write_decimal};
 use meta::encoded_key;
 pub use meta::{Code, Flag, Meta, Value};
 
@@ -123,7 +123,8 @@ impl<'a> Response<'a> {
                     ..
                 }),
             ) => {
-                write!(out, "{number}\r\n")
+                write_decimal(*number, out)?;
+                out.write_all(b"\r\n")
             }
             _ => Ok(()),
         }
@@ -138,9 +139,13 @@ impl<'a> Response<'a> {
             Response::Value(item, with_cas) => {
                 out.write_all(b"VALUE ")?;
                 out.write_all(item.key())?;
-                write!(out, " {} {}", item.flags, item.value_length())?;
+                out.write_all(b" ")?;
+                write_decimal(item.flags, out)?;
+                out.write_all(b" ")?;
+                write_decimal(item.value_length() as u64, out)?;
                 if *with_cas == WithCas::Yes {
-                    write!(out, " {}", item.cas)?;
+                    out.write_all(b" ")?;
+                    write_decimal(item.cas, out)?;
                 }
                 out.write_all(b"\r\n")
             }
@@ -151,7 +156,10 @@ impl<'a> Response<'a> {
             Response::NotFound => out.write_all(b"NOT_FOUND\r\n"),
             Response::Deleted => out.write_all(b"DELETED\r\n"),
             Response::Touched => out.write_all(b"TOUCHED\r\n"),
-            Response::Number(number) => write!(out, "{number}\r\n"),
+            Response::Number(number) => {
+                write_decimal(*number, out)?;
+                out.write_all(b"\r\n")
+            }
             Response::Ok | Response::OkWithoutEffect(_) => out.write_all(b"OK\r\n"),
             Response::Reset => out.write_all(b"RESET\r\n"),
             Response::Version => write!(out, "VERSION {VERSION_SPOKEN}\r\n"),
