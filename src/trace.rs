@@ -145,10 +145,15 @@ impl<'a> Trace<'a> {
         ));
     }
 
+    #[inline]
     fn answer(&self, response: &Response<'_>, remark: &str) {
-        if !self.shows(response) {
-            return;
+        if self.shows(response) {
+            self.print_answer(response, remark);
         }
+    }
+
+    #[cold]
+    fn print_answer(&self, response: &Response<'_>, remark: &str) {
         let mut line = Vec::new();
         // Writing to a Vec does not fail.
         let _ = response.write_line(&mut line);

@@ -23,7 +23,7 @@ mod reclaim;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -45,7 +45,10 @@ pub struct HashedKey<'k> {
 impl<'k> HashedKey<'k> {
     /// Hashes a key. std's hasher has a random secret, so no client can choose keys that collide.
     pub fn new(key: &'k [u8], hasher: &RandomState) -> Self {
-        let hash = hasher.hash_one(key);
+        let mut hasher = hasher.build_hasher();
+        // `hash_one` would hash the length too, which separates a key from what is hashed after it.
+        hasher.write(key);
+        let hash = hasher.finish();
         HashedKey { key, hash }
     }
 

@@ -19,10 +19,11 @@ use super::{
     Exptime, LineError, Parsed, ProtocolError, answer_of, checked_key, first_word, number,
     without_last_word, words,
 };
+use crate::item::MAX_KEY;
 
 /// `get <key>*` and `gets <key>*`
 pub(super) fn get(args: &[u8], with_cas: WithCas) -> Parsed<'_> {
-    if words(args).next().is_none() {
+    if args.iter().all(|&byte| byte == b' ') {
         return Parsed::bad_line(LineError::TooFewWords("get|gets <key>*"));
     }
     Parsed::always_answered(retrieval(args, with_cas, None))
@@ -58,15 +59,18 @@ fn retrieval(
     with_cas: WithCas,
     touch: Option<Exptime>,
 ) -> Result<Request<'_>, ProtocolError> {
-    match words(keys).find_map(|word| checked_key(word).err()) {
-        Some(error) => Err(ProtocolError::BadLine(error)),
-        None => Ok(Request::Get(Retrieval {
-            keys: Keys::Words(keys),
-            with_cas,
-            touch,
-            end: End::Follows,
-        })),
+    // Most lines are too short to have a key that is too long. They need not be split for that.
+    if keys.len() > MAX_KEY
+        && let Some(error) = words(keys).find_map(|word| checked_key(word).err())
+    {
+        return Err(ProtocolError::BadLine(error));
     }
+    Ok(Request::Get(Retrieval {
+        keys: Keys::Words(keys),
+        with_cas,
+        touch,
+        end: End::Follows,
+    }))
 }
 
 /// `set|add|replace|append|prepend <key> <flags> <exptime> <bytes> [noreply]`, then the data block
