@@ -22,7 +22,7 @@ use super::common::{self, Server, number, print};
 
 // ---- What is sent: the workloads ----
 
-/// A request and its only right answer. `{key}` and `{data}` are placeholders.
+/// A request and its only right answer. `{key}`, `{data}` and `{bytes}` are placeholders.
 #[derive(Clone, Copy)]
 pub struct Exchange {
     pub request: &'static str,
@@ -31,15 +31,15 @@ pub struct Exchange {
 
 const GET: Exchange = Exchange {
     request: "get {key}\r\n",
-    answer: "VALUE {key} 0 32\r\n{data}\r\nEND\r\n",
+    answer: "VALUE {key} 0 {bytes}\r\n{data}\r\nEND\r\n",
 };
 pub const SET: Exchange = Exchange {
-    request: "set {key} 0 0 32\r\n{data}\r\n",
+    request: "set {key} 0 0 {bytes}\r\n{data}\r\n",
     answer: "STORED\r\n",
 };
 const MG: Exchange = Exchange {
     request: "mg {key} v\r\n",
-    answer: "VA 32\r\n{data}\r\n",
+    answer: "VA {bytes}\r\n{data}\r\n",
 };
 /// The same as `SET`, in the protocol of redis.
 pub const REDIS_SET: Exchange = Exchange {
@@ -89,7 +89,9 @@ const WORKLOADS: &[Workload] = &[
 
 /// So few keys stay in the processor's cache: this measures how requests are served, not the memory.
 const KEYS: usize = 1000;
-const DATA: &str = "0123456789abcdef0123456789abcdef";
+
+/// How long the values are, in bytes.
+pub const BYTES: usize = 32;
 
 pub fn workload(name: &str) -> io::Result<&'static Workload> {
     let known = WORKLOADS.iter().find(|known| known.name == name);
@@ -97,10 +99,12 @@ pub fn workload(name: &str) -> io::Result<&'static Workload> {
 }
 
 /// Replaces the placeholders. All keys have the same length, and so have all answers to one kind of request.
-pub fn fill(template: &str, key: usize) -> Vec<u8> {
+pub fn fill(template: &str, key: usize, bytes: usize) -> Vec<u8> {
+    let data = "0123456789abcdef".repeat(bytes.div_ceil(16));
     template
         .replace("{key}", &format!("k{key:07}"))
-        .replace("{data}", DATA)
+        .replace("{bytes}", &bytes.to_string())
+        .replace("{data}", data.split_at(bytes).0)
         .into_bytes()
 }
 
@@ -147,8 +151,9 @@ impl Batch {
         let (mut request, mut answer) = (Vec::new(), Vec::new());
         for turn in turns {
             let (exchange, key) = (exchanges[turn % exchanges.len()], turn % keys);
-            request.extend(fill(exchange.request, key));
-            answer.extend(fill(exchange.answer, if one_key { 0 } else { key }));
+            request.extend(fill(exchange.request, key, BYTES));
+            let key = if one_key { 0 } else { key };
+            answer.extend(fill(exchange.answer, key, BYTES));
         }
         Batch { request, answer }
     }
@@ -208,14 +213,23 @@ fn excerpt(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned()
 }
 
-/// Returns how many requests a second are answered.
+/// What a load has measured.
+struct Measured {
+    /// Requests a second.
+    rate: f64,
+    /// The time that 99 of 100 pipelines took at most, in milliseconds.
+    p99: f64,
+    /// How many requests the server has answered, those before the measurement included.
+    answered: usize,
+}
+
 fn load(
     address: &str,
     workload: &Workload,
     row: Row,
     seconds: f64,
     one_key: bool,
-) -> io::Result<f64> {
+) -> io::Result<Measured> {
     let mut first = Caller::connect(address)?;
     for batch in batches(&[workload.store], 50, one_key) {
         first.exchange(&batch)?;
@@ -243,17 +257,18 @@ fn load(
                     .iter()
                     .cycle()
                     .skip(number * batches.len() / row.clients);
-                let mut answered = 0;
+                let mut times = Vec::new();
                 barrier.wait();
                 for batch in own_order {
+                    let start = Instant::now();
                     client.exchange(batch)?;
                     // A batch that was not answered in time does not count.
                     if is_over.load(Relaxed) {
                         break;
                     }
-                    answered += row.pipeline;
+                    times.push(start.elapsed().as_secs_f32());
                 }
-                Ok::<usize, io::Error>(answered)
+                Ok::<Vec<f32>, io::Error>(times)
             };
             let thread = thread::Builder::new().stack_size(SMALL_STACK);
             match thread.spawn_scoped(scope, run) {
@@ -271,15 +286,22 @@ fn load(
         is_over.store(true, Relaxed);
         let elapsed = start.elapsed();
 
-        let mut answered = 0;
+        let mut times = Vec::new();
         for thread in threads {
             let outcome = thread.join();
-            answered += outcome.map_err(|_| io::Error::other("a client thread panicked"))??;
+            times.extend(outcome.map_err(|_| io::Error::other("a client thread panicked"))??);
         }
-        if answered == 0 {
+        if times.is_empty() {
             return Err(io::Error::other("nothing was answered in time"));
         }
-        Ok(answered as f64 / elapsed.as_secs_f64())
+        times.sort_by(f32::total_cmp);
+        let answered = times.len() * row.pipeline;
+        Ok(Measured {
+            rate: answered as f64 / elapsed.as_secs_f64(),
+            p99: f64::from(times[times.len() * 99 / 100]) * 1e3,
+            // Each client has warmed up with one batch, and ended with one that was late.
+            answered: answered + KEYS + 2 * row.clients * row.pipeline,
+        })
     })
 }
 
@@ -292,55 +314,104 @@ pub fn is_asked_for(arguments: &[String]) -> io::Result<bool> {
         return Ok(false);
     };
     let seconds = number(seconds, 0.01, 3600.0)?;
-    let rate = load(
+    let measured = load(
         address,
         workload(name)?,
         row(size)?,
         seconds,
         keys == "one-key",
     )?;
-    print(rate).map(|()| true)
+    let Measured {
+        rate,
+        p99,
+        answered,
+    } = measured;
+    print(format_args!("{rate} {p99} {answered}")).map(|()| true)
 }
 
-/// One measurement, in a process of its own: requests a second.
-fn measure(server: &Server, workload: &str, row: Row, seconds: f64) -> io::Result<f64> {
+/// What was measured at one server under one load.
+#[derive(Clone, Copy)]
+#[allow(dead_code)] // `log` shows only the rates.
+pub struct Figures {
+    /// Requests a second.
+    pub rate: f64,
+    /// The time that 99 of 100 pipelines took at most, in milliseconds.
+    pub p99: f64,
+    /// How long the processors worked for the server, in microseconds a request. Not a number if the system does not
+    /// say.
+    pub cpu: f64,
+}
+
+/// Microseconds a request, from seconds before and after this many requests.
+pub fn cpu_per_request(before: Option<f64>, after: Option<f64>, requests: f64) -> f64 {
+    let seconds = before.zip(after).map(|(before, after)| after - before);
+    seconds.map_or(f64::NAN, |seconds| seconds * 1e6 / requests)
+}
+
+/// One measurement, in a process of its own.
+fn measure(server: &Server, workload: &str, row: Row, seconds: f64) -> io::Result<Figures> {
     let row = format!("{}x{}", row.clients, row.pipeline);
     let keys = if server.name == "fixed" {
         "one-key"
     } else {
         "own-keys"
     };
+    let before = server.cpu_seconds();
     let output = Command::new(env::current_exe()?)
         .args(["--load", &server.address, workload, &row])
         .args([&seconds.to_string(), keys])
         .output()?;
-    let rate = String::from_utf8_lossy(&output.stdout).trim().parse();
-    let error = String::from_utf8_lossy(&output.stderr);
-    rate.map_err(|_| {
-        let (name, error) = (server.name, error.trim());
-        io::Error::other(format!("{name}, {workload} {row}: {error}"))
-    })
+    let after = server.cpu_seconds();
+    let numbers = String::from_utf8_lossy(&output.stdout);
+    let numbers: Vec<f64> = numbers
+        .split_whitespace()
+        .flat_map(|number| number.parse().ok())
+        .collect();
+    let [rate, p99, answered] = numbers[..] else {
+        let (name, error) = (server.name, String::from_utf8_lossy(&output.stderr));
+        let error = format!("{name}, {workload} {row}: {}", error.trim());
+        return Err(io::Error::other(error));
+    };
+    let cpu = cpu_per_request(before, after, answered);
+    Ok(Figures { rate, p99, cpu })
 }
 
-/// Measures servers, each with its workload, in turn: the rates of each, round by round.
+/// Measures servers, each with its workload, in turn: the figures of each, round by round.
 pub fn rounds(
     servers: &[(&Server, &str)],
     row: Row,
     rounds: usize,
     seconds: f64,
-) -> io::Result<Vec<Vec<f64>>> {
-    let mut rates = vec![Vec::new(); servers.len()];
+) -> io::Result<Vec<Vec<Figures>>> {
+    in_turn(servers.len(), rounds, |place| {
+        let (server, workload) = servers[place];
+        measure(server, workload, row, seconds)
+    })
+}
+
+/// Measures each of some servers in turn, and does so this number of rounds.
+pub fn in_turn(
+    servers: usize,
+    rounds: usize,
+    mut measure: impl FnMut(usize) -> io::Result<Figures>,
+) -> io::Result<Vec<Vec<Figures>>> {
+    let mut figures = vec![Vec::new(); servers];
     for round in 0..rounds {
-        for turn in 0..servers.len() {
+        for turn in 0..servers {
             // Every second round is in reverse order, so that no server is always measured first.
             let place = if round % 2 == 0 {
                 turn
             } else {
-                servers.len() - 1 - turn
+                servers - 1 - turn
             };
-            let (server, workload) = servers[place];
-            rates[place].push(measure(server, workload, row, seconds)?);
+            figures[place].push(measure(place)?);
         }
     }
-    Ok(rates)
+    Ok(figures)
+}
+
+/// The rates of the rounds of each server.
+pub fn rates(figures: &[Vec<Figures>]) -> Vec<Vec<f64>> {
+    let rates = |rounds: &Vec<Figures>| rounds.iter().map(|figures| figures.rate).collect();
+    figures.iter().map(rates).collect()
 }

@@ -73,7 +73,8 @@ fn rates(contenders: &[Contender], fsync: &str, options: &Options) -> io::Result
         .map(|(server, contender)| (server, contender.workload))
         .collect();
     for &row in &options.rows {
-        let rates = load::rounds(&measured, row, options.rounds, options.seconds)?;
+        let figures = load::rounds(&measured, row, options.rounds, options.seconds)?;
+        let rates = load::rates(&figures);
         let Row { clients, pipeline } = row;
         let mut text = format!("{fsync:<8} {clients:>7} {pipeline:>8}");
         for rates in &rates {

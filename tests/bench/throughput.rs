@@ -12,6 +12,10 @@
 //!   reply. So it shows what our way of serving costs without a store. It runs in a process of its own (this program
 //!   starts itself again with `--fixed-reply-server`).
 //! - `memcached`: the real one, if it exists.
+//!
+//! Beside our own load, memtier_benchmark drives the servers if it is installed (`memtier.rs`). For each server there is
+//! a line: requests a second; rustmemc's ratio to this server; how many microseconds the processors worked for a
+//! request in the server's process; and the time that 99 of 100 pipelines took at most.
 
 // Only tables and buffers whose size this file has chosen are indexed here.
 #![allow(clippy::indexing_slicing)]
@@ -23,10 +27,11 @@ use std::thread;
 
 mod common;
 mod load;
-use common::{Program, number, ourselves, print, ratio, run, spread, wrong};
-use load::{Exchange, Row, SET, Workload, fill, list, workload};
+mod memtier;
+use common::{Program, Server, number, ourselves, print, ratio, run, spread, wrong};
+use load::{BYTES, Exchange, Figures, Row, SET, Workload, fill, list, rates, workload};
 
-// ---- The fixed reply: `--fixed-reply-server WORKLOAD` ----
+// ---- The fixed reply: `--fixed-reply-server WORKLOAD BYTES` ----
 
 /// What the fixed server knows about a request: its first word, the length of its data block, and its answer.
 struct Rule {
@@ -36,13 +41,13 @@ struct Rule {
 }
 
 impl Rule {
-    fn new(exchange: &Exchange) -> Rule {
-        let request = fill(exchange.request, 0);
+    fn new(exchange: &Exchange, bytes: usize) -> Rule {
+        let request = fill(exchange.request, 0, bytes);
         let line = request
             .iter()
             .position(|&byte| byte == b'\n')
             .map_or(request.len(), |end| end + 1);
-        let reply = fill(exchange.answer, 0);
+        let reply = fill(exchange.answer, 0, bytes);
         Rule {
             word: first_word(&request).to_vec(),
             block: request.len() - line,
@@ -57,25 +62,25 @@ fn first_word(line: &[u8]) -> &[u8] {
         .unwrap_or_default()
 }
 
-fn serve_fixed_replies(workload: &'static Workload) -> io::Result<()> {
+fn serve_fixed_replies(workload: &'static Workload, bytes: usize) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     print(format_args!("listening on {}", listener.local_addr()?))?;
     for stream in listener.incoming().flatten() {
         // An error ends only this client's connection, and the load prints it.
-        let serve = move || _ = answer_lines(&stream, workload);
+        let serve = move || _ = answer_lines(&stream, workload, bytes);
         thread::Builder::new().stack_size(128 * 1024).spawn(serve)?;
     }
     Ok(())
 }
 
 /// The loop of a connection in rustmemc, with the same system calls, but without a store.
-fn answer_lines(stream: &TcpStream, workload: &Workload) -> io::Result<()> {
+fn answer_lines(stream: &TcpStream, workload: &Workload, bytes: usize) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let rules: Vec<Rule> = workload
         .exchanges
         .iter()
         .chain([&SET])
-        .map(Rule::new)
+        .map(|exchange| Rule::new(exchange, bytes))
         .collect();
     let (mut reader, mut writer) = (BufReader::new(stream), BufWriter::new(stream));
     let (mut line, mut block) = (Vec::new(), Vec::new());
@@ -103,64 +108,111 @@ fn compare(options: &Options) -> io::Result<()> {
         Some(common::rustmemc("--aof rustmemc.aof")?),
         common::memcached()?,
     ];
+    let mut programs: Vec<_> = programs.into_iter().flatten().collect();
+    let memtier = match options.generators.contains(&"memtier") {
+        true => common::memtier()?,
+        false => None,
+    };
     let (rounds, seconds) = (options.rounds, options.seconds);
     print(format_args!(
-        "medians of {rounds} rounds of {seconds} s; ratios: median (min–max)"
+        "medians of {rounds} rounds of {seconds} s, with the smallest and the largest"
     ))?;
-    let mut programs: Vec<_> = programs.into_iter().flatten().collect();
-    for workload in &options.workloads {
-        let name = workload.name;
-        let fixed = ourselves("fixed", &["--fixed-reply-server", name])?;
-        // rustmemc stays the first, which is compared with all others.
-        programs.insert(programs.len().min(1), fixed);
-        table(&programs, name, options)?;
-        programs.retain(|program| program.name != "fixed");
+    if options.generators.contains(&"ours") {
+        for workload in &options.workloads {
+            let servers = start(&mut programs, workload.name, BYTES)?;
+            head("our load")?;
+            let measured: Vec<_> = servers
+                .iter()
+                .map(|server| (server, workload.name))
+                .collect();
+            for &row in &options.rows {
+                let figures = load::rounds(&measured, row, rounds, seconds)?;
+                lines(workload.name, row, &servers, &figures)?;
+            }
+        }
+    }
+    let Some(memtier) = memtier else {
+        return Ok(());
+    };
+    for rows in memtier::ROWS.chunk_by(|one, next| one.bytes == next.bytes) {
+        let bytes = rows[0].bytes;
+        let servers = start(&mut programs, memtier::ANSWERED_AS, bytes)?;
+        for server in &servers {
+            memtier::store_all(&memtier, server, bytes)?;
+        }
+        head(&format!("memtier, {bytes} bytes"))?;
+        for row in rows {
+            let measure = |place: usize| memtier::measure(&memtier, &servers[place], row, seconds);
+            let figures = load::in_turn(servers.len(), rounds, measure)?;
+            lines(row.name, row.size, &servers, &figures)?;
+        }
     }
     Ok(())
 }
 
-fn table(programs: &[Program], workload: &str, options: &Options) -> io::Result<()> {
-    let servers: Vec<_> = programs
-        .iter()
-        .map(|program| match program.name {
-            "memcached" => program.start(&["-m", "1024"]),
-            _ => program.start(&[]),
-        })
-        .collect::<Result<_, _>>()?;
-    let mut head = format!("\n{:<8} {:>7} {:>8}", "workload", "clients", "pipeline");
-    for server in &servers {
-        head += &format!(" {:>15}", format!("{} req/s", server.name));
-    }
-    for other in &servers[1..] {
-        head += &format!(" {:>19}", format!("{}/{}", servers[0].name, other.name));
-    }
-    print(head)?;
-    let servers: Vec<_> = servers.iter().map(|server| (server, workload)).collect();
-    for &row in &options.rows {
-        let rates = load::rounds(&servers, row, options.rounds, options.seconds)?;
-        let Row { clients, pipeline } = row;
-        let mut text = format!("{workload:<8} {clients:>7} {pipeline:>8}");
-        for rates in &rates {
-            let [_, median, _] = spread(rates.clone());
-            text += &format!(" {median:>15.0}");
-        }
-        for other in &rates[1..] {
-            text += &format!(" {:>19}", ratio(&rates[0], other));
-        }
-        print(text)?;
+/// Starts all servers, the one with the fixed reply among them. rustmemc stays the first, which is compared with all
+/// others.
+fn start(programs: &mut Vec<Program>, workload: &str, bytes: usize) -> io::Result<Vec<Server>> {
+    let arguments = ["--fixed-reply-server", workload, &bytes.to_string()];
+    programs.retain(|program| program.name != "fixed");
+    programs.insert(1, ourselves("fixed", &arguments)?);
+    let start = |program: &Program| match program.name {
+        "memcached" => program.start(&["-m", "1024"]),
+        _ => program.start(&[]),
+    };
+    programs.iter().map(start).collect()
+}
+
+fn head(load: &str) -> io::Result<()> {
+    print(format_args!(
+        "\n{load:<22} {:>7} {:>8}  {:<9} {:>25} {:>16} {:>19} {:>19}",
+        "clients", "pipeline", "server", "requests/s", "rustmemc/it", "CPU µs/request", "p99 ms"
+    ))
+}
+
+/// Prints a line for each server.
+fn lines(name: &str, row: Row, servers: &[Server], figures: &[Vec<Figures>]) -> io::Result<()> {
+    let Row { clients, pipeline } = row;
+    let all_rates = rates(figures);
+    for ((server, rounds), rates) in servers.iter().zip(figures).zip(&all_rates) {
+        let text = |digits: usize, figure: fn(&Figures) -> f64| {
+            let [least, median, most] = spread(rounds.iter().map(figure).collect());
+            format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+        };
+        let ratio = match server.name {
+            "rustmemc" => String::new(),
+            _ => ratio(&all_rates[0], rates),
+        };
+        print(format_args!(
+            "{name:<22} {clients:>7} {pipeline:>8}  {:<9} {:>25} {ratio:>16} {:>19} {:>19}",
+            server.name,
+            text(0, |figures| figures.rate),
+            text(2, |figures| figures.cpu),
+            text(2, |figures| figures.p99),
+        ))?;
     }
     Ok(())
 }
 
 // ---- The command line ----
 
-const USAGE: &str =
-    "options: --rounds N, --seconds S, --only get,set,mix,mg, --rows CLIENTSxPIPELINE,...";
+const USAGE: &str = "\
+options: --rounds N, --seconds S, --generators ours,memtier
+of our own load: --only get,set,mix,mg, --rows CLIENTSxPIPELINE,...";
 const ROWS: &str = "1x1,50x1,200x1,1x16,50x16,1x64,50x64";
+
+const GENERATORS: [&str; 2] = ["ours", "memtier"];
+
+fn generator(name: &str) -> io::Result<&'static str> {
+    let known = GENERATORS.into_iter().find(|known| *known == name);
+    known.ok_or_else(|| wrong(name, "is not a generator"))
+}
 
 struct Options {
     rounds: usize,
     seconds: f64,
+    /// Which loads are used.
+    generators: Vec<&'static str>,
     workloads: Vec<&'static Workload>,
     rows: Vec<Row>,
 }
@@ -169,6 +221,7 @@ fn parse_options(arguments: &[String]) -> io::Result<Options> {
     let mut options = Options {
         rounds: 5,
         seconds: 1.0,
+        generators: GENERATORS.to_vec(),
         workloads: list("get,set", workload)?,
         rows: list(ROWS, load::row)?,
     };
@@ -178,6 +231,7 @@ fn parse_options(arguments: &[String]) -> io::Result<Options> {
         match name.as_str() {
             "--rounds" => options.rounds = number(value()?, 1, 10_000)?,
             "--seconds" => options.seconds = number(value()?, 0.01, 3600.0)?,
+            "--generators" => options.generators = list(value()?, generator)?,
             "--only" => options.workloads = list(value()?, workload)?,
             "--rows" => options.rows = list(value()?, load::row)?,
             _ => return Err(wrong(name, "is not an option")),
@@ -192,7 +246,9 @@ fn main() -> ExitCode {
             return Ok(());
         }
         match arguments {
-            [flag, name] if flag == "--fixed-reply-server" => serve_fixed_replies(workload(name)?),
+            [flag, name, bytes] if flag == "--fixed-reply-server" => {
+                serve_fixed_replies(workload(name)?, number(bytes, 1, 1 << 20)?)
+            }
             _ => compare(&parse_options(arguments)?),
         }
     })

@@ -19,6 +19,18 @@ pub fn memory(pid: u32, name: &str) -> Option<u64> {
     value.strip_suffix(" kB")?.parse().ok()
 }
 
+/// How many seconds the processors have worked for a process: in its own code and in the system's. `None` if the process
+/// has ended, or if there is no `/proc`.
+pub fn cpu_seconds(pid: u32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program, which may have spaces, ends in the last parenthesis.
+    let (_, numbers) = text.rsplit_once(')')?;
+    let times = numbers.split_whitespace().skip(11).take(2);
+    let ticks: Option<f64> = times.map(|time| time.parse::<f64>().ok()).sum();
+    // Linux counts in hundredths of a second, on every machine.
+    Some(ticks? / 100.0)
+}
+
 /// Whether this process runs as root. memcached does so only with the flag `-u root`.
 pub fn is_root() -> bool {
     // The first number is the real user, the second is the effective one.

@@ -27,7 +27,7 @@ pub use client::{Client, PIECE, connect, key_name};
 pub use folder::Folder;
 pub use random::{Random, mix};
 pub use report::{Bound, Cell, Report, print, run};
-pub use server::{Program, Server, memcached, ourselves, programs, redis, rustmemc};
+pub use server::{Program, Server, memcached, memtier, ourselves, programs, redis, rustmemc};
 
 /// How long a client waits for an answer. If a server hangs, the benchmark ends with an error.
 pub const TIMEOUT: Duration = Duration::from_secs(60);

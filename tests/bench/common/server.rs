@@ -17,7 +17,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::system::{free_port, is_root, memory};
+use super::system::{cpu_seconds, free_port, is_root, memory};
 use super::{Folder, TIMEOUT, print};
 
 /// A program that is measured.
@@ -73,15 +73,27 @@ fn installed(
     arguments: &str,
     port: Port,
 ) -> io::Result<Option<Program>> {
+    let path = find(file, variable)?;
+    path.map(|path| program(name, path, arguments, port))
+        .transpose()
+}
+
+/// The program that the variable names, or the one on the PATH. If there is none, this is printed.
+fn find(file: &str, variable: &str) -> io::Result<Option<PathBuf>> {
     let folders = env::var_os("PATH").unwrap_or_default();
     let mut files = env::split_paths(&folders).map(|folder| folder.join(file));
-    let Some(path) = named(variable).or_else(|| files.find(|file| file.is_file())) else {
+    let found = named(variable).or_else(|| files.find(|file| file.is_file()));
+    if found.is_none() {
         print(format_args!(
-            "{name}: left out, because it was not found (the variable {variable} can name it)"
+            "{file}: left out, because it was not found (the variable {variable} can name it)"
         ))?;
-        return Ok(None);
-    };
-    program(name, path, arguments, port).map(Some)
+    }
+    Ok(found)
+}
+
+/// The path of memtier_benchmark, if it exists.
+pub fn memtier() -> io::Result<Option<PathBuf>> {
+    find("memtier_benchmark", "MEMTIER")
 }
 
 /// The file that a variable names.
@@ -218,6 +230,11 @@ impl Server {
     /// The most memory that was ever resident, in bytes.
     pub fn peak(&self) -> io::Result<u64> {
         self.memory("VmHWM")
+    }
+
+    /// How many seconds the processors have worked for it. `None` if the system does not say.
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        cpu_seconds(self.child.id())
     }
 
     fn memory(&self, name: &str) -> io::Result<u64> {
