@@ -186,8 +186,11 @@ fn key_and_flags<'a>(
 
 /// Whether a word starts with a byte that cannot be the letter of any flag, known or unknown.
 fn has_bad_first_letter(flag_words: &[u8]) -> bool {
-    let may_be_flag = |byte: &u8| matches!(byte, b'A'..=b'z' | b'0'..=b'9');
-    !words(flag_words).all(|word| word.first().is_some_and(may_be_flag))
+    // A space is before every flag.
+    flag_words.windows(2).any(|two| match two {
+        [b' ', letter] => !matches!(letter, b' ' | b'A'..=b'z' | b'0'..=b'9'),
+        _ => false,
+    })
 }
 
 /// The flags of a line. A flag that is not in the line has its default.
@@ -264,7 +267,10 @@ fn parse<'a>(
         )));
     }
     let mut key: Key<'_> = key_word.into();
-    if words(flag_words).count() + words_before > MAX_WORDS {
+    // A flag and the space before it are at least two bytes, so a short line is not split to count its words.
+    if flag_words.len() / 2 + words_before > MAX_WORDS
+        && words(flag_words).count() + words_before > MAX_WORDS
+    {
         return Err(ProtocolError::TooManyFlags);
     }
     let mut flags = Flags {
