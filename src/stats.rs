@@ -106,11 +106,18 @@ const COUNTERS: usize = Counter::ALL.len();
 
 /// One worker's counts that are not yet added to [`Stats`].
 #[derive(Debug)]
-pub struct Counts([Cell<u64>; COUNTERS]);
+pub struct Counts {
+    counts: [Cell<u64>; COUNTERS],
+    /// Whether all are 0. (They are added twice for each answer that is sent alone, and the second time there is none.)
+    are_zero: Cell<bool>,
+}
 
 impl Default for Counts {
     fn default() -> Self {
-        Counts([const { Cell::new(0) }; COUNTERS])
+        Counts {
+            counts: [const { Cell::new(0) }; COUNTERS],
+            are_zero: Cell::new(true),
+        }
     }
 }
 
@@ -119,8 +126,9 @@ impl Counts {
     // The discriminants of `Counter` are 0 to COUNTERS - 1, so no index is out of bounds.
     #[allow(clippy::indexing_slicing)]
     pub fn add(&self, counter: Counter) {
-        let count = &self.0[counter as usize];
+        let count = &self.counts[counter as usize];
         count.set(count.get() + 1);
+        self.are_zero.set(false);
     }
 }
 
@@ -137,7 +145,10 @@ impl Default for Stats {
 impl Stats {
     /// Adds all counts of a worker, and sets them to 0.
     pub fn add_all(&self, counts: &Counts) {
-        for (total, count) in self.0.iter().zip(&counts.0) {
+        if counts.are_zero.replace(true) {
+            return;
+        }
+        for (total, count) in self.0.iter().zip(&counts.counts) {
             let count = count.take();
             if count != 0 {
                 total.fetch_add(count, Relaxed);
