@@ -152,8 +152,9 @@
 //! 4. The log syncs (unless `--fsync never`), writes the records that were appended meanwhile, and unlocks the file
 //!    (`aof/mod.rs`). This takes as long as the disk. A rewrite is abandoned, because the old file is whole; but if the
 //!    file was removed or replaced, it is written anew.
-//! 5. The server waits for the acceptors, the dispatcher, the busy workers and the log keeper, but for 0.3 seconds at
-//!    most. It wakes the acceptors again, because clients may have used the file descriptors that step 2 needed.
+//! 5. The server waits for the acceptors, the dispatcher, the busy workers, the log keeper and the clock, but for 0.3
+//!    seconds at most. It wakes the acceptors again, because clients may have used the file descriptors that step 2
+//!    needed.
 //! 6. The listening sockets are closed, and the file of the Unix socket is removed (`connection/listener.rs`).
 //! 7. [`Running::wait`] returns. The file of `-P` is removed (`process.rs`). `main` waits until the last lines are
 //!    written to standard error, but for 0.2 seconds at most (`log.rs`), and returns the exit code 0.

@@ -22,8 +22,6 @@
 //!
 //! Lesson: [02](crate::conversations::lesson_02_lines).
 
-use std::io::BufRead;
-
 use crate::clients::LineMemory;
 use crate::protocol;
 
@@ -100,9 +98,11 @@ impl<'m> Line<'m> {
             self.grow();
         }
         let free = self.capacity.saturating_sub(self.bytes.len());
-        let (mut bytes, _) = bytes.split_at(bytes.len().min(free));
-        // std searches many bytes at a time. Reading from a slice does not fail.
-        bytes.read_until(b'\n', &mut self.bytes).unwrap_or(0)
+        let (bytes, _) = bytes.split_at(bytes.len().min(free));
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        let (taken, _) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
+        self.bytes.extend_from_slice(taken);
+        taken.len()
     }
 
     /// Doubles the capacity, up to [`MAX_PIECE`], if enough shared memory is free.

@@ -66,6 +66,7 @@ pub struct Server {
     service: Arc<Service>,
     listeners: Vec<Arc<Listener>>,
     keeper: Option<JoinHandle<()>>,
+    clock: Option<JoinHandle<()>>,
     dispatcher: Option<JoinHandle<Workers>>,
     acceptors: Vec<JoinHandle<()>>,
     /// Keeps the thread that prints lines. It is dropped last, because a stopping server prints lines too.
@@ -185,6 +186,7 @@ impl Server {
             }),
             listeners: listeners.into_iter().map(Arc::new).collect(),
             keeper: None,
+            clock: None,
             dispatcher: None,
             acceptors: Vec::new(),
             _writer: writer,
@@ -204,6 +206,10 @@ impl Server {
     /// Starts the server's own threads, except the sweeper. They are started at once and not when they are first
     /// needed, because a client may take the last thread that the system allows.
     fn start_threads(&mut self, workers: Workers, stopper: &Stopper) -> Result<(), StartError> {
+        let (service, stopping) = (Arc::clone(&self.service), stopper.clone());
+        self.clock = Some(spawn("clock", move || {
+            service.store.clock().keep(|time| stopping.wait(time));
+        })?);
         let (service, stopper) = (Arc::clone(&self.service), stopper.clone());
         // The log has its own thread, because a sync or a rewrite may take long and would delay the sweeper.
         self.keeper = Some(spawn("log keeper", move || {
@@ -284,6 +290,9 @@ impl Drop for Server {
         if let Some(keeper) = self.keeper.take() {
             keeper.thread().unpark();
             join(keeper, deadline);
+        }
+        if let Some(clock) = self.clock.take() {
+            join(clock, deadline);
         }
     }
 }

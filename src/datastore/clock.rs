@@ -18,6 +18,13 @@
 //!
 //! (The thread that starts the server asks it too, during the replay.)
 //!
+//! # Who reads the system's clock
+//!
+//! While a server runs, its thread `clock` reads it at the beginning of each second ([`Clock::keep`]), and all others
+//! read what that thread has stored. Before and after that, and in a store without a server, each of them reads the
+//! system's clock. So no thread reads an earlier time than another thread before it, unless the system's clock itself
+//! went back.
+//!
 //! # When is an expired item's memory freed, and by which thread?
 //!
 //! From the second of its expiry on, an item is no longer found. A read frees nothing, because it does not change the
@@ -36,8 +43,8 @@
 //!
 //! Lesson: [08](crate::conversations::lesson_08_expiry).
 
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::item::UnixTime;
 
@@ -48,6 +55,8 @@ pub struct Clock {
     offset: AtomicI64,
     /// The time at which the clock was paused; 0 while it runs.
     paused_at: AtomicU32,
+    /// The second that [`Clock::keep`] has read last; 0 while it does not run.
+    kept: AtomicU64,
 }
 
 impl Clock {
@@ -77,18 +86,39 @@ impl Clock {
         }
     }
 
+    /// Reads the system's clock at the beginning of each second, until `wait` returns true, which may wait that long.
+    ///
+    /// With this a command does not ask the system, which was measured at 36 ns: as long as the look-up of a key.
+    pub fn keep(&self, wait: impl Fn(Duration) -> bool) {
+        loop {
+            let real = system_time();
+            self.kept.store(real.as_secs(), Relaxed);
+            let passed = Duration::from_nanos(real.subsec_nanos().into());
+            if wait(Duration::from_secs(1) - passed) {
+                break;
+            }
+        }
+        self.kept.store(0, Relaxed);
+    }
+
     fn unpaused_time(&self) -> UnixTime {
         // A time before 1970 becomes 1970, and one after 2106 becomes 2106: a wrong clock must not stop the server.
-        let real = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+        let real = match self.kept.load(Relaxed) {
+            0 => system_time().as_secs(),
+            second => second,
+        };
         clamp(
             i64::try_from(real)
                 .unwrap_or(i64::MAX)
                 .saturating_add(self.offset.load(Relaxed)),
         )
     }
+}
+
+/// Since 1970.
+fn system_time() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
 }
 
 /// The earliest time: 31 January 1970. The protocol takes smaller numbers for seconds from now on, so the log could not
@@ -114,6 +144,21 @@ mod tests {
         clock.jump(i64::MAX);
         clock.resume();
         assert_ne!(clock.now(), 0);
+    }
+
+    #[test]
+    fn a_kept_clock_follows_the_system_clock_and_does_not_stand_still_afterwards() {
+        let clock = Clock::default();
+        let waits = std::cell::Cell::new(0);
+        clock.keep(|second| {
+            assert!(second <= Duration::from_secs(1));
+            assert!(clock.now().abs_diff(Clock::default().now()) <= 1);
+            clock.kept.store(1_800_000_000, Relaxed);
+            assert_eq!(clock.now(), 1_800_000_000, "the kept second is used");
+            waits.set(waits.get() + 1);
+            waits.get() == 3
+        });
+        assert!(clock.now().abs_diff(Clock::default().now()) <= 1);
     }
 
     #[test]
