@@ -94,6 +94,7 @@ pub fn debugtime(change: DebugTime, service: &Service) -> Result<Response<'stati
 }
 
 /// `lru_crawler`. The items of a list are in no particular order.
+#[cold]
 pub fn lru_crawler(
     command: Crawler,
     service: &Service,

@@ -211,7 +211,7 @@ pub fn reserve(
 /// # Errors
 /// Only those of `answer`.
 pub fn execute<'a>(
-    request: Request<'a>,
+    request: &'a Request<'a>,
     pending: Option<PendingItem>,
     service: &Service,
     counts: &Counts,
@@ -225,7 +225,7 @@ pub fn execute<'a>(
         (Request::Get(request), _) => {
             let prefixes = service.prefixes.if_on();
             return retrieval::get(
-                &request,
+                request,
                 store,
                 counts,
                 events,
@@ -236,27 +236,27 @@ pub fn execute<'a>(
             .map(|()| AfterCommand::Continue);
         }
         (Request::Stats(topic), _) => {
-            return stats::stats(topic, service, counts, answer).map(|()| AfterCommand::Continue);
+            return stats::stats(*topic, service, counts, answer).map(|()| AfterCommand::Continue);
         }
         (Request::LruCrawler(command), _) => {
-            return admin::lru_crawler(command, service, answer).map(|()| AfterCommand::Continue);
+            return admin::lru_crawler(*command, service, answer).map(|()| AfterCommand::Continue);
         }
         // This cannot happen: `reserve` makes a pending item for each of them.
         (Request::Store(_) | Request::MetaSet(..), None) => return Ok(AfterCommand::Continue),
         (Request::Quit, _) => return Ok(AfterCommand::Close(QUIT)),
         (Request::Http, _) => return Ok(AfterCommand::Close("it was an HTTP request")),
-        (Request::Shutdown(mode), _) => match admin::shutdown(mode, service) {
+        (Request::Shutdown(mode), _) => match admin::shutdown(*mode, service) {
             Ok(()) => return Ok(AfterCommand::Close(SHUTDOWN)),
             Err(error) => Err(error),
         },
 
-        (Request::Watch(streams), _) => match admin::watch(streams, service) {
+        (Request::Watch(streams), _) => match admin::watch(*streams, service) {
             Ok(streams) => return Ok(AfterCommand::Watch(streams)),
             Err(error) => Err(error),
         },
 
         (Request::Store(request), Some(pending)) => {
-            storage::store(&request, pending, store, counts, events).map(Into::into)
+            storage::store(request, pending, store, counts, events).map(Into::into)
         }
         (Request::Delete { key }, _) => {
             if let Some(prefixes) = service.prefixes.if_on() {
@@ -265,29 +265,29 @@ pub fn execute<'a>(
             storage::delete(key, store, counts, events)
         }
         (Request::Arithmetic(request), _) => {
-            arithmetic::apply(&request, store, counts, events).map(Into::into)
+            arithmetic::apply(request, store, counts, events).map(Into::into)
         }
         (Request::Touch { key, exptime }, _) => {
-            retrieval::touch(key, exptime, store, counts, events)
+            retrieval::touch(key, *exptime, store, counts, events)
         }
-        (Request::MetaGet(request), _) => meta::get(&request, store, counts, events, value_buffer),
+        (Request::MetaGet(request), _) => meta::get(request, store, counts, events, value_buffer),
         (Request::MetaSet(request, return_flags), Some(pending)) => {
-            meta::set(&request, &return_flags, pending, store, counts, events)
+            meta::set(request, return_flags, pending, store, counts, events)
         }
-        (Request::MetaDelete(request), _) => meta::delete(&request, store, counts, events),
+        (Request::MetaDelete(request), _) => meta::delete(request, store, counts, events),
         (Request::MetaArithmetic(request, return_flags), _) => {
-            meta::calculate(&request, &return_flags, store, counts, events)
+            meta::calculate(request, return_flags, store, counts, events)
         }
         (Request::MetaNoop, _) => Ok(Response::MetaNoop),
         (Request::MetaDebug { key }, _) => {
-            Ok(meta::debug(&key, store, counts, events, value_buffer))
+            Ok(meta::debug(key, store, counts, events, value_buffer))
         }
-        (Request::FlushAll(flush), _) => admin::flush_all(flush, service, counts),
-        (Request::WithoutEffect(internals), _) => Ok(Response::OkWithoutEffect(internals)),
+        (Request::FlushAll(flush), _) => admin::flush_all(*flush, service, counts),
+        (Request::WithoutEffect(internals), _) => Ok(Response::OkWithoutEffect(*internals)),
         (Request::Version, _) => Ok(Response::Version),
-        (Request::Verbosity(level), _) => Ok(admin::verbosity(level, service)),
-        (Request::CacheMemlimit(megabytes), _) => admin::cache_memlimit(megabytes, service),
-        (Request::DebugTime(change), _) => admin::debugtime(change, service),
+        (Request::Verbosity(level), _) => Ok(admin::verbosity(*level, service)),
+        (Request::CacheMemlimit(megabytes), _) => admin::cache_memlimit(*megabytes, service),
+        (Request::DebugTime(change), _) => admin::debugtime(*change, service),
     };
     answer(response.unwrap_or_else(Response::Error))?;
     Ok(AfterCommand::Continue)

@@ -16,6 +16,7 @@ use crate::watch::Events;
 /// Answers with the value of each key that is found, then with `END`, unless the line goes on. A value is written
 /// before the next key is looked up. So a line of ten thousand keys never holds more than one value in memory, even if
 /// the client reads slowly.
+#[inline(never)] // The stack of the other commands does not grow by its part.
 pub fn get(
     request: &Retrieval<'_>,
     store: &Datastore,

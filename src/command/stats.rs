@@ -56,6 +56,7 @@ const SLABS: &str = "chunk_size chunks_per_page total_pages total_chunks used_ch
     get_hits cmd_set delete_hits incr_hits decr_hits cas_hits cas_badval touch_hits";
 
 /// `stats`
+#[cold]
 pub fn stats(
     topic: StatsTopic,
     service: &Service,

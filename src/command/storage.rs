@@ -214,6 +214,7 @@ fn compared<'s>(
 
 /// Joins the two values in this order. The item keeps its old flags and expiry: `append` and `prepend` ignore those on
 /// their line.
+#[inline(never)] // Otherwise each `set` would need its part of the stack.
 fn joined(
     request: &Storage<'_>,
     old: &Item<'_>,

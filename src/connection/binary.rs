@@ -28,12 +28,14 @@ const MECHANISM: &[u8] = b"PLAIN";
 ///
 /// # Errors
 /// Those of the socket.
+#[inline(never)] // A client of the text protocol does not need its part of the stack.
 pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static str> {
     let Session { service, trace, .. } = session;
     let mut value_buffer = Vec::new();
     let mut body = [0; MAX_EXTRAS + MAX_KEY];
     let mut is_logged_in = service.users.is_none();
     loop {
+        wire.give_back_unused(&mut value_buffer);
         let Some(header) = wire.read_header()? else {
             return Ok(CLOSED);
         };
@@ -90,7 +92,7 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
             trace.sent_binary(written, response);
             Ok(())
         };
-        match request::serve(parsed, b"", &mut value_buffer, wire, session, &mut send)? {
+        match request::serve(&parsed, b"", &mut value_buffer, wire, session, &mut send)? {
             AfterCommand::Continue => {}
             // The binary protocol has no `watch`.
             AfterCommand::Watch(_) => {}

@@ -26,8 +26,9 @@ pub fn serve(client: &Client, service: &Service) {
     ));
     let events = Events::new(&service.watchers, client.stream.as_raw_fd());
     events.connected(&client.address);
-    let counts = Counts::default();
-    let mut wire = Wire::new(client, service, &counts);
+    // Both are on the heap, so that a worker's stack stays small: see the memory of an idle client in `wire.rs`.
+    let counts = Box::new(Counts::default());
+    let mut wire = Box::new(Wire::new(client, service, &counts));
     let session = Session {
         client,
         service,
@@ -37,6 +38,15 @@ pub fn serve(client: &Client, service: &Service) {
     };
     let ended = serve_commands(&mut wire, session);
     events.closed(&client.address, close_reason(&ended));
+    log_end(ended, service, trace);
+    wire.abandon();
+    // After an error, commands that are not answered are counted too.
+    service.stats.add_all(&counts);
+}
+
+/// Prints why a conversation has ended (`-v`), and counts it if the client was idle.
+#[cold]
+fn log_end(ended: io::Result<&'static str>, service: &Service, trace: Trace<'_>) {
     match ended {
         Ok(ending) => trace.event(format_args!("connection closed ({ending})")),
         Err(error) if is_timeout(&error) => {
@@ -49,9 +59,6 @@ pub fn serve(client: &Client, service: &Service) {
         }
         Err(error) => trace.event(format_args!("connection lost ({error})")),
     }
-    wire.abandon();
-    // After an error, commands that are not answered are counted too.
-    service.stats.add_all(&counts);
 }
 
 /// The reason why a conversation has ended, in memcached's words for watchers.
@@ -86,6 +93,7 @@ fn serve_commands(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'sta
 }
 
 /// Logs that a client speaks a protocol that this server does not serve. Returns the reason.
+#[cold]
 fn refused(client: &Client, spoken: &str, flag: &str) -> &'static str {
     log::line(format_args!(
         "rustmemc: {} speaks {spoken}, so its connection is closed: the server was started with {flag}",
@@ -106,6 +114,7 @@ fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static 
     let mut value_buffer = Vec::new();
     let mut line = Line::new(&service.clients.line_memory, Longest::Command);
     loop {
+        wire.give_back_unused(&mut value_buffer);
         let read = wire.read_line(&mut line)?;
         // A server that stops executes no further command, even if it arrived while this worker was waiting for it, and
         // no further piece of a long line.
@@ -138,7 +147,14 @@ fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static 
                 Ok(())
             }
         };
-        match request::serve(parsed, b"\r\n", &mut value_buffer, wire, session, &mut send)? {
+        match request::serve(
+            &parsed,
+            b"\r\n",
+            &mut value_buffer,
+            wire,
+            session,
+            &mut send,
+        )? {
             AfterCommand::Continue => {}
             AfterCommand::Close(reason) => return Ok(reason),
             AfterCommand::Watch(streams) => {

@@ -21,6 +21,7 @@ const MIN_LINE: usize = 7;
 ///
 /// # Errors
 /// Those of the socket.
+#[cold]
 pub fn log_in(
     wire: &mut Wire<'_>,
     users: &Users,

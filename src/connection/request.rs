@@ -31,7 +31,7 @@ pub struct Session<'c> {
 /// # Errors
 /// Those of the socket.
 pub fn serve(
-    parsed: Parsed<'_>,
+    parsed: &Parsed<'_>,
     block_end: &[u8],
     value_buffer: &mut Vec<u8>,
     wire: &mut Wire<'_>,
@@ -47,14 +47,15 @@ pub fn serve(
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
     // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that are sent while
     // the block is read need not wait for its record.
-    let outcome = match parsed.request.and_then(|request| {
+    let reserved = parsed.request.as_ref().map_err(|error| *error);
+    let outcome = match reserved.and_then(|request| {
         if may_change {
             service.store.before_change()?;
         }
         if wire.has_unsent_answers() {
-            command::check_pipelined(&request, service)?;
+            command::check_pipelined(request, service)?;
         }
-        Ok((command::reserve(&request, service, events)?, request))
+        Ok((command::reserve(request, service, events)?, request))
     }) {
         Err(error) => {
             if let Some(bytes) = parsed.data_length {

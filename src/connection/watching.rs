@@ -26,6 +26,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Those of the socket.
+#[cold]
 pub fn watch(
     streams: Streams,
     wire: &mut Wire<'_>,

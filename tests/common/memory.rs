@@ -235,7 +235,7 @@ impl Memory {
             });
             match outcome {
                 Ok((request, pending)) => execute(
-                    request,
+                    &request,
                     pending,
                     &self.service,
                     &counts,

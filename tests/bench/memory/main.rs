@@ -18,6 +18,7 @@ use common::{Cell, Client, Key, Program, Report, Server, number, programs, run, 
 mod capacity;
 mod churn;
 mod growth;
+mod idle;
 mod items;
 mod overwriting;
 mod readers;
@@ -101,7 +102,7 @@ fn peak(server: &Server) -> io::Result<Cell> {
 /// Measures all programs and prints a table. A part for which one round is enough ignores the number of rounds.
 type Part = fn(&[Program], usize, &mut Report) -> io::Result<()>;
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("start", start::start),
     ("items", items::items),
     ("capacity", capacity::capacity),
@@ -109,6 +110,7 @@ const PARTS: [(&str, Part); 8] = [
     ("growth", growth::growth),
     ("overwriting", overwriting::overwriting),
     ("readers", readers::readers),
+    ("idle", idle::idle),
     ("stalls", stalls::stalls),
 ];
 
@@ -121,6 +123,7 @@ options: [PART...] [--rounds N]
   growth       memory with -m 64 while values grow and some of each size stay alive
   overwriting  memory while 24 MB of items are overwritten
   readers      memory while 800 clients do not read their answers
+  idle         memory of 900 clients that do nothing
   stalls       how long a get waits while 3 million keys are stored and removed; --rounds: 3 by default
 Without a part it measures all of them, which takes some minutes.";
 
