@@ -264,11 +264,10 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
     if checksum().ok_or("the line has no checksum")? != crc32(content) {
         return Err("the line's checksum is wrong");
     }
-    let late_time = late_time(content);
-    // Times in a log are dates, so the value of `now` makes no difference.
-    let time = |exptime: Exptime| match late_time {
-        Some(time) => Expiry::at(time.into()),
-        None => exptime.expiry(0),
+    let time = |exptime: Exptime| match exptime {
+        Exptime::At(date) => Expiry::at(late_time(content).map_or(date, u64::from)),
+        // Times in a log are dates, so the value of `now` makes no difference.
+        exptime => exptime.expiry(0),
     };
     let request = protocol::parse(line)
         .request
@@ -315,7 +314,7 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
         Request::FlushAll(Flush::Now) => Record::Flush,
         Request::FlushAll(Flush::Later(Exptime::At(LONG_PAST))) => Record::FlushNever,
         Request::FlushAll(Flush::Later(Exptime::At(date))) => {
-            let date = late_time.map_or(date, u64::from);
+            let date = late_time(content).map_or(date, u64::from);
             Record::FlushAt((date - 1).try_into().map_err(|_| "the line has no time")?)
         }
         Request::MetaNoop => {
@@ -372,11 +371,15 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 /// Parses eight hexadecimal digits, in small letters as they are written here.
 fn hexadecimal(digits: &[u8]) -> Option<u32> {
-    let is_valid = digits.len() == 8
-        && digits
-            .iter()
-            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    u32::from_str_radix(str::from_utf8(digits).ok().filter(|_| is_valid)?, 16).ok()
+    let digits: &[u8; 8] = digits.try_into().ok()?;
+    digits.iter().try_fold(0, |number, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u32::from(value))
+    })
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ use crate::stream::Stream;
 const BUFFER: usize = 16 << 10;
 
 /// The size of a small read buffer.
-pub const SMALL_READ: usize = 1 << 10;
+const SMALL_READ: usize = 768;
 
 /// The size of a small write buffer.
 const SMALL_WRITE: usize = 512;
