@@ -33,32 +33,25 @@ impl Datastore {
     pub fn lock_key<'s>(&'s self, key: &'s [u8]) -> KeyGuard<'s> {
         // A flush that is due happens first, while no lock is held.
         self.flush_if_due();
-        self.guard(key, |now| now)
+        let mut guard = self.lock_key_in_replay(key);
+        guard.expired_by = guard.now;
+        guard
     }
 
     /// Locks a key while a log is replayed: then no item counts as expired.
     pub(super) fn lock_key_in_replay<'s>(&'s self, key: &'s [u8]) -> KeyGuard<'s> {
-        self.guard(key, |_| 0)
-    }
-
-    fn guard<'s>(
-        &'s self,
-        key: &'s [u8],
-        expired_by: impl FnOnce(UnixTime) -> UnixTime,
-    ) -> KeyGuard<'s> {
         let key = HashedKey::new(key, &self.shared.hasher);
         let shard = write(self.shard(key));
-        // The clock is read after the lock is taken: an item that has expired for one client must not be there for the
-        // next one.
-        let now = self.clock.now();
         let at = shard.find(key);
         KeyGuard {
             store: self,
             shard,
             key,
             at,
-            now,
-            expired_by: expired_by(now),
+            // The clock is read after the lock is taken: an item that has expired for one client must not be there for
+            // the next one.
+            now: self.clock.now(),
+            expired_by: 0,
         }
     }
 }
