@@ -163,8 +163,9 @@ fn a_line_that_announces_two_gigabytes_which_the_file_does_not_have_takes_no_mem
     fs::write(&path, torn).expect("it can be written");
     let server = spawn(&path, "");
     assert_eq!(server.count("curr_items"), 1);
+    // The allocator reserves up to 1 GB of addresses for its threads.
     let most = server.memory("VmPeak");
-    assert!(most < 1 << 20, "{most} kB of address space");
+    assert!(most < 3 << 19, "{most} kB of address space");
 }
 
 /// The checksum of the log, bit by bit.
