@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const LAST_ANSWER_GRACE: Duration = Duration::from_millis(100);
 pub struct Clients {
     /// The memory that they share for long lines.
     pub line_memory: LineMemory,
+    /// The file descriptor of the client that has sent bytes last.
+    last_sender: AtomicI32,
     limit: usize,
     admitted: Mutex<BTreeMap<u64, Arc<Client>>>,
     /// When a client was last refused.
@@ -148,6 +150,7 @@ impl Clients {
     pub fn new(limit: usize, stopper: Stopper) -> Self {
         Clients {
             line_memory: LineMemory::default(),
+            last_sender: AtomicI32::new(-1),
             limit,
             admitted: Mutex::default(),
             last_refusal: Mutex::default(),
@@ -215,6 +218,13 @@ impl Clients {
     /// How many clients are connected.
     pub fn connected(&self) -> usize {
         lock(&self.admitted).len()
+    }
+
+    /// Notes that a client has sent something. Returns whether it was also the last client to do so before: then it is
+    /// alone, as far as this server can see.
+    pub fn note_sender(&self, client: &Client) -> bool {
+        let descriptor = client.stream.as_raw_fd();
+        self.last_sender.swap(descriptor, Relaxed) == descriptor
     }
 
     /// Asks the server to stop.

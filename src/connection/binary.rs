@@ -35,6 +35,7 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
     let mut body = [0; MAX_EXTRAS + MAX_KEY];
     let mut is_logged_in = service.users.is_none();
     loop {
+        wire.send_early()?;
         wire.give_back_unused(&mut value_buffer);
         let Some(header) = wire.read_header()? else {
             return Ok(CLOSED);

@@ -114,6 +114,7 @@ fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static 
     let mut value_buffer = Vec::new();
     let mut line = Line::new(&service.clients.line_memory, Longest::Command);
     loop {
+        wire.send_early()?;
         wire.give_back_unused(&mut value_buffer);
         let read = wire.read_line(&mut line)?;
         // A server that stops executes no further command, even if it arrived while this worker was waiting for it, and

@@ -19,10 +19,11 @@
 //! 3. at the end of the conversation: at `quit` or `shutdown`, when the client has closed its connection, after a line
 //!    that is too long, and when the server stops. (If a worker panics, the buffer is sent when it is dropped.) After
 //!    an error of the socket or of the append-only file, the buffer is discarded.
+//! 4. between two commands of a pipeline, if no other client is active ([`Wire::send_early`]).
 //!
 //! What happens before that:
 //!
-//! - Records: in all three cases they are flushed first, if an answer may need it ([`Outgoing::flush_log`]).
+//! - Records: in all these cases they are flushed first, if an answer may need it ([`Outgoing::flush_log`]).
 //! - Counts: the worker's counts are added to the server's. So a client that has read an answer finds its command
 //!   counted, even if it asks on another connection.
 //!
@@ -61,6 +62,8 @@ const BUFFER: usize = 16 << 10;
 /// The size of a small read buffer.
 const SMALL_READ: usize = 768;
 
+const EARLY: usize = 700;
+
 /// The size of a small write buffer.
 const SMALL_WRITE: usize = 512;
 
@@ -81,6 +84,8 @@ pub struct Wire<'c> {
     /// How many reads in succession have needed no large buffer: [`SMALL_READS`] at most.
     small_reads: u8,
     writer: BufWriter<Outgoing<'c>>,
+    /// Whether no other client has sent anything since this client sent something before.
+    is_alone: bool,
     client: &'c Client,
     service: &'c Service,
 }
@@ -112,6 +117,7 @@ impl<'c> Wire<'c> {
             reader: BufReader::with_capacity(SMALL_READ, Incoming { stream, service }),
             small_reads: SMALL_READS,
             writer: BufWriter::with_capacity(SMALL_WRITE, outgoing),
+            is_alone: false,
             client,
             service,
         }
@@ -294,6 +300,7 @@ impl<'c> Wire<'c> {
                     return Err(error);
                 }
             }
+            self.is_alone = self.service.clients.note_sender(self.client);
             self.small_reads = match self.reader.buffer().len() < SMALL_READ {
                 true => SMALL_READS.min(self.small_reads + 1),
                 false => 0,
@@ -312,6 +319,22 @@ impl<'c> Wire<'c> {
         if value_buffer.capacity() > MAX_KEPT_VALUE && self.reader.buffer().is_empty() {
             *value_buffer = Vec::new();
         }
+    }
+
+    /// Sends the answers so far, if more commands have arrived and the client is alone: it can read the answers, and
+    /// send more, while this worker executes the rest.
+    ///
+    /// Measured with one client that keeps 64 commands under way: twice as many requests per second (from 0.54 to 1.16
+    /// of memcached's). With many clients it would only cost time, because other workers have something to do meanwhile.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn send_early(&mut self) -> io::Result<()> {
+        if self.is_alone && self.writer.buffer().len() >= EARLY && !self.reader.buffer().is_empty()
+        {
+            self.writer.flush()?;
+        }
+        Ok(())
     }
 
     /// Replaces the read buffer, which is empty, if the next read needs another size.
