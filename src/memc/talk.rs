@@ -2,93 +2,76 @@
 //! with its reason if it does not explain itself.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use rustmemc::conversations::answer::{self, End, Ending, Part};
 use rustmemc::conversations::format::escaped;
 
-use crate::Failure;
 use crate::client::Server;
-use crate::screen::{Screen, Style};
+use crate::screen::{Style, ask, ask_for_data, is_terminal, show, show_part};
+use crate::{Failure, failed};
 
 /// How long to wait for an answer that may not come.
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
 /// Talks until the input ends or the server closes the connection. `record` is the file to write.
-///
-/// # Errors
-/// No server answers, it closes the connection unasked, or the file cannot be written.
 pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
-    let stream = server.open()?;
-    let mut reader = BufReader::new(&stream);
+    let mut client = server.connect()?;
     let mut record = record.map(Record::create).transpose()?;
-    let screen = Screen::new();
-    if screen.is_terminal {
+    if is_terminal() {
         let name = &server.name;
         let greeting = format!("Connected to {name}. Type a command; ? explains, Ctrl-D ends.\n");
-        screen.print(Style::Dim, &greeting)?;
+        show(Style::Dim, &greeting)?;
     }
-    while let Some(line) = screen.ask("> ")? {
-        let (line, data) = match without_bytes(&line) {
-            None => (line, None),
-            Some((before, after)) => {
-                let Some(data) = screen.ask("data> ")? else {
-                    break;
-                };
-                let line = format!("{before} {}{after}", data.len());
-                if screen.is_terminal {
-                    screen.print(Style::Dim, &format!("(sent as: {line})\n"))?;
-                }
-                (line, Some(data + "\r\n"))
+    loop {
+        let (mut line, mut data) = (ask("> ")?, String::new());
+        if let Some((before, after)) = without_bytes(&line) {
+            let typed = ask("data> ")?;
+            line = format!("{before} {}{after}", typed.len());
+            data = typed + "\r\n";
+            if is_terminal() {
+                show(Style::Dim, &format!("(sent as: {line})\n"))?;
             }
-        };
+        }
         let (ending, length) = answer::ending(line.as_bytes());
-        let data = match (data, length) {
-            (None, Some(length)) => screen.ask_for_data(length)?,
-            (data, _) => Some(data.unwrap_or_default()),
-        };
-        let Some(data) = data else { break };
+        if let Some(length) = length.filter(|_| data.is_empty()) {
+            data = ask_for_data(length)?;
+        }
         if let Some(record) = &mut record {
             record.sent(&line, &data)?;
         }
-        let timeout = match ending {
+        client.set_timeout(match ending {
             Ending::Unknown => Some(SHORT_WAIT),
             Ending::Never => None,
             _ => Some(server.timeout),
-        };
-        // If the server has closed the connection, the read notices that.
-        let _ = (&stream).write_all(format!("{line}\r\n{data}").as_bytes());
-        stream
-            .set_read_timeout(timeout)
-            .map_err(|error| server.lost(&error))?;
-        let end = answer::read(&mut reader, ending, |part| {
-            screen.print_part("", line.as_bytes(), &part)?;
-            record
-                .as_mut()
-                .map_or(Ok(()), |record| record.received(&line, &part))
+        });
+        client.send(format!("{line}\r\n{data}").as_bytes())?;
+        let end = client.read_parts(ending, |part| {
+            show_part("", line.as_bytes(), &part)?;
+            match &mut record {
+                Some(record) => record.received(&line, &part),
+                None => Ok(()),
+            }
         })?;
         match end {
             End::Closed => {
                 if let Some(record) = &mut record {
                     record.write("<closed")?;
                 }
-                if ending == Ending::Unknown {
-                    return Ok(());
-                }
-                return Err(server.lost(&io::ErrorKind::UnexpectedEof.into()));
+                return match ending {
+                    Ending::Unknown => Ok(()),
+                    _ => Err(server.lost(end)),
+                };
             }
             End::Silence if ending != Ending::Unknown => {
-                screen.print(
-                    Style::Dim,
-                    "(no answer; what comes later is shown after the next line)\n",
-                )?;
+                let note = "(no answer; what comes later is shown after the next line)\n";
+                show(Style::Dim, note)?;
             }
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// Splits a storage line that lacks its `<bytes>` there. `None`: the line is another one, or has them.
@@ -118,7 +101,7 @@ impl Record {
     fn create(path: &Path) -> Result<Self, Failure> {
         let file = File::create_new(path).map_err(|error| {
             let path = path.display();
-            Failure::Failed(format!(
+            failed(format!(
                 "cannot create the file {path} for the record: {error}."
             ))
         })?;
