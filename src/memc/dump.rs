@@ -210,18 +210,17 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
         ends_in_mark: false,
     };
     let (mut accepted, mut refused, mut first) = (0, 0, None);
-    let mut next = Ok(Some(String::new()));
-    while let Ok(Some(_)) = next {
-        let (mut lines, mut batch) = (Vec::new(), Vec::new());
-        while lines.len() < BATCH && batch.len() < BATCH_BYTES {
-            next = input.next_record(&mut batch);
-            match &next {
-                Ok(Some(line)) => lines.push(line.clone()),
-                _ => break,
-            }
+    let (mut records, mut bytes, mut is_end) = (Vec::new(), Vec::new(), false);
+    while !is_end {
+        let next = input.next_record(&mut bytes);
+        is_end = !matches!(next, Ok(Some(_)));
+        let problem = next.map(|record| records.extend(record));
+        if !is_end && records.len() < BATCH && bytes.len() < BATCH_BYTES {
+            continue;
         }
-        client.send(&batch)?;
-        for record in lines {
+        client.send(&bytes)?;
+        bytes.clear();
+        for record in records.drain(..) {
             client.read(Ending::OnePart, |answer, _| {
                 match answer.split(' ').next() {
                     // NF and EN: the record deletes or touches an item that is not there. That is no error.
@@ -235,11 +234,11 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
                 Ok(())
             })?;
         }
+        problem.map_err(|what| {
+            let count = format!("{accepted} records before it were accepted");
+            failed(format!("{name}: {what}, at byte {}; {count}", input.offset))
+        })?;
     }
-    next.map_err(|what| {
-        let count = format!("{accepted} records before it were accepted");
-        failed(format!("{name}: {what}, at byte {}; {count}", input.offset))
-    })?;
     print(&format!("{accepted} records accepted, {refused} refused"))?;
     // A file of a server need not end in a time mark.
     if file.is_none() && !input.ends_in_mark {

@@ -41,7 +41,7 @@ pub fn learn(wanted: &str, server: Option<&Server>, may_empty: bool) -> Result<(
     };
     let conversation = Conversation::parse(text).map_err(failed)?;
     let (target, _running) = match server {
-        Some(server) => (check::target(server, may_empty)?.0, None),
+        Some(server) => (check::target(server, may_empty)?, None),
         None => own_server(conversation.flags)
             .map_err(|why| failed(format!("cannot start a server for the lesson: {why}.")))?,
     };
@@ -103,12 +103,13 @@ impl Teacher<'_> {
             number_of(name),
             conversation.title
         ))?;
-        for line in &conversation.introduction {
+        let introduction = conversation.introduction.iter();
+        for line in introduction.skip_while(|line| line.is_empty()) {
             print(line)?;
         }
         remark(
-            "Type each grey line after the prompt, or only press Enter to send it. A line of your own is sent too.\n\
-             A question mark explains: ?set",
+            "Type each grey line after the prompt, or only press Enter: that sends it too. You may also send lines of your\n\
+             own. `?set` explains the command set. Ctrl-D ends the lesson.",
         )?;
         for section in &conversation.sections {
             title(section.title)?;
@@ -202,8 +203,8 @@ impl Teacher<'_> {
             if text.is_none() {
                 remark("This line can only be sent as it is: press Enter.")?;
             } else if let Some(length) = announced {
-                if line.len() != length {
-                    let typed = line.len();
+                let typed = line.len();
+                if typed != length {
                     remark(&format!(
                         "{length} bytes were announced, and these are {typed}."
                     ))?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustmemc::conversations::format::{Action, Conversation, Level, Section, Step};
 use rustmemc::conversations::number_of;
-use rustmemc::conversations::player::{Difference, Server};
+use rustmemc::conversations::player::{Difference, Server, quoted, release};
 
 use crate::screen::{Style, styled};
 use crate::{Failure, failed, print};
@@ -20,8 +20,6 @@ pub struct Report<'n> {
     /// The name of the server, as the user wrote it.
     name: &'n str,
     server: Server,
-    /// A command that the server has answered. Its answer shows whether the server is still there.
-    probe: &'static str,
     /// Whether the difference of every section is shown, and not only the first one of each conversation.
     pub shows_all: bool,
     /// Whether the server has a working `flush_all`.
@@ -37,7 +35,15 @@ pub struct Report<'n> {
 
 impl<'n> Report<'n> {
     /// An empty report. The items of the server are deleted; if it cannot do that, a note is printed.
-    pub fn new(name: &'n str, server: Server, probe: &'static str) -> Result<Self, Failure> {
+    pub fn new(name: &'n str, server: Server) -> Result<Self, Failure> {
+        let (command, answer) = server.first_answer().unwrap_or_default();
+        if release(&answer).is_none() {
+            print(&format!(
+                "Note: it answers {} to `{command}`. A memcached answers VERSION 1.6.45, or another release, to \
+                 `version`.",
+                quoted(&answer)
+            ))?;
+        }
         let flushes = server.flush();
         if !flushes {
             print(
@@ -48,7 +54,6 @@ impl<'n> Report<'n> {
         Ok(Report {
             name,
             server,
-            probe,
             shows_all: false,
             flushes,
             held: Vec::new(),
@@ -98,7 +103,7 @@ impl<'n> Report<'n> {
             };
             self.failed.push(section.level());
             failed.push((section, line, difference));
-            match self.server.ask(format!("{}\r\n", self.probe).as_bytes()) {
+            match self.server.first_answer() {
                 Ok(_) => self.silent.clear(),
                 Err(_) => self
                     .silent
