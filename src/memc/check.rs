@@ -23,8 +23,7 @@ pub fn check(server: &Server, line: &CommandLine) -> Result<(), Failure> {
     let target = target(server, line.empty)?;
     let level = line.level.unwrap_or(Level::Binary);
     let flags = line.flags.as_deref().unwrap_or("");
-    let mut report = Report::new(&server.name, target)?;
-    report.shows_all = !line.only.is_empty();
+    let mut report = Report::new(&server.name, target, !line.only.is_empty())?;
     for (name, text) in chosen {
         let conversation = Conversation::parse(text).map_err(failed)?;
         report.play(name, &conversation, level, flags)?;

@@ -185,15 +185,19 @@ impl Teacher<'_> {
             _ => Vec::new(),
         };
         let text = text.strip_suffix(b"\r\n").map(str::from_utf8);
+        let text = text.and_then(Result::ok);
+        let text = text.filter(|_| !step.source.contains(">x "));
         // A line of bytes, or one without its line end, is shown as the conversation has it, and cannot be varied.
-        let text = text
-            .and_then(Result::ok)
-            .filter(|_| !step.source.contains(">x "));
-        let expected = text.unwrap_or(step.source.split_at(step.client.len()).1);
+        let as_written = step.source.split_once(' ').unwrap_or_default().1;
+        let (expected, note) = match text {
+            Some(text) => (text, ""),
+            None => (as_written, "   (exactly these bytes: press Enter)"),
+        };
         let prompt = format!("{}> ", step.client);
         loop {
             let indent = " ".repeat(prompt.len());
-            remark(&format!("{indent}{}", visible(expected.as_bytes())))?;
+            let shown = visible(expected.as_bytes());
+            remark(&format!("{indent}{shown}{note}"))?;
             let line = ask(&prompt)?;
             if line.is_empty() || line == expected {
                 retype(&prompt, expected)?;
@@ -205,8 +209,12 @@ impl Teacher<'_> {
             } else if let Some(length) = announced {
                 let typed = line.len();
                 if typed != length {
+                    let then = match typed < length {
+                        true => "The server waits for the rest, and takes the next line for it",
+                        false => "The server refuses a data block that is too long",
+                    };
                     remark(&format!(
-                        "{length} bytes were announced, and these are {typed}."
+                        "{length} bytes were announced, and these are {typed}. {then}."
                     ))?;
                 }
                 self.check(player.send(step.client, format!("{line}\r\n").as_bytes()))?;

@@ -25,55 +25,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use argh::FromArgs;
-
-use client::Server;
 use rustmemc::conversations::format::Level;
 
-/// The help: each command with its words and its options, a sentence, and examples.
-const COMMANDS: &str = "\
-get KEY: print the value, byte by byte as it is
-    memc get photo > photo.jpg
-set KEY [VALUE] [--file PATH] [--ttl TIME] [--flags NUMBER]: store a value; without one it is read from standard input
-    memc set greeting hello --ttl 10m
-    memc set photo --file photo.jpg
-    date | memc set now
-    memc set number -- -5               (what follows -- is no option)
-add KEY [VALUE] [--file PATH] [--ttl TIME] [--flags NUMBER]: store a value, but only if the key holds no item
-    memc add lock mine --ttl 30s && echo 'I have the lock'
-delete KEY: delete an item
-    memc delete greeting
-incr KEY [NUMBER]: add 1 or another number to the number that a key holds, and print the sum
-    memc set visits 0
-    memc incr visits 10
-decr KEY [NUMBER]: subtract 1 or another number, down to 0, and print the difference
-    memc decr tickets
-touch KEY TIME: let an item expire at another time
-    memc touch greeting 2h
-flush: delete all items
-    memc flush
-keys [PREFIX]: print all keys, or those with a prefix; one with a space or a control byte is printed with %20 for a space
-    memc keys session: | wc -l
-dump: print all items as an append-only file of rustmemc (stale ones as fresh ones)
-    memc dump > rustmemc.aof && rustmemc
-    memc dump -s old:11211 | memc load -s new:11211
-load [FILE]: send the records of an append-only file, in their order, to a memcached that knows the meta commands
-    memc load rustmemc.aof
-stats [TOPIC...]: print the statistics: all, or settings, items, slabs, sizes, conns and others
-    memc stats
-    memc stats detail dump
-watch [STREAM...]: print what happens until Ctrl-C: fetchers, mutations, evictions (the default), deletions, connevents
-    memc watch fetchers | grep status=not_found
-ping [--wait TIME]: print whether the server answers, and how fast; the exit code is 0 or 2
-    memc ping --wait 5s && run-my-tests
-check [SERVER] [--level LEVEL] [--only CONVERSATION] [--flags FLAGS] [--empty]: play the conversations against your own server, whose items are deleted, and report what differs
-    memc check 127.0.0.1:11211 --level classic
-    memc check 127.0.0.1:11211 --only 03 --only meta-set
-    memc check 127.0.0.1:11211 --flags '-M -m 8'
-    (the exit code is 0 if nothing differs, 1 if something does, and 2 if the server cannot be checked)
-learn [LESSON] [--empty]: list the lessons, or teach one: with a server of its own, or with that of -s, which it empties
-    memc learn 01
-version: print the server's version
-    memc version";
+use client::Server;
+
+/// The help: each command with its words and its options, a sentence, and (with spaces before them) examples.
+const COMMANDS: &str = include_str!("commands.txt");
 
 /// A client for memcached servers. Without a command it is a conversation: type commands of the protocol. If a command
 /// succeeds, it prints the server's own word. The exit code is 0 if the command was done, 1 if there was no such item or
@@ -131,13 +88,6 @@ pub struct CommandLine {
     words: Vec<String>,
 }
 
-/// The exit codes of the program.
-enum Exit {
-    Done = 0,
-    NotDone = 1,
-    Failed = 2,
-}
-
 /// Why a command was not done, in a sentence for the user.
 #[derive(Debug)]
 pub enum Failure {
@@ -168,17 +118,17 @@ impl From<io::Error> for Failure {
 }
 
 fn main() -> ExitCode {
-    let (exit, message) = match run() {
-        Ok(()) | Err(Failure::Ended) => (Exit::Done, None),
-        Err(Failure::Reported) => (Exit::NotDone, None),
-        Err(Failure::NotDone(message)) => (Exit::NotDone, Some(message)),
-        Err(Failure::Failed(message)) => (Exit::Failed, Some(message)),
+    let (code, message) = match run() {
+        Ok(()) | Err(Failure::Ended) => (0, None),
+        Err(Failure::Reported) => (1, None),
+        Err(Failure::NotDone(message)) => (1, Some(message)),
+        Err(Failure::Failed(message)) => (2, Some(message)),
     };
     if let Some(message) = message {
         // A closed standard error is not an error.
         let _ = writeln!(io::stderr(), "memc: {message}");
     }
-    ExitCode::from(exit as u8)
+    ExitCode::from(code)
 }
 
 fn run() -> Result<(), Failure> {

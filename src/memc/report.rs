@@ -21,7 +21,7 @@ pub struct Report<'n> {
     name: &'n str,
     server: Server,
     /// Whether the difference of every section is shown, and not only the first one of each conversation.
-    pub shows_all: bool,
+    shows_all: bool,
     /// Whether the server has a working `flush_all`.
     flushes: bool,
     /// The levels of the sections that hold, and of those that do not.
@@ -35,7 +35,7 @@ pub struct Report<'n> {
 
 impl<'n> Report<'n> {
     /// An empty report. The items of the server are deleted; if it cannot do that, a note is printed.
-    pub fn new(name: &'n str, server: Server) -> Result<Self, Failure> {
+    pub fn new(name: &'n str, server: Server, shows_all: bool) -> Result<Self, Failure> {
         let (command, answer) = server.first_answer().unwrap_or_default();
         if release(&answer).is_none() {
             print(&format!(
@@ -54,7 +54,7 @@ impl<'n> Report<'n> {
         Ok(Report {
             name,
             server,
-            shows_all: false,
+            shows_all,
             flushes,
             held: Vec::new(),
             failed: Vec::new(),
