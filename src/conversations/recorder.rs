@@ -1,32 +1,28 @@
 //! Writes a conversation, in the [format](super::format) that the [player](super::player) plays: `memc --record`.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 
 use super::answer::Part;
 use super::format::escaped;
 
-/// A file that is written as a conversation, which the tests and `memc check` can play.
-#[derive(Debug)]
+/// Writes down what a client and a server say, as a conversation that the tests and `memc check` can play.
 pub struct Recorder {
-    file: File,
+    out: Box<dyn Write>,
     /// The cas uniques that the server has sent. Another server sends other numbers, so each is written as `{=cas0}`
     /// with its position in this list.
     uniques: Vec<String>,
 }
 
 impl Recorder {
-    /// Creates the file.
+    /// Writes the beginning.
     ///
     /// # Errors
-    /// There is such a file, or it cannot be written.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    /// Those of `out`, as for every method.
+    pub fn new(out: Box<dyn Write>, title: &str) -> io::Result<Self> {
         let mut recorder = Recorder {
-            file: File::create_new(path)?,
+            out,
             uniques: Vec::new(),
         };
-        let title = path.file_stem().unwrap_or_default().display();
         recorder.write(&format!(
             "# {title}\n\nRecorded by memc. It begins without any item.\n\n## A record"
         ))?;
@@ -34,21 +30,15 @@ impl Recorder {
     }
 
     /// The server has closed the connection.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn closed(&mut self) -> io::Result<()> {
         self.write("<closed")
     }
 
     fn write(&mut self, line: &str) -> io::Result<()> {
-        writeln!(self.file, "{line}")
+        writeln!(self.out, "{line}")
     }
 
     /// The client has sent a line, and this data block with its line end.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn sent(&mut self, line: &str, data: &str) -> io::Result<()> {
         let is_meta = line.starts_with('m');
         let words = line
@@ -68,9 +58,6 @@ impl Recorder {
     }
 
     /// The server has sent a part of the answer to the line `sent`.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn received(&mut self, sent: &str, part: &Part) -> io::Result<()> {
         let line = String::from_utf8_lossy(&part.line);
         let lists = ["stats", "lru_crawler metadump"];

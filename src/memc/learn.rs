@@ -14,7 +14,9 @@ use rustmemc::{Address, Running};
 
 use crate::check;
 use crate::client::Server;
-use crate::screen::{Style, ask, ask_for_data, retype, show, show_part, styled, visible};
+use crate::screen::{
+    Style, ask, ask_for_data, remark, retype, show, show_part, styled, title, visible,
+};
 use crate::{Failure, failed, print};
 
 /// How long the lesson waits for an answer. A line of the learner's own may have none.
@@ -205,8 +207,9 @@ impl Teacher<'_> {
                 return Ok(expected.to_owned());
             }
             if text.is_none() {
-                remark("This line can only be sent as it is: press Enter.")?;
-            } else if let Some(length) = announced {
+                continue;
+            }
+            if let Some(length) = announced {
                 let typed = line.len();
                 if typed != length {
                     let then = match typed < length {
@@ -219,10 +222,9 @@ impl Teacher<'_> {
                 }
                 self.check(player.send(step.client, format!("{line}\r\n").as_bytes()))?;
                 return Ok(line);
-            } else {
-                self.experiment(step.client, &line, player)?;
-                remark("That was a line of your own. Now the lesson goes on.")?;
             }
+            self.experiment(step.client, &line, player)?;
+            remark("That was a line of your own. Now the lesson goes on.")?;
         }
     }
 
@@ -261,14 +263,6 @@ impl Teacher<'_> {
         }
         Ok(played.ok())
     }
-}
-
-fn title(title: &str) -> Result<(), Failure> {
-    Ok(show(Style::Bold, &format!("\n{title}\n"))?)
-}
-
-fn remark(remark: &str) -> Result<(), Failure> {
-    Ok(show(Style::Dim, &format!("{remark}\n"))?)
 }
 
 /// What the server has sent, as the conversation writes it.

@@ -55,6 +55,16 @@ pub fn show(style: Style, text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Prints a title, with an empty line before it.
+pub fn title(title: &str) -> Result<(), Failure> {
+    Ok(show(Style::Bold, &format!("\n{title}\n"))?)
+}
+
+/// Prints a remark.
+pub fn remark(remark: &str) -> Result<(), Failure> {
+    Ok(show(Style::Dim, &format!("{remark}\n"))?)
+}
+
 /// Prints a part of the answer to a line of this client. On a terminal the reason follows.
 pub fn show_part(client: &str, line: &[u8], part: &Part) -> io::Result<()> {
     if !is_terminal() {

@@ -1,6 +1,8 @@
 //! `memc` alone: a conversation. What a person types is sent as a line, and the answers are shown as they come, each
 //! with its reason if it does not explain itself.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use rustmemc::conversations::answer::{self, End, Ending};
 use rustmemc::conversations::recorder::Recorder;
 
 use crate::client::Server;
-use crate::screen::{Style, ask, ask_for_data, is_terminal, show, show_part};
+use crate::screen::{ask, ask_for_data, is_terminal, remark, show_part};
 use crate::{Failure, failed};
 
 /// How long to wait for an answer that may not come.
@@ -17,19 +19,12 @@ const SHORT_WAIT: Duration = Duration::from_millis(200);
 /// Talks until the input ends or the server closes the connection. `record` is the file to write.
 pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
     let mut client = server.connect()?;
-    let mut recorder = match record {
-        None => None,
-        Some(path) => Some(Recorder::create(path).map_err(|error| {
-            let path = path.display();
-            failed(format!(
-                "cannot create the file {path} for the record: {error}."
-            ))
-        })?),
-    };
+    let mut recorder = recorder(record)?;
     if is_terminal() {
         let name = &server.name;
-        let greeting = format!("Connected to {name}. Type a command; ? explains, Ctrl-D ends.\n");
-        show(Style::Dim, &greeting)?;
+        remark(&format!(
+            "Connected to {name}. Type a command; ? explains, Ctrl-D ends."
+        ))?;
     }
     loop {
         let (mut line, mut data) = (ask("> ")?, String::new());
@@ -38,16 +33,14 @@ pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
             line = format!("{before} {}{after}", typed.len());
             data = typed + "\r\n";
             if is_terminal() {
-                show(Style::Dim, &format!("(sent as: {line})\n"))?;
+                remark(&format!("(sent as: {line})"))?;
             }
         }
         let (ending, length) = answer::ending(line.as_bytes());
         if let Some(length) = length.filter(|_| data.is_empty()) {
             data = ask_for_data(length)?;
         }
-        if let Some(recorder) = &mut recorder {
-            recorder.sent(&line, &data)?;
-        }
+        recorder.sent(&line, &data)?;
         client.set_timeout(match ending {
             Ending::Unknown => Some(SHORT_WAIT),
             Ending::Never => None,
@@ -56,28 +49,39 @@ pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
         client.send(format!("{line}\r\n{data}").as_bytes())?;
         let end = client.read_parts(ending, |part| {
             show_part("", line.as_bytes(), &part)?;
-            match &mut recorder {
-                Some(recorder) => recorder.received(&line, &part),
-                None => Ok(()),
-            }
+            recorder.received(&line, &part)
         })?;
         match end {
             End::Closed => {
-                if let Some(recorder) = &mut recorder {
-                    recorder.closed()?;
-                }
+                recorder.closed()?;
                 return match ending {
                     Ending::Unknown => Ok(()),
                     _ => Err(server.lost(end)),
                 };
             }
             End::Silence if ending != Ending::Unknown => {
-                let note = "(no answer; what comes later is shown after the next line)\n";
-                show(Style::Dim, note)?;
+                remark("(no answer; what comes later is shown after the next line)")?;
             }
             _ => {}
         }
     }
+}
+
+/// A recorder that writes this file, or nothing.
+fn recorder(record: Option<&Path>) -> Result<Recorder, Failure> {
+    let path = record.unwrap_or(Path::new(""));
+    let out: io::Result<Box<dyn Write>> = match record {
+        None => Ok(Box::new(io::sink())),
+        Some(path) => File::create_new(path).map(|file| Box::new(file) as _),
+    };
+    let title = path.file_stem().unwrap_or_default().to_string_lossy();
+    out.and_then(|out| Recorder::new(out, &title))
+        .map_err(|error| {
+            let path = path.display();
+            failed(format!(
+                "cannot create the file {path} for the record: {error}."
+            ))
+        })
 }
 
 /// Splits a storage line that lacks its `<bytes>` there. `None`: the line is another one, or has them.
