@@ -14,9 +14,8 @@ use rustmemc::{Address, Running};
 
 use crate::check;
 use crate::client::Server;
-use crate::screen::{
-    Style, ask, ask_for_data, remark, retype, show, show_part, styled, title, visible,
-};
+use crate::screen::{Style, ask, remark, retype, show, show_part, styled, title, visible};
+use crate::talk::with_data;
 use crate::{Failure, failed, print};
 
 /// How long the lesson waits for an answer. A line of the learner's own may have none.
@@ -125,7 +124,8 @@ impl Teacher<'_> {
                 let before = self.differences;
                 self.section(section)?;
                 if self.differences == before
-                    || ask("Enter goes on; `again` plays this section again: ")?.trim() != "again"
+                    || ask("", "Enter goes on; `again` plays this section again: ")?.trim()
+                        != "again"
                 {
                     break;
                 }
@@ -191,22 +191,19 @@ impl Teacher<'_> {
         let text = text.filter(|_| !step.source.contains(">x "));
         // A line of bytes, or one without its line end, is shown as the conversation has it, and cannot be varied.
         let as_written = step.source.split_once(' ').unwrap_or_default().1;
-        let (expected, note) = match text {
-            Some(text) => (text, ""),
-            None => (as_written, "   (exactly these bytes: press Enter)"),
-        };
+        let expected = text.unwrap_or(as_written);
         let prompt = format!("{}> ", step.client);
+        let indent = " ".repeat(prompt.len());
+        let hint = format!("{indent}{}", visible(expected.as_bytes()));
         loop {
-            let indent = " ".repeat(prompt.len());
-            let shown = visible(expected.as_bytes());
-            remark(&format!("{indent}{shown}{note}"))?;
-            let line = ask(&prompt)?;
+            let line = ask(&hint, &prompt)?;
             if line.is_empty() || line == expected {
                 retype(&prompt, expected)?;
                 self.check(player.play(step))?;
-                return Ok(expected.to_owned());
+                return Ok(text.unwrap_or_default().to_owned());
             }
             if text.is_none() {
+                remark("These bytes can only be sent as they are: press Enter.")?;
                 continue;
             }
             if let Some(length) = announced {
@@ -223,7 +220,7 @@ impl Teacher<'_> {
                 self.check(player.send(step.client, format!("{line}\r\n").as_bytes()))?;
                 return Ok(line);
             }
-            self.experiment(step.client, &line, player)?;
+            self.experiment(step.client, line, player)?;
             remark("That was a line of your own. Now the lesson goes on.")?;
         }
     }
@@ -232,12 +229,12 @@ impl Teacher<'_> {
     fn experiment(
         &mut self,
         client: &str,
-        line: &str,
+        line: String,
         player: &mut Player<'_>,
     ) -> Result<(), Failure> {
-        let (mut ending, length) = answer::ending(line.as_bytes());
-        let data = length.map_or(Ok(String::new()), ask_for_data)?;
+        let (line, data) = with_data(line)?;
         self.check(player.send(client, format!("{line}\r\n{data}").as_bytes()))?;
+        let (mut ending, _) = answer::ending(line.as_bytes());
         if ending == Ending::Never {
             // The lesson goes on after the first line, and the player reads the rest of a `watch`.
             ending = Ending::OnePart;

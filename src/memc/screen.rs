@@ -86,10 +86,13 @@ pub fn show_part(client: &str, line: &[u8], part: &Part) -> io::Result<()> {
     show(Style::Plain, "\n")
 }
 
-/// Reads a line that a person types after the prompt, without its line end. A line that begins with a question mark is
-/// answered here.
-pub fn ask(prompt: &str) -> Result<String, Failure> {
+/// Reads a line that a person types after the hint, if there is one, and the prompt. The line has no line end. One that
+/// begins with a question mark is answered here.
+pub fn ask(hint: &str, prompt: &str) -> Result<String, Failure> {
     loop {
+        if !hint.is_empty() {
+            remark(hint)?;
+        }
         if io::stdin().is_terminal() {
             show(Style::Bold, prompt)?;
         }
@@ -114,7 +117,7 @@ pub fn ask_for_data(length: usize) -> Result<String, Failure> {
     let mut data = String::new();
     while data.len() < length + 2 {
         let left = length.saturating_sub(data.len());
-        data += &ask(&format!("data ({left} bytes)> "))?;
+        data += &ask("", &format!("data ({left} bytes)> "))?;
         data += "\r\n";
     }
     Ok(data)

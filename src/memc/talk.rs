@@ -27,19 +27,8 @@ pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
         ))?;
     }
     loop {
-        let (mut line, mut data) = (ask("> ")?, String::new());
-        if let Some((before, after)) = without_bytes(&line) {
-            let typed = ask("data> ")?;
-            line = format!("{before} {}{after}", typed.len());
-            data = typed + "\r\n";
-            if is_terminal() {
-                remark(&format!("(sent as: {line})"))?;
-            }
-        }
-        let (ending, length) = answer::ending(line.as_bytes());
-        if let Some(length) = length.filter(|_| data.is_empty()) {
-            data = ask_for_data(length)?;
-        }
+        let (line, data) = with_data(ask("", "> ")?)?;
+        let (ending, _) = answer::ending(line.as_bytes());
         recorder.sent(&line, &data)?;
         client.set_timeout(match ending {
             Ending::Unknown => Some(SHORT_WAIT),
@@ -65,6 +54,21 @@ pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
             _ => {}
         }
     }
+}
+
+/// Reads the data block of a typed line, if it has one. Returns the line, with its `<bytes>`, and the data.
+pub fn with_data(line: String) -> Result<(String, String), Failure> {
+    if let Some((before, after)) = without_bytes(&line) {
+        let data = ask("", "data> ")?;
+        let line = format!("{before} {}{after}", data.len());
+        if is_terminal() {
+            remark(&format!("(sent as: {line})"))?;
+        }
+        return Ok((line, data + "\r\n"));
+    }
+    let (_, length) = answer::ending(line.as_bytes());
+    let data = length.map_or(Ok(String::new()), ask_for_data)?;
+    Ok((line, data))
 }
 
 /// A recorder that writes this file, or nothing.
