@@ -302,6 +302,12 @@ fn only_names_conversations_by_number_or_by_a_part_of_the_name() {
 }
 
 #[test]
+fn the_server_can_be_named_by_s_as_for_the_other_commands() {
+    let server = common::server("");
+    memc_check("-s", &[&server.address.to_string(), "--only", "03"]).holds();
+}
+
+#[test]
 fn a_unix_socket_can_be_checked() {
     let folder = Folder::new();
     let path = folder.file("memcached.sock");

@@ -107,6 +107,16 @@ fn a_line_of_the_learner_is_answered_and_the_lesson_goes_on() {
 }
 
 #[test]
+fn a_line_of_the_learner_may_lack_its_byte_count() {
+    let (shown, _) = learn(&["01"], "set mine 0 0\nhello world\nget mine\n");
+    let answers = "VALUE mine 0 11\nhello world\nEND\n";
+    assert!(
+        shown.contains("STORED\n") && shown.contains(answers),
+        "{shown}"
+    );
+}
+
+#[test]
 fn an_answer_that_differs_is_shown_and_the_section_can_be_played_again() {
     // The data block has a wrong length, and the second time the right one.
     let (shown, _) = learn(&["01"], "version\nset greeting 0 0 5\nhi\n\nagain\n");

@@ -217,6 +217,10 @@ fn a_wrong_command_line_is_refused_before_anything_is_sent() {
         ("nonsense", "there is no command"),
         ("--nonsense", "--nonsense"),
         ("get k --ttl 5", "get has no option --ttl"),
+        ("get k --timeout 0", "an answer takes longer than no time"),
+        ("get k --level meta", "get has no option --level"),
+        ("check -s a b", "Usage: memc check"),
+        ("check", "Usage: memc check"),
         (&format!("get {long}"), "a key has 1 to 250 bytes"),
         ("set k v --flags -1", "--flags"),
     ] {
@@ -323,6 +327,10 @@ fn a_server_with_a_login_is_recognised() {
             "wants a login (its flag -Y)",
         );
     }
+    // The server would take this for a login, and answer STORED.
+    let (code, stdout, stderr) = run(&format!("set k -s {}", ours.address), b"anna secret");
+    assert_eq!((code, stdout.len()), (2, 0), "{stderr}");
+    assert!(stderr.contains("wants a login"), "{stderr}");
 }
 
 #[test]
@@ -583,6 +591,22 @@ fn load_sends_a_dump_to_any_memcached() {
             check_filled(target);
         });
     });
+}
+
+#[test]
+fn load_notices_that_the_end_of_a_dump_is_missing() {
+    let ours = server("");
+    ours.client().check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
+    let dump = dumped(ours.address);
+    let mark = b"mn rustmemc at ";
+    let end = dump.windows(mark.len()).position(|part| part == mark);
+    let end = end.expect("the last record is a time mark");
+    let (code, stdout, stderr) = run(&format!("load -s {}", ours.address), &dump[..end]);
+    assert_eq!(
+        (code, stdout),
+        (0, b"1 records accepted, 0 refused\n".to_vec())
+    );
+    assert!(stderr.contains("its end is missing"), "{stderr}");
 }
 
 /// As [`with_both`], but with a memcached that knows the flag `E`.

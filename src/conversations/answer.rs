@@ -4,10 +4,11 @@
 
 use std::io::{self, BufRead, Read};
 
-use crate::protocol::{Answer, Crawler, Detail, Request, StatsTopic, parse};
+use crate::protocol::{Answer, Crawler, Detail, ProtocolError, Request, StatsTopic, parse};
 
-/// The longest line of an answer that is read, in bytes.
-const MAX_LINE: u64 = 1 << 20;
+/// A longer line is read in pieces of this length, in bytes. The longest line of a memcached has a url-encoded key of 250
+/// bytes.
+const MAX_LINE: u64 = 8192;
 
 /// Where the answer to a line ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,8 @@ pub fn ending(line: &[u8]) -> (Ending, Option<usize>) {
     let ending = match &parsed.request {
         _ if parsed.answer == Answer::Noreply => Ending::NoAnswer,
         Ok(Request::Stats(StatsTopic::Detail(Detail::On | Detail::Off))) => Ending::OnePart,
-        Ok(Request::Get(_) | Request::Stats(_)) => Ending::List,
+        // Another server may have more topics.
+        Ok(Request::Get(_) | Request::Stats(_)) | Err(ProtocolError::UnknownStats) => Ending::List,
         Ok(Request::LruCrawler(Crawler::Metadump(_) | Crawler::Mgdump(_))) => Ending::List,
         Ok(Request::MetaGet(get)) => quiet(get.return_flags.quiet),
         Ok(Request::MetaDelete(delete)) => quiet(delete.return_flags.quiet),
@@ -72,15 +74,15 @@ pub fn ending(line: &[u8]) -> (Ending, Option<usize>) {
     (ending, parsed.data_length)
 }
 
-/// Reads an answer that ends so, and hands over each part as it comes.
+/// Reads an answer that ends so, and calls `each` with each part as it comes.
 ///
 /// # Errors
 /// Those of `each`.
-pub fn read(
+pub fn read<E>(
     reader: &mut impl BufRead,
     ending: Ending,
-    mut each: impl FnMut(Part) -> io::Result<()>,
-) -> io::Result<End> {
+    mut each: impl FnMut(Part) -> Result<(), E>,
+) -> Result<End, E> {
     if ending == Ending::NoAnswer {
         return Ok(End::Complete);
     }
@@ -124,7 +126,7 @@ fn read_part(reader: &mut impl BufRead) -> io::Result<Option<Part>> {
         .by_ref()
         .take(MAX_LINE)
         .read_until(b'\n', &mut line)?;
-    if line.pop() != Some(b'\n') {
+    if line.pop_if(|byte| *byte == b'\n').is_none() && (line.len() as u64) < MAX_LINE {
         return Ok(None);
     }
     let line_end = match line.pop_if(|byte| *byte == b'\r') {
@@ -138,8 +140,12 @@ fn read_part(reader: &mut impl BufRead) -> io::Result<Option<Part>> {
     };
     if let Some(length) = value_length(&part.line) {
         let mut value = Vec::new();
-        reader.by_ref().take(length + 2).read_to_end(&mut value)?;
-        value.truncate(value.len().saturating_sub(2));
+        let length = length.saturating_add(2);
+        reader.by_ref().take(length).read_to_end(&mut value)?;
+        if (value.len() as u64) < length {
+            return Ok(None);
+        }
+        value.truncate(value.len() - 2);
         part.value = Some(value);
     }
     Ok(Some(part))

@@ -2,14 +2,15 @@
 //!
 //! They are the files of `tests/conversations`, and part of the library, so that `memc` can teach with them (`memc
 //! learn`) and hold any server to them (`memc check`). The tests play them too. `format.rs` has their format and its
-//! parser, `player.rs` plays them, and `answer.rs` reads answers to other lines. The documentation has a page for each:
-//! the modules below.
+//! parser, `player.rs` plays them, `answer.rs` reads answers to other lines, and `recorder.rs` writes a conversation. The
+//! documentation has a page for each: the modules below.
 //!
 //! The build script, `build.rs` in this folder, makes the list and the pages of what it finds in `tests/conversations`.
 
 pub mod answer;
 pub mod format;
 pub mod player;
+pub mod recorder;
 
 include!(concat!(env!("OUT_DIR"), "/conversations.rs"));
 

@@ -23,6 +23,9 @@ const MOMENT: Duration = Duration::from_millis(100);
 /// How long memcached needs after its clock was moved, until its next tick.
 const NEXT_TICK: Duration = Duration::from_millis(1200);
 
+/// The release that a server without a release of memcached is compared with.
+const NEWEST: Release = (u32::MAX, 0, 0);
+
 /// A server that a conversation is played with.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -64,6 +67,55 @@ impl fmt::Display for Difference {
 }
 
 impl Server {
+    /// Finds out what the server at an address is.
+    ///
+    /// # Errors
+    /// What it does instead of answering as a memcached.
+    pub fn identify(address: Address, patience: Duration) -> Result<Self, String> {
+        let mut server = Server {
+            address,
+            kind: Kind::Rustmemc,
+            patience,
+        };
+        let (command, answer) = server.first_answer().map_err(|why| {
+            format!("does not answer: to `version` and to `get` it answers with {why}")
+        })?;
+        let others = [&b"HTTP/"[..], b"-ERR", b"SSH-"];
+        if others.iter().any(|other| answer.starts_with(other)) {
+            let answer = quoted(&answer);
+            return Err(format!(
+                "is not a memcached: it answers {answer} to `{command}`"
+            ));
+        }
+        if server.stat("rustmemc_version").is_none() {
+            server.kind = Kind::Memcached {
+                release: release(&answer).unwrap_or(NEWEST),
+                moved: Arc::default(),
+            };
+        }
+        Ok(server)
+    }
+
+    /// The first question that the server answers at all, and its answer.
+    ///
+    /// # Errors
+    /// What comes instead of an answer to the last question.
+    pub fn first_answer(&self) -> io::Result<(&'static str, Vec<u8>)> {
+        let ask = |command| match self.ask(format!("{command}\r\n").as_bytes()) {
+            Ok(answer) => Ok((command, answer)),
+            Err(error) => Err(error),
+        };
+        ask("version").or_else(|_| ask("get memc-check"))
+    }
+
+    /// A value of `stats`; `None` if the server does not have it.
+    pub fn stat(&self, name: &str) -> Option<String> {
+        let lines = self.list(b"stats\r\n").ok()?;
+        let name = format!("STAT {name} ");
+        let value = (lines.iter()).find_map(|line| line.strip_prefix(name.as_bytes()))?;
+        Some(String::from_utf8_lossy(value.trim_ascii()).into_owned())
+    }
+
     /// The reason why this server cannot play a section; `None` if it can.
     pub fn passes_over(&self, section: &Section<'_>) -> Option<String> {
         if let Kind::Memcached { release, .. } = &self.kind {
@@ -431,6 +483,15 @@ impl<'s> Player<'s> {
         }
         matches
     }
+}
+
+/// The numbers in the answer to `version`, unless it is a program with other numbers.
+pub fn release(answer: &[u8]) -> Option<Release> {
+    let answer = str::from_utf8(answer).ok()?;
+    let version = answer.strip_prefix("VERSION ")?.trim_end();
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let release = (numbers.next()?, numbers.next()?, numbers.next()?);
+    (release >= (1, 4, 0)).then_some(release)
 }
 
 /// Reads until the server closes the connection, and checks that it sends nothing before that.

@@ -1,17 +1,15 @@
 //! A connection to a memcached: it sends commands and reads answers. Every error is a sentence for the user.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::Failure;
-use rustmemc::Address;
 use rustmemc::config::TcpAddress;
+use rustmemc::conversations::answer::{self, End, Ending, Part};
+use rustmemc::{Address, Stream};
 
-/// The longest line that is read, in bytes. The longest of a memcached has a key of 250 bytes, url-encoded.
-const MAX_LINE: u64 = 8192;
+use crate::{Failure, failed};
 
 /// The server that the command line names, and how long to wait for it.
 pub struct Server {
@@ -24,85 +22,97 @@ pub struct Server {
 impl Server {
     /// Opens a connection.
     pub fn connect(&self) -> Result<Client<'_>, Failure> {
-        let reader = BufReader::new(self.open()?);
-        Ok(Client {
-            server: self,
-            reader,
-        })
-    }
-
-    /// Opens a connection, as a socket alone.
-    pub fn open(&self) -> Result<TcpStream, Failure> {
-        let address = match self.name.parse::<TcpAddress>() {
+        let host_and_port = match self.name.parse::<TcpAddress>() {
             _ if self.name.contains('/') => None,
-            Ok(address) if !address.host.is_empty() => Some(address),
+            Ok(tcp) if !tcp.host.is_empty() => Some((tcp.host, tcp.port.unwrap_or(11211))),
             parsed => {
-                let why = parsed.err().unwrap_or_else(|| "the host is missing".into());
-                let problem = format!("{} is not host:port: {why}.", self.name);
-                return Err(Failure::Failed(problem));
+                let why = parsed.err().unwrap_or("the host is missing".into());
+                return Err(failed(format!("{} is not host:port: {why}.", self.name)));
             }
         };
-        self.open_socket(address).map_err(|error| {
+        let (address, stream) = self.connect_to(host_and_port).map_err(|error| {
             let why = match error.kind() {
                 ErrorKind::NotFound => "there is no such socket".into(),
                 kind @ (ErrorKind::ConnectionRefused | ErrorKind::TimedOut) => kind.to_string(),
                 _ => error.to_string(),
             };
-            Failure::Failed(format!(
+            failed(format!(
                 "no server answers at {}: {why}. Start one with `make run`, or name another with -s host:port.",
                 self.name
             ))
+        })?;
+        // A `TcpStream` reads and writes any socket.
+        let stream: TcpStream = match stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(stream) => OwnedFd::from(stream).into(),
+        };
+        Ok(Client {
+            server: self,
+            address,
+            reader: BufReader::new(stream),
         })
     }
 
-    /// The address at which the server answers: a name may have several.
-    pub fn address(&self) -> Result<Address, Failure> {
-        let stream = self.open()?;
-        match stream.peer_addr() {
-            Ok(address) => Ok(Address::Tcp(address)),
-            Err(_) => Ok(Address::Unix(self.name.clone().into())),
+    /// Tries all addresses of the host, one after the other. Without a host the name is the path of a Unix socket.
+    fn connect_to(&self, host_and_port: Option<(String, u16)>) -> io::Result<(Address, Stream)> {
+        let addresses = match host_and_port {
+            None => vec![Address::Unix(self.name.clone().into())],
+            Some(tcp) => tcp.to_socket_addrs()?.map(Address::Tcp).collect(),
+        };
+        let mut result = Err(io::Error::other("the host has no address"));
+        for address in addresses {
+            let stream = address.connect(self.timeout);
+            result = stream.map(|stream| (address, stream));
+            if result.is_ok() {
+                break;
+            }
         }
+        result
     }
 
-    /// Tries all addresses of the host, one after the other.
-    fn open_socket(&self, address: Option<TcpAddress>) -> io::Result<TcpStream> {
-        let stream = match address {
-            // A `TcpStream` reads and writes any socket, so the rest of the code needs only one type.
-            None => OwnedFd::from(UnixStream::connect(&self.name)?).into(),
-            Some(TcpAddress { host, port }) => {
-                let mut result = Err(io::Error::other("the host has no address"));
-                for address in (host, port.unwrap_or(11211)).to_socket_addrs()? {
-                    result = TcpStream::connect_timeout(&address, self.timeout);
-                    if result.is_ok() {
-                        break;
-                    }
-                }
-                result?
-            }
+    /// The end of an answer that is not complete, as an error.
+    pub fn lost(&self, end: End) -> Failure {
+        let what = match end {
+            End::Silence => format!("was silent for {:?} (--timeout)", self.timeout),
+            _ => "closed the connection: is it a memcached, and does it speak text (-B)?".into(),
         };
-        stream.set_read_timeout(Some(self.timeout))?;
-        stream.set_write_timeout(Some(self.timeout))?;
-        Ok(stream)
+        failed(format!("the server at {} {what}", self.name))
     }
 
-    /// A read or a write has failed.
-    pub fn lost(&self, error: &io::Error) -> Failure {
-        let what = match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                format!("was silent for {:?} (--timeout)", self.timeout)
-            }
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-                "closed the connection: is it a memcached, and does it speak text (-B)?".into()
-            }
-            _ => format!("cannot be reached any more: {error}"),
-        };
-        Failure::Failed(format!("the server at {} {what}", self.name))
+    /// The server has refused a command, or its answer is not that of a memcached.
+    pub fn unexpected(&self, answer: &str) -> Failure {
+        if is_error(answer) {
+            return Failure::NotDone(format!("the server refuses: {answer}"));
+        }
+        let (name, answer) = (&self.name, answer.chars().take(80).collect::<String>());
+        failed(format!(
+            "the server at {name} is not a memcached: it answers {answer:?}"
+        ))
     }
+
+    /// A line that says that the server does not serve this client is an error.
+    fn check_served(&self, line: &str) -> Result<(), Failure> {
+        let why = match line {
+            "CLIENT_ERROR unauthenticated" => "wants a login (its flag -Y), and memc has none",
+            "ERROR Too many open connections" => "has as many clients as it may have (its flag -c)",
+            _ => return Ok(()),
+        };
+        Err(failed(format!("the server at {} {why}: {line}", self.name)))
+    }
+}
+
+/// Whether the line of an answer says that the server refuses a command.
+pub fn is_error(line: &str) -> bool {
+    let first = line.split(' ').next();
+    matches!(first, Some("ERROR" | "CLIENT_ERROR" | "SERVER_ERROR"))
 }
 
 /// A connection to a server.
 pub struct Client<'s> {
-    server: &'s Server,
+    /// The server.
+    pub server: &'s Server,
+    /// The one of the server's addresses at which it has answered.
+    pub address: Address,
     reader: BufReader<TcpStream>,
 }
 
@@ -110,87 +120,66 @@ impl Client<'_> {
     /// Sends bytes.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         match self.reader.get_mut().write_all(bytes) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(self.server.lost(&error)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(self.server.lost(End::Silence))
+            }
             // If the server has closed the connection, it may have said why. The next read finds that, or the end.
             _ => Ok(()),
         }
     }
 
-    /// Sends a command, and returns the first line of its answer.
-    pub fn ask(&mut self, command: &str) -> Result<String, Failure> {
-        self.send(command.as_bytes())?;
-        self.line()
+    /// Sends a command, and returns the line of its answer. The command has no line end; a data block may follow it.
+    pub fn ask(&mut self, command: impl AsRef<[u8]>) -> Result<String, Failure> {
+        self.send(&[command.as_ref(), b"\r\n"].concat())?;
+        let mut answer = String::new();
+        self.read(Ending::OnePart, |line, _| {
+            answer = line.to_owned();
+            Ok(())
+        })?;
+        Ok(answer)
     }
 
-    /// Reads a line, and returns it without its end. Bytes that are not UTF-8 are replaced. A line that says that the
-    /// server does not serve this client is an error.
-    pub fn line(&mut self) -> Result<String, Failure> {
-        let mut line = Vec::new();
-        let mut reader = self.reader.by_ref().take(MAX_LINE);
-        let read = reader.read_until(b'\n', &mut line);
-        read.map_err(|error| self.server.lost(&error))?;
-        let is_whole = line.ends_with(b"\n");
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end_matches(['\r', '\n']);
-        let name = &self.server.name;
-        match text {
-            _ if line.len() as u64 == MAX_LINE => Err(self.unexpected(text)),
-            _ if !is_whole => Err(self.server.lost(&ErrorKind::UnexpectedEof.into())),
-            // Before a login every `set` is taken for one.
-            "CLIENT_ERROR unauthenticated"
-            | "CLIENT_ERROR bad authentication token format"
-            | "CLIENT_ERROR authentication failure" => Err(Failure::Failed(format!(
-                "the server at {name} wants a login (its flag -Y), and memc has none: {text}"
-            ))),
-            "ERROR Too many open connections" => Err(Failure::Failed(format!(
-                "the server at {name} has as many clients as it may have (its flag -c): {text}"
-            ))),
-            _ => Ok(text.to_owned()),
+    /// Sends a command, and calls `each` with each line of its answer and the value that follows the line.
+    pub fn ask_for_list(
+        &mut self,
+        command: &str,
+        each: impl FnMut(&str, Option<Vec<u8>>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.send(format!("{command}\r\n").as_bytes())?;
+        self.read(answer::ending(command.as_bytes()).0, each)
+    }
+
+    /// Reads an answer that ends so, to its end. Bytes of a line that are not UTF-8 are replaced.
+    pub fn read(
+        &mut self,
+        ending: Ending,
+        mut each: impl FnMut(&str, Option<Vec<u8>>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let server = self.server;
+        let end = self.read_parts(ending, |part| {
+            let line = String::from_utf8_lossy(&part.line);
+            server.check_served(&line)?;
+            each(&line, part.value)
+        })?;
+        match end {
+            End::Complete => Ok(()),
+            end => Err(server.lost(end)),
         }
     }
 
-    /// Reads a value of this length and the line end behind it, and writes the value to `out`.
-    pub fn value(&mut self, length: usize, out: &mut impl Write) -> Result<(), Failure> {
-        let mut left = length;
-        while left > 0 {
-            let available = match self.reader.fill_buf() {
-                Ok([]) => return Err(self.server.lost(&ErrorKind::UnexpectedEof.into())),
-                read => read.map_err(|error| self.server.lost(&error))?,
-            };
-            let (part, _) = available.split_at(left.min(available.len()));
-            let length = part.len();
-            out.write_all(part)?;
-            self.reader.consume(length);
-            left -= length;
-        }
-        self.expect("")
+    /// Reads an answer that ends so. Silence and a closed connection are no errors.
+    pub fn read_parts<E>(
+        &mut self,
+        ending: Ending,
+        each: impl FnMut(Part) -> Result<(), E>,
+    ) -> Result<End, E> {
+        answer::read(&mut self.reader, ending, each)
     }
 
-    /// Reads a line that must be this one.
-    pub fn expect(&mut self, expected: &str) -> Result<(), Failure> {
-        let line = self.line()?;
-        let is_expected = line == expected;
-        (is_expected.then_some(())).ok_or_else(|| self.unexpected(&line))
-    }
-
-    /// The server has refused a command, or its answer is not that of a memcached.
-    pub fn unexpected(&self, answer: &str) -> Failure {
-        let name = &self.server.name;
-        match answer.split(' ').next() {
-            Some("ERROR" | "CLIENT_ERROR" | "SERVER_ERROR") => {
-                Failure::NotDone(format!("the server refuses: {answer}"))
-            }
-            _ => {
-                let answer: String = answer.chars().take(80).collect();
-                let problem = "is not a memcached: it answers";
-                Failure::Failed(format!("the server at {name} {problem} {answer:?}"))
-            }
-        }
-    }
-
-    /// From now on reads wait for ever.
-    pub fn wait_for_ever(&self) -> Result<(), Failure> {
-        let set = self.reader.get_ref().set_read_timeout(None);
-        set.map_err(|error| self.server.lost(&error))
+    /// From now on a read waits no longer than this. `None`: for ever.
+    pub fn set_timeout(&self, timeout: Option<Duration>) {
+        // This fails only if the connection is broken or the time is zero. The next read notices the one, and nobody
+        // asks for the other.
+        let _ = self.reader.get_ref().set_read_timeout(timeout);
     }
 }

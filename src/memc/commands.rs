@@ -5,9 +5,12 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::client::Server;
-use crate::{CommandLine, Failure, print};
+use rustmemc::conversations::answer::Ending;
 use rustmemc::internals::MAX_KEY;
+
+use crate::client::Server;
+use crate::screen::{Style, styled};
+use crate::{CommandLine, Failure, failed, print};
 
 /// In the protocol a longer time is not a number of seconds, but a date.
 const MAX_RELATIVE_TIME: u64 = 30 * 24 * 60 * 60;
@@ -36,6 +39,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time is a number of seconds, or a number with ms, s, m, h or d".into())
 }
 
+/// Parses the time to wait for an answer.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let is_possible = !time.is_zero();
+    (is_possible.then_some(time)).ok_or_else(|| "an answer takes longer than no time".into())
+}
+
 /// Parses the time after which an item expires, into the number that the protocol has for it.
 pub fn exptime(text: &str) -> Result<u64, String> {
     let time = duration(text)?;
@@ -51,39 +61,35 @@ pub fn exptime(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The line of a command. Each word may be a key: it must not break the line.
+/// The line of a command, without its line end. Each word may be a key: it must not break the line.
 fn line_of(words: &[&str]) -> Result<String, Failure> {
     for word in words {
         if word.is_empty() || word.len() > MAX_KEY || word.contains([' ', '\r', '\n']) {
             let rule = "a key has 1 to 250 bytes, and no space or line end";
-            return Err(Failure::Failed(format!("{word:?} is not possible: {rule}")));
+            return Err(failed(format!("{word:?} is not possible: {rule}")));
         }
     }
-    Ok(words.join(" ") + "\r\n")
+    Ok(words.join(" "))
 }
 
 /// `get`. It adds a line end only on a terminal: in a file that would be a part of the value.
 pub fn get(server: &Server, key: &str) -> Result<(), Failure> {
-    let command = line_of(&["get", key])?;
-    let mut client = server.connect()?;
-    let answer = client.ask(&command)?;
-    let length = match answer.split(' ').collect::<Vec<_>>().as_slice() {
-        ["END"] => {
-            return Err(Failure::NotDone(format!(
-                "END: the key {key} holds no item"
-            )));
+    let (command, mut found) = (line_of(&["get", key])?, None);
+    server.connect()?.ask_for_list(&command, |line, value| {
+        if value.is_none() && line != "END" {
+            return Err(server.unexpected(line));
         }
-        ["VALUE", _, _, length] => length.parse().ok(),
-        _ => None,
-    };
-    let length = length.ok_or_else(|| client.unexpected(&answer))?;
+        found = found.take().or(value);
+        Ok(())
+    })?;
+    let none = || Failure::NotDone(format!("END: the key {key} holds no item"));
+    let value = found.ok_or_else(none)?;
     let mut out = io::stdout().lock();
-    client.value(length, &mut out)?;
+    out.write_all(&value)?;
     if out.is_terminal() {
         writeln!(out)?;
     }
-    out.flush()?;
-    client.expect("END")
+    Ok(out.flush()?)
 }
 
 /// `set` and `add`. The value is a word, a file, or standard input.
@@ -94,11 +100,16 @@ pub fn store(
     value: Option<&str>,
     line: &CommandLine,
 ) -> Result<(), Failure> {
-    let mut data = Vec::new();
-    let read = match (value, &line.file) {
+    let flags = line.flags.as_deref().unwrap_or("0");
+    if flags.parse::<u32>().is_err() {
+        return Err(failed(format!(
+            "--flags {flags}: this is no number of 32 bits"
+        )));
+    }
+    let value = match (value, &line.file) {
         (Some(_), Some(_)) => Err(io::Error::other("there is a value and a --file")),
-        (Some(word), None) => data.write_all(word.as_bytes()),
-        (None, Some(path)) => fs::read(path).map(|bytes| data = bytes),
+        (Some(word), None) => Ok(word.into()),
+        (None, Some(path)) => fs::read(path),
         (None, None) => {
             if io::stdin().is_terminal() {
                 let _ = writeln!(
@@ -106,37 +117,41 @@ pub fn store(
                     "Type the value, then Ctrl-D on an empty line."
                 );
             }
-            io::stdin().read_to_end(&mut data).map(drop)
+            let mut value = Vec::new();
+            io::stdin().read_to_end(&mut value).map(|_| value)
         }
     };
-    read.map_err(|error| Failure::Failed(format!("cannot read the value: {error}")))?;
-    let (flags, ttl) = (line.flags.unwrap_or(0), line.ttl.unwrap_or(0));
-    let numbers = [flags.to_string(), ttl.to_string(), data.len().to_string()];
-    let [flags, ttl, length] = numbers.each_ref().map(String::as_str);
-    data.extend_from_slice(b"\r\n");
-    change(server, &[verb, key, flags, ttl, length], &data)
+    let value = value.map_err(|error| failed(format!("cannot read the value: {error}")))?;
+    let numbers = [line.ttl.unwrap_or(0), value.len() as u64].map(|number| number.to_string());
+    let [ttl, length] = numbers.each_ref().map(String::as_str);
+    change(server, &[verb, key, flags, ttl, length], Some(&value))
 }
 
 /// `touch`.
 pub fn touch(server: &Server, key: &str, time: &str) -> Result<(), Failure> {
-    let time = exptime(time).map_err(|what| Failure::Failed(format!("{time}: {what}")))?;
-    change(server, &["touch", key, &time.to_string()], b"")
+    let time = exptime(time).map_err(|what| failed(format!("{time}: {what}")))?;
+    change(server, &["touch", key, &time.to_string()], None)
 }
 
 /// A command of these words, with its data block if it has one. The answer is one line.
-pub fn change(server: &Server, words: &[&str], data: &[u8]) -> Result<(), Failure> {
-    let command = [line_of(words)?.as_bytes(), data].concat();
-    let key = words.get(1).unwrap_or(&"");
+pub fn change(server: &Server, words: &[&str], data: Option<&[u8]>) -> Result<(), Failure> {
+    let mut command = line_of(words)?.into_bytes();
     let mut client = server.connect()?;
-    client.send(&command)?;
-    let answer = client.line()?;
+    if let Some(data) = data {
+        command.extend_from_slice(b"\r\n");
+        command.extend_from_slice(data);
+        // A server with -Y takes the first `set` for a login, and may answer STORED to it. Any other command it refuses.
+        client.ask("version")?;
+    }
+    let answer = client.ask(command)?;
     let holds = match answer.split(' ').next().unwrap_or("") {
         "STORED" | "DELETED" | "TOUCHED" | "OK" | "VERSION" => return print(&answer),
         number if number.parse::<u64>().is_ok() => return print(number),
         "NOT_FOUND" => "no item",
         "NOT_STORED" => "an item already",
-        _ => return Err(client.unexpected(&answer)),
+        _ => return Err(server.unexpected(&answer)),
     };
+    let key = words.get(1).unwrap_or(&"");
     let message = format!("{answer}: the key {key} holds {holds}");
     Err(Failure::NotDone(message))
 }
@@ -146,76 +161,70 @@ pub fn ping(server: &Server, wait: Duration) -> Result<(), Failure> {
     let start = Instant::now();
     loop {
         let connecting = Instant::now();
-        let answer = server.connect().and_then(|mut client| {
-            let answer = client.ask("version\r\n")?;
-            match answer.starts_with("VERSION ") {
-                true => Ok(answer),
-                false => Err(client.unexpected(&answer)),
-            }
-        });
+        let answer = server
+            .connect()
+            .and_then(|mut client| client.ask("version"));
         let took = connecting.elapsed().as_secs_f64() * 1000.0;
-        match answer {
-            Ok(answer) => return print(&format!("{answer} ({}, {took:.2} ms)", server.name)),
-            Err(_) if start.elapsed() < wait => thread::sleep(RETRY_INTERVAL),
+        let failure = match answer {
+            Ok(answer) if answer.starts_with("VERSION ") => {
+                return print(&format!("{answer} ({}, {took:.2} ms)", server.name));
+            }
+            Ok(answer) => server.unexpected(&answer),
+            Err(failure) => failure,
+        };
+        if start.elapsed() >= wait {
             // For a health check a server that answers with an error is as bad as none.
-            Err(Failure::NotDone(message)) => return Err(Failure::Failed(message)),
-            Err(failure) => return Err(failure),
+            return Err(match failure {
+                Failure::NotDone(message) => failed(message),
+                failure => failure,
+            });
         }
+        thread::sleep(RETRY_INTERVAL);
     }
 }
 
 /// `stats`. It prints names and values in two columns, and lines of another form as they are.
 pub fn stats(server: &Server, topic: &[&str]) -> Result<(), Failure> {
-    let mut client = server.connect()?;
-    let mut line = client.ask(&line_of(&[&["stats"], topic].concat())?)?;
-    loop {
-        match line.split_once(' ') {
+    let command = line_of(&[&["stats"], topic].concat())?;
+    server
+        .connect()?
+        .ask_for_list(&command, |line, _| match line.split_once(' ') {
             Some(("STAT", stat)) => {
                 let (name, value) = stat.split_once(' ').unwrap_or((stat, ""));
-                print(&format!("{name:<30} {value}"))?;
+                print(&format!("{name:<30} {value}"))
             }
-            Some(("PREFIX" | "ITEM", _)) => print(&line)?,
-            None if line == "END" => return Ok(()),
-            None if line == "RESET" || line == "OK" => return print(&line),
-            _ => return Err(client.unexpected(&line)),
-        }
-        line = client.line()?;
-    }
+            Some(("PREFIX" | "ITEM", _)) => print(line),
+            None if line == "END" => Ok(()),
+            None if line == "RESET" || line == "OK" => print(line),
+            _ => Err(server.unexpected(line)),
+        })
 }
 
-/// `watch`. Each line is printed at once. On a terminal it has a colour, unless NO_COLOR is set.
+/// `watch`. Each line is printed at once. On a terminal it has a colour.
 pub fn watch(server: &Server, streams: &[&str]) -> Result<(), Failure> {
     let streams = match streams {
         [] => &["fetchers", "mutations", "evictions"],
         streams => streams,
     };
     let mut client = server.connect()?;
-    let answer = client.ask(&line_of(&[&["watch"], streams].concat())?)?;
+    let answer = client.ask(line_of(&[&["watch"], streams].concat())?)?;
     if answer != "OK" {
-        return Err(client.unexpected(&answer));
+        return Err(server.unexpected(&answer));
     }
-    client.wait_for_ever()?;
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let is_coloured = io::stdout().is_terminal() && !no_color;
-    loop {
-        let line = client.line()?;
-        match colour(&line).filter(|_| is_coloured) {
-            Some(colour) => print(&format!("\x1b[{colour}m{line}\x1b[0m"))?,
-            None => print(&line)?,
-        }
-    }
+    client.set_timeout(None);
+    client.read(Ending::Never, |line, _| print(&styled(style(line), line)))
 }
 
-/// The terminal's number for the colour of a line of `watch`.
-fn colour(line: &str) -> Option<u8> {
-    let (_, event) = line.split_once(" type=")?;
-    match event.split(' ').next()? {
-        "item_get" if event.contains(" status=found ") => Some(32),
-        "item_get" => Some(33),
-        "item_store" => Some(36),
-        "deleted" => Some(35),
-        "eviction" => Some(31),
-        "conn_new" | "conn_close" => Some(34),
-        _ => None,
+/// The style of a line of `watch`.
+fn style(line: &str) -> Style {
+    let (_, event) = line.split_once(" type=").unwrap_or_default();
+    match event.split(' ').next() {
+        Some("item_get") if event.contains(" status=found ") => Style::Green,
+        Some("item_get") => Style::Yellow,
+        Some("item_store") => Style::Cyan,
+        Some("deleted") => Style::Magenta,
+        Some("eviction") => Style::Red,
+        Some("conn_new" | "conn_close") => Style::Blue,
+        _ => Style::Plain,
     }
 }

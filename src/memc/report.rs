@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rustmemc::conversations::format::{Action, Conversation, Level, Section};
+use rustmemc::conversations::format::{Action, Conversation, Level, Section, Step};
 use rustmemc::conversations::number_of;
-use rustmemc::conversations::player::{Difference, Server};
+use rustmemc::conversations::player::{Difference, Server, quoted, release};
 
-use crate::screen::{Screen, Style};
-use crate::{Failure, print};
+use crate::screen::{Style, styled};
+use crate::{Failure, failed, print};
 
 /// If the server has answered nothing after as many sections in a row, no more are played.
 const MAX_SILENT_SECTIONS: usize = 3;
@@ -16,63 +16,59 @@ const MAX_SILENT_SECTIONS: usize = 3;
 const MAX_LETTERS: usize = 90;
 
 /// Plays conversations, and prints what differs.
-pub struct Report {
+pub struct Report<'n> {
     /// The name of the server, as the user wrote it.
-    name: String,
+    name: &'n str,
     server: Server,
-    /// A command that the server has answered. It tells whether the server still answers.
-    probe: &'static str,
     /// Whether the difference of every section is shown, and not only the first one of each conversation.
-    pub shows_all: bool,
-    screen: Screen,
+    shows_all: bool,
+    /// Whether the server has a working `flush_all`.
     flushes: bool,
-    /// For each level, how many sections hold, and how many were played.
-    counts: BTreeMap<Level, (usize, usize)>,
-    /// For each reason, how many sections were passed over, and the numbers of their conversations.
-    passed_over: BTreeMap<String, (usize, BTreeSet<String>)>,
-    /// How many of the last sections in a row were followed by silence, and where they begin.
-    silent: usize,
-    silent_since: String,
+    /// The levels of the sections that hold, and of those that do not.
+    held: Vec<Level>,
+    failed: Vec<Level>,
+    /// For each reason, the number of the conversation of each section that was passed over.
+    passed_over: BTreeMap<String, Vec<String>>,
+    /// Where the last sections ended that did not hold and were followed by silence.
+    silent: Vec<String>,
 }
 
-/// How a section ended that did not hold: the number of the line, and what differs.
-type Failed<'c, 't> = (&'c Section<'t>, usize, Difference);
-
-impl Report {
-    /// An empty report.
-    pub fn new(name: &str, server: Server, probe: &'static str) -> Self {
-        Report {
-            name: name.to_owned(),
+impl<'n> Report<'n> {
+    /// An empty report. The items of the server are deleted; if it cannot do that, a note is printed.
+    pub fn new(name: &'n str, server: Server, shows_all: bool) -> Result<Self, Failure> {
+        let (command, answer) = server.first_answer().unwrap_or_default();
+        if release(&answer).is_none() {
+            print(&format!(
+                "Note: it answers {} to `{command}`. A memcached answers VERSION 1.6.45, or another release, to \
+                 `version`.",
+                quoted(&answer)
+            ))?;
+        }
+        let flushes = server.flush();
+        if !flushes {
+            print(
+                "Note: it does not answer OK to `flush_all`, which each section sends first. So the items of earlier \
+                 sections stay,\nand may be the reason for a difference.",
+            )?;
+        }
+        Ok(Report {
+            name,
             server,
-            probe,
-            shows_all: false,
-            screen: Screen::new(),
-            flushes: true,
-            counts: BTreeMap::new(),
+            shows_all,
+            flushes,
+            held: Vec::new(),
+            failed: Vec::new(),
             passed_over: BTreeMap::new(),
-            silent: 0,
-            silent_since: String::new(),
-        }
-    }
-
-    /// Removes the items, and prints a note if the server cannot do that.
-    pub fn find_out_whether_it_flushes(&mut self) -> Result<(), Failure> {
-        self.flushes = self.server.flush();
-        if self.flushes {
-            return Ok(());
-        }
-        print(
-            "Note: it does not answer OK to `flush_all`, which each section sends first. So the items of earlier \
-             sections stay,\nand may be the reason for a difference.",
-        )
+            silent: Vec::new(),
+        })
     }
 
     /// Whether the server has answered nothing for some time.
     pub fn is_server_lost(&self) -> bool {
-        self.silent >= MAX_SILENT_SECTIONS
+        self.silent.len() >= MAX_SILENT_SECTIONS
     }
 
-    /// Plays the sections of a conversation up to this level, and prints what differs.
+    /// Plays the sections of a conversation up to this level, and prints what differs. `flags` are those of the server.
     pub fn play(
         &mut self,
         name: &str,
@@ -81,131 +77,60 @@ impl Report {
         flags: &str,
     ) -> Result<(), Failure> {
         let number = number_of(name);
-        let (mut held, mut failed) = (0, Vec::new());
         let needs = conversation.flags;
         let has_flags = flags.split_whitespace().eq(needs.split_whitespace());
+        let (mut held, mut failed) = (0, Vec::new());
         for section in &conversation.sections {
-            let why_not = if !has_flags {
-                let flags = if needs.is_empty() {
-                    "no --flags".into()
-                } else {
-                    format!("--flags {needs:?}")
-                };
-                Some(format!("for a server with {flags}"))
-            } else if section.level() > level {
-                Some("above the --level".into())
-            } else {
-                self.server.passes_over(section)
+            let why_not = match has_flags {
+                false if needs.is_empty() => Some("for a server with no --flags".into()),
+                false => Some(format!("for a server with --flags {needs:?}")),
+                true if section.level() > level => Some("above the --level".into()),
+                true => self.server.passes_over(section),
             };
             if let Some(why) = why_not {
-                let (sections, numbers) = self.passed_over.entry(why).or_default();
-                *sections += 1;
-                numbers.insert(number.to_owned());
+                self.passed_over.entry(why).or_default().push(number.into());
                 continue;
             }
-            let played = if self.flushes {
-                self.server.play(section)
-            } else {
-                self.server.play_unflushed(section)
+            let played = match self.flushes {
+                true => self.server.play(section),
+                false => self.server.play_unflushed(section),
             };
-            let (holding, all) = self.counts.entry(section.level()).or_default();
-            *all += 1;
-            match played {
-                Ok(()) => {
-                    *holding += 1;
-                    held += 1;
-                    self.silent = 0;
-                }
-                Err((line, difference)) => {
-                    failed.push((section, line, difference));
-                    self.probe(&format!("line {line} of conversation {number}"));
-                    if self.is_server_lost() {
-                        break;
-                    }
-                }
+            let Err((line, difference)) = played else {
+                held += 1;
+                self.held.push(section.level());
+                self.silent.clear();
+                continue;
+            };
+            self.failed.push(section.level());
+            failed.push((section, line, difference));
+            match self.server.first_answer() {
+                Ok(_) => self.silent.clear(),
+                Err(_) => self
+                    .silent
+                    .push(format!("line {line} of conversation {number}")),
+            }
+            if self.is_server_lost() {
+                break;
             }
         }
-        let played = held + failed.len();
-        if played == 0 {
+        let all = held + failed.len();
+        if all == 0 {
             return Ok(());
         }
-        let (title, _) = conversation
-            .title
-            .split_once(": ")
-            .unwrap_or((conversation.title, ""));
-        let style = if failed.is_empty() {
-            Style::Green
-        } else {
-            Style::Red
-        };
-        print(
-            &self
-                .screen
-                .styled(style, &format!("{number} {title}: {held} of {played}")),
-        )?;
-        self.print_failed(name, &failed)
-    }
-
-    /// After a section that did not hold: finds out whether the server still answers.
-    fn probe(&mut self, place: &str) {
-        let answer = self.server.ask(format!("{}\r\n", self.probe).as_bytes());
-        if answer.is_ok() {
-            self.silent = 0;
-            return;
-        }
-        if self.silent == 0 {
-            self.silent_since = place.to_owned();
-        }
-        self.silent += 1;
-    }
-
-    fn print_failed(&self, name: &str, failed: &[Failed<'_, '_>]) -> Result<(), Failure> {
+        let title = conversation.title.split(": ").next().unwrap_or_default();
+        let count = format!("{number} {title}: {held} of {all}");
+        print(&styled(style(failed.is_empty()), &count))?;
         let shown = if self.shows_all { failed.len() } else { 1 };
         for (section, line, difference) in failed.iter().take(shown) {
-            let exchanges = section
-                .steps
-                .iter()
-                .filter(|step| !matches!(step.action, Action::Prose));
-            let is_sent =
-                |action: &Action| matches!(action, Action::Send(_) | Action::TimePasses(_));
-            let before = exchanges.rev().filter(|step| step.line <= *line);
-            let before = before.skip_while(|step| !is_sent(&step.action));
-            let mut sent: Vec<_> = before
-                .take_while(|step| is_sent(&step.action))
-                .take(3)
-                .collect();
-            sent.reverse();
-            print(&format!(
-                "   {} (line {line})",
-                self.screen.styled(Style::Bold, section.title)
-            ))?;
-            for step in sent {
-                print(&format!("      {}", shortened(step.source)))?;
-            }
-            print(&format!(
-                "      expected {}",
-                shortened(&difference.expected)
-            ))?;
-            print(&format!("      but got  {}", shortened(&difference.got)))?;
-            let clients = section.steps.iter().map(|step| step.client);
-            let mut clients = BTreeSet::from_iter(clients);
-            clients.remove("");
-            if clients.len() > 1 && difference.got == "no answer" {
-                let clients = Vec::from_iter(clients).join(" and ");
-                print(&format!(
-                    "      ({clients} are connected at the same time. Does the server serve one while the other waits?)"
-                ))?;
-            }
+            print_difference(section, *line, difference)?;
         }
-        if failed.is_empty() {
-            return Ok(());
+        if !failed.is_empty() {
+            print(&format!(
+                "   Read: memc learn {number}, or tests/conversations/{name}.txt"
+            ))?;
         }
-        let number = number_of(name);
-        print(&format!(
-            "   Read: memc learn {number}, or tests/conversations/{name}.txt"
-        ))?;
         if failed.len() > shown {
-            let (all, server) = (failed.len(), &self.name);
+            let (all, server) = (failed.len(), self.name);
             print(&format!(
                 "   All {all} differences: memc check {server} --only {number}"
             ))?;
@@ -217,44 +142,36 @@ impl Report {
     ///
     /// # Errors
     /// Something differs, or nothing was played.
-    pub fn finish(self) -> Result<(), Failure> {
+    pub fn finish(mut self) -> Result<(), Failure> {
         self.server.flush();
-        let (mut held, mut played) = (0, 0);
-        for (holding, all) in self.counts.values() {
-            held += holding;
-            played += all;
-        }
         print("")?;
-        for (why, (sections, numbers)) in &self.passed_over {
-            let numbers = match numbers.len() {
+        for (why, numbers) in &mut self.passed_over {
+            let sections = numbers.len();
+            numbers.dedup();
+            let conversations = match numbers.len() {
                 many @ 11.. => format!("{many} conversations"),
-                _ => Vec::from_iter(numbers.iter().map(String::as_str)).join(", "),
+                _ => numbers.join(", "),
             };
-            print(&format!("Passed over, {why}: {sections} in {numbers}"))?;
-        }
-        if played == 0 {
-            return Err(Failure::Failed("no section was played.".into()));
-        }
-        let style = if held == played {
-            Style::Green
-        } else {
-            Style::Red
-        };
-        print(
-            &self
-                .screen
-                .styled(style, &format!("{held} of {played} sections hold.")),
-        )?;
-        if held == played {
-            return Ok(());
-        }
-        if self.is_server_lost() {
             print(&format!(
-                "The rest was not played: after {} the server at {} does not answer any more.",
-                self.silent_since, self.name
+                "Passed over, {why}: {sections} in {conversations}"
             ))?;
         }
-        let fails = |level| matches!(self.counts.get(&level), Some((0, _)));
+        let (held, played) = (self.held.len(), self.held.len() + self.failed.len());
+        if played == 0 {
+            return Err(failed("no section was played."));
+        }
+        let summary = format!("{held} of {played} sections hold.");
+        print(&styled(style(self.failed.is_empty()), &summary))?;
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        if let Some(since) = self.silent.first().filter(|_| self.is_server_lost()) {
+            let name = self.name;
+            print(&format!(
+                "The rest was not played: after {since} the server at {name} does not answer any more."
+            ))?;
+        }
+        let fails = |level| self.failed.contains(&level) && !self.held.contains(&level);
         if fails(Level::Meta) && fails(Level::Binary) {
             print(
                 "Neither the meta commands nor the binary protocol work: --level classic passes over both.",
@@ -269,6 +186,43 @@ impl Report {
         )?;
         Err(Failure::Reported)
     }
+}
+
+/// Prints what the clients sent last before this line of a section, and what was expected.
+fn print_difference(
+    section: &Section<'_>,
+    line: usize,
+    difference: &Difference,
+) -> Result<(), Failure> {
+    let title = styled(Style::Bold, section.title);
+    print(&format!("   {title} (line {line})"))?;
+    let is_sent = |step: &&Step<'_>| matches!(step.action, Action::Send(_) | Action::TimePasses(_));
+    let steps = section.steps.iter().filter(|step| step.line <= line);
+    let exchanges = steps.filter(|step| !matches!(step.action, Action::Prose));
+    let exchanges: Vec<&Step<'_>> = exchanges.collect();
+    let mut groups = exchanges.split(|step| !is_sent(step));
+    let sent = groups.rfind(|group| !group.is_empty()).unwrap_or_default();
+    for step in sent.iter().skip(sent.len().saturating_sub(3)) {
+        print(&format!("      {}", shortened(step.source)))?;
+    }
+    print(&format!(
+        "      expected {}",
+        shortened(&difference.expected)
+    ))?;
+    print(&format!("      but got  {}", shortened(&difference.got)))?;
+    let clients = section.steps.iter().map(|step| step.client);
+    let clients = BTreeSet::from_iter(clients.filter(|client| !client.is_empty()));
+    if clients.len() > 1 && difference.got == "no answer" {
+        let clients = Vec::from_iter(clients).join(" and ");
+        print(&format!(
+            "      ({clients} are connected at the same time. Does the server serve one while the other waits?)"
+        ))?;
+    }
+    Ok(())
+}
+
+fn style(is_good: bool) -> Style {
+    if is_good { Style::Green } else { Style::Red }
 }
 
 fn shortened(text: &str) -> String {

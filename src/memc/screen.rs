@@ -1,19 +1,11 @@
-//! What `memc` alone and `memc learn` share: how they print, and how they read what a person types.
+//! How `memc` prints on a terminal, and how `memc` alone and `memc learn` read what a person types.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use rustmemc::conversations::answer::Part;
 use rustmemc::internals::{VERBS, explain, grammar};
 
-use crate::Failure;
-
-/// Standard output, for people: with colours and reasons if it is a terminal.
-#[derive(Debug, Clone, Copy)]
-pub struct Screen {
-    /// Whether it is a terminal.
-    pub is_terminal: bool,
-    has_colours: bool,
-}
+use crate::{Failure, failed};
 
 /// How a text looks: the number of its style in the escape sequences of terminals.
 #[derive(Debug, Clone, Copy)]
@@ -24,125 +16,121 @@ pub enum Style {
     Bold = 1,
     /// Remarks.
     Dim = 2,
-    /// What is not as expected.
+    /// What is not as expected; an eviction.
     Red = 31,
     /// What is as expected.
     Green = 32,
-    /// What the server sends.
+    /// A miss.
+    Yellow = 33,
+    /// A connection.
+    Blue = 34,
+    /// A deletion.
+    Magenta = 35,
+    /// What the server sends; what is stored.
     Cyan = 36,
 }
 
-impl Screen {
-    /// Finds out what standard output is. The variable `NO_COLOR` turns colours off.
-    pub fn new() -> Self {
-        let is_terminal = io::stdout().is_terminal();
-        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Screen {
-            is_terminal,
-            has_colours: is_terminal && !is_plain,
-        }
-    }
+/// Whether standard output is a terminal. Only people want reasons and colours.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
 
-    /// The text in this style.
-    pub fn styled(self, style: Style, text: &str) -> String {
-        match self.has_colours {
-            true => format!("\x1b[{}m{text}\x1b[0m", style as u8),
-            false => text.to_owned(),
-        }
-    }
+fn has_colours() -> bool {
+    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
 
-    /// Prints a text, without a line end.
-    ///
-    /// # Errors
-    /// Those of standard output.
-    pub fn print(self, style: Style, text: &str) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(self.styled(style, text).as_bytes())?;
-        out.flush()
+/// The text in this style, if standard output is a terminal. The variable `NO_COLOR` turns colours off.
+pub fn styled(style: Style, text: &str) -> String {
+    match style {
+        Style::Plain => text.to_owned(),
+        style if has_colours() => format!("\x1b[{}m{text}\x1b[0m", style as u8),
+        _ => text.to_owned(),
     }
+}
 
-    /// Prints a part of the answer to a line of this client. On a terminal the reason follows.
-    ///
-    /// # Errors
-    /// Those of standard output.
-    pub fn print_part(self, client: &str, line: &[u8], part: &Part) -> io::Result<()> {
-        let bytes = [Some(&part.line), part.value.as_ref()];
-        if !self.is_terminal {
-            let mut out = io::stdout().lock();
-            for bytes in bytes.into_iter().flatten() {
-                out.write_all(bytes)?;
-                out.write_all(b"\n")?;
-            }
-            return out.flush();
-        }
-        self.print(Style::Cyan, &format!("{client}< {}", visible(&part.line)))?;
-        if let Some(reason) = explain::reason(line, &part.line) {
-            self.print(Style::Dim, &format!("   ({reason})"))?;
-        }
-        if let Some(value) = &part.value {
-            self.print(Style::Cyan, &format!("\n{client}< {}", visible(value)))?;
-        }
-        self.print(Style::Plain, "\n")
-    }
+/// Prints a text in this style, without a line end.
+pub fn show(style: Style, text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(styled(style, text).as_bytes())?;
+    out.flush()
+}
 
-    /// Reads a line that a person types after the prompt, without its line end; `None` at the end of the input. A line
-    /// that begins with a question mark is answered here.
-    ///
-    /// # Errors
-    /// The input cannot be read, or the prompt cannot be printed.
-    pub fn ask(self, prompt: &str) -> Result<Option<String>, Failure> {
-        loop {
-            if io::stdin().is_terminal() {
-                self.print(Style::Bold, prompt)?;
-            }
-            let mut line = Vec::new();
-            let read = io::stdin().lock().read_until(b'\n', &mut line);
-            read.map_err(|error| Failure::Failed(format!("cannot read the input: {error}.")))?;
-            if line.is_empty() {
-                return Ok(None);
-            }
-            let line = line.strip_suffix(b"\n").unwrap_or(&line);
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let line = String::from_utf8_lossy(line).into_owned();
-            match line.strip_prefix('?').map(str::trim) {
-                None => return Ok(Some(line)),
-                Some(verb) => self.print(Style::Dim, &help(verb))?,
-            }
-        }
-    }
+/// Prints a title, with an empty line before it.
+pub fn title(title: &str) -> Result<(), Failure> {
+    Ok(show(Style::Bold, &format!("\n{title}\n"))?)
+}
 
-    /// Replaces the hint and the prompt by the line that was sent, as if it had been typed.
-    ///
-    /// # Errors
-    /// Those of standard output.
-    pub fn retype(self, prompt: &str, line: &str) -> io::Result<()> {
-        if !self.has_colours || !io::stdin().is_terminal() {
-            return Ok(());
-        }
-        // Two lines up, where the line that was to be typed begins, and erase from there on.
-        self.print(
-            Style::Bold,
-            &format!("\x1b[2A\x1b[J{prompt}{}\n", visible(line.as_bytes())),
-        )
-    }
+/// Prints a remark.
+pub fn remark(remark: &str) -> Result<(), Failure> {
+    Ok(show(Style::Dim, &format!("{remark}\n"))?)
+}
 
-    /// Reads a data block of this length, which may have several lines. Returns it with its line end; `None` at the
-    /// end of the input.
-    ///
-    /// # Errors
-    /// Those of [`Screen::ask`].
-    pub fn ask_for_data(self, length: usize) -> Result<Option<String>, Failure> {
-        let mut data = String::new();
-        while data.len() < length + 2 {
-            let left = length.saturating_sub(data.len());
-            let Some(line) = self.ask(&format!("data ({left} bytes)> "))? else {
-                return Ok(None);
-            };
-            data += &line;
-            data += "\r\n";
+/// Prints a part of the answer to a line of this client. On a terminal the reason follows.
+pub fn show_part(client: &str, line: &[u8], part: &Part) -> io::Result<()> {
+    if !is_terminal() {
+        for bytes in [Some(&part.line), part.value.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            io::stdout().write_all(&[bytes, &b"\n"[..]].concat())?;
         }
-        Ok(Some(data))
+        return Ok(());
     }
+    show(Style::Cyan, &format!("{client}< {}", visible(&part.line)))?;
+    if let Some(reason) = explain::reason(line, &part.line) {
+        show(Style::Dim, &format!("   ({reason})"))?;
+    }
+    if let Some(value) = &part.value {
+        show(Style::Cyan, &format!("\n{client}< {}", visible(value)))?;
+    }
+    show(Style::Plain, "\n")
+}
+
+/// Reads a line that a person types after the hint, if there is one, and the prompt. The line has no line end. One that
+/// begins with a question mark is answered here.
+pub fn ask(hint: &str, prompt: &str) -> Result<String, Failure> {
+    loop {
+        if !hint.is_empty() {
+            remark(hint)?;
+        }
+        if io::stdin().is_terminal() {
+            show(Style::Bold, prompt)?;
+        }
+        let mut line = Vec::new();
+        let read = io::stdin().lock().read_until(b'\n', &mut line);
+        read.map_err(|error| failed(format!("cannot read the input: {error}.")))?;
+        if line.is_empty() {
+            return Err(Failure::Ended);
+        }
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = String::from_utf8_lossy(line).into_owned();
+        match line.strip_prefix('?').map(str::trim) {
+            None => return Ok(line),
+            Some(verb) => show(Style::Dim, &help(verb))?,
+        }
+    }
+}
+
+/// Reads a data block of this length, which may have several lines. Returns it with its line end.
+pub fn ask_for_data(length: usize) -> Result<String, Failure> {
+    let mut data = String::new();
+    while data.len() < length + 2 {
+        let left = length.saturating_sub(data.len());
+        data += &ask("", &format!("data ({left} bytes)> "))?;
+        data += "\r\n";
+    }
+    Ok(data)
+}
+
+/// Replaces the hint and the prompt by the line that was sent, as if it had been typed.
+pub fn retype(prompt: &str, line: &str) -> io::Result<()> {
+    if !has_colours() || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let line = visible(line.as_bytes());
+    // Two lines up, where the line that was to be typed begins, and erase from there on.
+    show(Style::Bold, &format!("\x1b[2A\x1b[J{prompt}{line}\n"))
 }
 
 /// The answer to `?`, `? <command>` or `?<command>`.

@@ -2,93 +2,90 @@
 //! with its reason if it does not explain itself.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use rustmemc::conversations::answer::{self, End, Ending, Part};
-use rustmemc::conversations::format::escaped;
+use rustmemc::conversations::answer::{self, End, Ending};
+use rustmemc::conversations::recorder::Recorder;
 
-use crate::Failure;
 use crate::client::Server;
-use crate::screen::{Screen, Style};
+use crate::screen::{ask, ask_for_data, is_terminal, remark, show_part};
+use crate::{Failure, failed};
 
 /// How long to wait for an answer that may not come.
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
 /// Talks until the input ends or the server closes the connection. `record` is the file to write.
-///
-/// # Errors
-/// No server answers, it closes the connection unasked, or the file cannot be written.
 pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
-    let stream = server.open()?;
-    let mut reader = BufReader::new(&stream);
-    let mut record = record.map(Record::create).transpose()?;
-    let screen = Screen::new();
-    if screen.is_terminal {
+    let mut client = server.connect()?;
+    let mut recorder = recorder(record)?;
+    if is_terminal() {
         let name = &server.name;
-        let greeting = format!("Connected to {name}. Type a command; ? explains, Ctrl-D ends.\n");
-        screen.print(Style::Dim, &greeting)?;
+        remark(&format!(
+            "Connected to {name}. Type a command; ? explains, Ctrl-D ends."
+        ))?;
     }
-    while let Some(line) = screen.ask("> ")? {
-        let (line, data) = match without_bytes(&line) {
-            None => (line, None),
-            Some((before, after)) => {
-                let Some(data) = screen.ask("data> ")? else {
-                    break;
-                };
-                let line = format!("{before} {}{after}", data.len());
-                if screen.is_terminal {
-                    screen.print(Style::Dim, &format!("(sent as: {line})\n"))?;
-                }
-                (line, Some(data + "\r\n"))
-            }
-        };
-        let (ending, length) = answer::ending(line.as_bytes());
-        let data = match (data, length) {
-            (None, Some(length)) => screen.ask_for_data(length)?,
-            (data, _) => Some(data.unwrap_or_default()),
-        };
-        let Some(data) = data else { break };
-        if let Some(record) = &mut record {
-            record.sent(&line, &data)?;
-        }
-        let timeout = match ending {
+    loop {
+        let (line, data) = with_data(ask("", "> ")?)?;
+        let (ending, _) = answer::ending(line.as_bytes());
+        recorder.sent(&line, &data)?;
+        client.set_timeout(match ending {
             Ending::Unknown => Some(SHORT_WAIT),
             Ending::Never => None,
             _ => Some(server.timeout),
-        };
-        // If the server has closed the connection, the read notices that.
-        let _ = (&stream).write_all(format!("{line}\r\n{data}").as_bytes());
-        stream
-            .set_read_timeout(timeout)
-            .map_err(|error| server.lost(&error))?;
-        let end = answer::read(&mut reader, ending, |part| {
-            screen.print_part("", line.as_bytes(), &part)?;
-            record
-                .as_mut()
-                .map_or(Ok(()), |record| record.received(&line, &part))
+        });
+        client.send(format!("{line}\r\n{data}").as_bytes())?;
+        let end = client.read_parts(ending, |part| {
+            show_part("", line.as_bytes(), &part)?;
+            recorder.received(&line, &part)
         })?;
         match end {
             End::Closed => {
-                if let Some(record) = &mut record {
-                    record.write("<closed")?;
-                }
-                if ending == Ending::Unknown {
-                    return Ok(());
-                }
-                return Err(server.lost(&io::ErrorKind::UnexpectedEof.into()));
+                recorder.closed()?;
+                return match ending {
+                    Ending::Unknown => Ok(()),
+                    _ => Err(server.lost(end)),
+                };
             }
             End::Silence if ending != Ending::Unknown => {
-                screen.print(
-                    Style::Dim,
-                    "(no answer; what comes later is shown after the next line)\n",
-                )?;
+                remark("(no answer; what comes later is shown after the next line)")?;
             }
             _ => {}
         }
     }
-    Ok(())
+}
+
+/// Reads the data block of a typed line, if it has one. Returns the line, with its `<bytes>`, and the data.
+pub fn with_data(line: String) -> Result<(String, String), Failure> {
+    if let Some((before, after)) = without_bytes(&line) {
+        let data = ask("", "data> ")?;
+        let line = format!("{before} {}{after}", data.len());
+        if is_terminal() {
+            remark(&format!("(sent as: {line})"))?;
+        }
+        return Ok((line, data + "\r\n"));
+    }
+    let (_, length) = answer::ending(line.as_bytes());
+    let data = length.map_or(Ok(String::new()), ask_for_data)?;
+    Ok((line, data))
+}
+
+/// A recorder that writes this file, or nothing.
+fn recorder(record: Option<&Path>) -> Result<Recorder, Failure> {
+    let path = record.unwrap_or(Path::new(""));
+    let out: io::Result<Box<dyn Write>> = match record {
+        None => Ok(Box::new(io::sink())),
+        Some(path) => File::create_new(path).map(|file| Box::new(file) as _),
+    };
+    let title = path.file_stem().unwrap_or_default().to_string_lossy();
+    out.and_then(|out| Recorder::new(out, &title))
+        .map_err(|error| {
+            let path = path.display();
+            failed(format!(
+                "cannot create the file {path} for the record: {error}."
+            ))
+        })
 }
 
 /// Splits a storage line that lacks its `<bytes>` there. `None`: the line is another one, or has them.
@@ -104,100 +101,6 @@ fn without_bytes(line: &str) -> Option<(String, String)> {
     let (before, after) = words.split_at_checked(before)?;
     let after: String = after.iter().map(|word| format!(" {word}")).collect();
     Some((before.join(" "), after))
-}
-
-/// A file that is written as a conversation, which the tests and `memc check` can play.
-struct Record {
-    file: File,
-    /// The cas uniques that the server has sent. Another server sends other numbers, so each is written as `{=cas0}`
-    /// with its position in this list.
-    uniques: Vec<String>,
-}
-
-impl Record {
-    fn create(path: &Path) -> Result<Self, Failure> {
-        let file = File::create_new(path).map_err(|error| {
-            let path = path.display();
-            Failure::Failed(format!(
-                "cannot create the file {path} for the record: {error}."
-            ))
-        })?;
-        let mut record = Record {
-            file,
-            uniques: Vec::new(),
-        };
-        let title = path.file_stem().unwrap_or_default().display();
-        record.write(&format!(
-            "# {title}\n\nRecorded by memc. It begins without any item.\n\n## A record"
-        ))?;
-        Ok(record)
-    }
-
-    fn write(&mut self, line: &str) -> io::Result<()> {
-        writeln!(self.file, "{line}")
-    }
-
-    fn sent(&mut self, line: &str, data: &str) -> io::Result<()> {
-        let is_meta = line.starts_with('m');
-        let words = line
-            .split(' ')
-            .enumerate()
-            .map(|(index, word)| match index {
-                5 if line.starts_with("cas ") => self.named(word, ""),
-                2.. if is_meta && word.starts_with('C') => self.named(word, "C"),
-                _ => escaped(word.as_bytes()),
-            });
-        let words: Vec<String> = words.collect();
-        self.write(&format!("> {}", words.join(" ")))?;
-        for line in data.lines() {
-            self.write(&format!("> {}", escaped(line.as_bytes())))?;
-        }
-        Ok(())
-    }
-
-    fn received(&mut self, sent: &str, part: &Part) -> io::Result<()> {
-        let line = String::from_utf8_lossy(&part.line);
-        let lists = ["stats", "lru_crawler metadump"];
-        let is_list = lists.iter().any(|list| sent.starts_with(list));
-        let is_meta = matches!(line.get(..3), Some("HD " | "VA " | "NS " | "EX " | "NF "));
-        let words = line.split(' ').enumerate().map(|(index, word)| {
-            let prefix = match index {
-                4 if line.starts_with("VALUE ") => "",
-                1.. if is_meta && word.starts_with('c') => "c",
-                _ => return escaped(word.as_bytes()),
-            };
-            let unique = word.trim_start_matches(prefix).to_owned();
-            if !self.uniques.contains(&unique) {
-                self.uniques.push(unique);
-            }
-            self.named(word, prefix)
-        });
-        let words = words.collect::<Vec<_>>().join(" ");
-        match (&*line, part.line_end) {
-            // The list of another server differs.
-            ("END", _) if is_list => self.write("<...until END"),
-            _ if is_list => Ok(()),
-            _ if line.starts_with("VERSION ") => self.write("< VERSION {*}"),
-            (_, "\n") => self.write(&format!("<- {words}")),
-            _ => self.write(&format!("< {words}")),
-        }?;
-        match &part.value {
-            Some(value) => self.write(&format!("< {}", escaped(value))),
-            None => Ok(()),
-        }
-    }
-
-    /// A word that is a known cas unique after this prefix, with the name of the number.
-    fn named(&self, word: &str, prefix: &str) -> String {
-        let number = word.strip_prefix(prefix);
-        let known = self
-            .uniques
-            .iter()
-            .position(|unique| Some(unique.as_str()) == number);
-        known.map_or(escaped(word.as_bytes()), |index| {
-            format!("{prefix}{{=cas{index}}}")
-        })
-    }
 }
 
 #[cfg(test)]
