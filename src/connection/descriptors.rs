@@ -51,12 +51,14 @@ fn open() -> Option<usize> {
 /// milliseconds, and meanwhile no client is accepted. When 1,000 clients came at once, hundreds of them waited a
 /// second. So the program calls this before it starts its first thread.
 pub fn reserve(clients: usize) {
-    /// A table of this size is large enough: it seldom has to double again.
-    const MAX_SIZE: usize = 4096;
+    /// Those that come at once and are refused.
+    const REFUSED: usize = 2048;
+    /// To open more would delay the start by more than 10 milliseconds.
+    const MAX_SIZE: usize = 1 << 14;
     let Ok(file) = fs::File::open("/dev/null") else {
         return;
     };
-    let size = clients.saturating_add(MAX_SIZE / 2).min(MAX_SIZE);
+    let size = clients.saturating_add(REFUSED).min(MAX_SIZE);
     let copies = (0..size).map_while(|_| file.try_clone().ok());
     drop(Vec::from_iter(copies));
 }
