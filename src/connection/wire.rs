@@ -321,8 +321,8 @@ impl<'c> Wire<'c> {
         }
     }
 
-    /// Sends the answers so far, if more commands have arrived and the client is alone: it can read the answers, and
-    /// send more, while this worker executes the rest.
+    /// Sends the answers so far, if more commands have arrived, the client is alone and no answer waits for a record: the
+    /// client can read the answers, and send more, while this worker executes the rest.
     ///
     /// Measured with one client that keeps 64 commands under way: twice as many requests per second (from 0.54 to 1.16
     /// of memcached's). With many clients it would only cost time, because other workers have something to do meanwhile.
