@@ -351,7 +351,8 @@ fn a_server_that_never_finds_an_item_learns_which_answer_is_missing() {
 #[test]
 fn a_server_that_answers_error_to_everything_is_checked_too() {
     let server = false_server(|_| Reply::Text("ERROR\r\n"));
-    let outcome = check_silent(&server, &[]);
+    check_silent(&server, &[]).is_refused("does not tell by `stats` whether it holds items");
+    let outcome = check_silent(&server, &["--empty"]);
     let title = "The server says which protocol level it speaks";
     let line = line_of("01", title, "< VERSION 1.6.{*}");
     outcome.differs(&format!(
@@ -453,7 +454,7 @@ fn a_server_that_ends_is_given_up_and_the_report_has_the_last_line() {
             false => good_start(line, Reply::Text("STORED\r\n")),
         }
     });
-    let outcome = check_silent(&server, &[]);
+    let outcome = check(&server, &[]);
     let incr = "The command incr adds to a value that is a number";
     let line = line_of("01", incr, "< 10");
     outcome.differs(&format!(
@@ -481,14 +482,20 @@ fn an_answer_to_version_with_other_numbers_means_the_newest_release() {
 }
 
 #[test]
-fn a_closed_pipe_ends_the_report_quietly() {
+fn a_report_that_nobody_reads_has_the_same_exit_code() {
     let server = common::server("");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_memc"));
-    command.args(["check", &server.address.to_string()]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut process = command.spawn().expect("memc can be started");
-    drop(process.stdout.take());
-    let output = process.wait_with_output().expect("it ends");
-    assert_eq!(output.status.code(), Some(0));
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let false_server = false_server(|_| Reply::Text("ERROR\r\n"));
+    for (address, code) in [
+        (server.address.to_string(), 0),
+        (false_server.to_string(), 1),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_memc"));
+        command.args(["check", &address, "--empty", "--only", "01"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("memc can be started");
+        drop(process.stdout.take());
+        let output = process.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
 }

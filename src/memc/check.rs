@@ -39,14 +39,19 @@ pub fn target(server: &Server, may_empty: bool) -> Result<Target, Failure> {
     let (name, address) = (&server.name, server.connect()?.address);
     let target = Target::identify(address, server.timeout)
         .map_err(|why| failed(format!("the server at {name} {why}.")))?;
-    let items = target.stat("curr_items").unwrap_or_default();
-    if !may_empty && !["", "0"].contains(&&*items) {
+    let items = target.stat("curr_items");
+    if !may_empty && items.as_deref() != Some("0") {
         // memcached counts flushed and expired items for some time. This list has only those that a client can read.
-        let listed = target.ask(b"lru_crawler metadump all\r\n");
-        if !listed.is_ok_and(|line| line == b"END\r\n") {
+        let listed = target.list(b"lru_crawler metadump all\r\n");
+        let is_end = |line: &Vec<u8>| [&b"OK\r\n"[..], b"END\r\n"].contains(&&line[..]);
+        if !listed.is_ok_and(|lines| lines.iter().all(is_end)) {
+            let holds = match items {
+                Some(items) => format!("holds items ({items})"),
+                None => "does not tell by `stats` whether it holds items".into(),
+            };
             return Err(failed(format!(
-                "the server at {name} holds items ({items}), and all of them would be deleted. Add --empty (with make: \
-                 EMPTY=yes) to permit that."
+                "the server at {name} {holds}, and all of them would be deleted. Add --empty (with make: EMPTY=yes) to \
+                 permit that."
             )));
         }
     }

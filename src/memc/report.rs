@@ -7,7 +7,7 @@ use rustmemc::conversations::number_of;
 use rustmemc::conversations::player::{Difference, Server, quoted, release};
 
 use crate::screen::{Style, styled};
-use crate::{Failure, failed, print};
+use crate::{Failure, failed};
 
 /// If the server has answered nothing after as many sections in a row, no more are played.
 const MAX_SILENT_SECTIONS: usize = 3;
@@ -223,6 +223,14 @@ fn print_difference(
 
 fn style(is_good: bool) -> Style {
     if is_good { Style::Green } else { Style::Red }
+}
+
+/// Prints a line. If nobody reads the report any more, the exit code still has its result.
+fn print(line: &str) -> Result<(), Failure> {
+    match crate::print(line) {
+        Err(Failure::Ended) => Ok(()),
+        printed => printed,
+    }
 }
 
 fn shortened(text: &str) -> String {
