@@ -186,9 +186,10 @@
 //! - **`mg key N30` of a missing key**: `command/meta.rs` stores an empty item that expires in 30 seconds, and the
 //!   answer has `W`: this client brings the value. Until it does, others read an empty value, and their `mg` has `Z`
 //!   (`tests/conversations/25-one-brings-the-value.txt`).
-//! - **A record of the log**: a memcached command with a CRC-32 of its line in the opaque, and one of the data.
-//!   [`aof::record`] has the grammar. A replay checks both; what a crash has cut short is moved aside, and anything
-//!   else that is wrong keeps the server from starting (`aof/replay.rs`).
+//! - **A record of the log**: a memcached command whose opaque has the cas unique and checksums. [`aof::record`] has
+//!   the grammar, and [`aof::opaque`] the opaque. A replay checks the line before it believes its length, and then the
+//!   whole record; what a crash has cut short is moved aside, and anything else that is wrong keeps the server from
+//!   starting (`aof/replay.rs`).
 //! - **`watch`**: the client's worker now sends its log (`connection/watching.rs`). The other workers append their
 //!   events to the watcher's queue, which is bounded, and never wait. An event without a watcher costs one load
 //!   ([`watch`]).
@@ -296,7 +297,6 @@ pub use stream::{Address, Stream};
 /// program `memc`, which writes and reads the records of the append-only file. It is not for users of the library.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::aof::crc::crc32;
     pub use crate::aof::record;
     pub use crate::clients::Clients;
     pub use crate::command::{Service, execute, reserve};

@@ -17,6 +17,7 @@ use std::process::Command;
 use common::folder::{Folder, content};
 use common::memory::{Memory, NOW};
 use common::process::{self, Process, eventually, passed_over};
+use rustmemc::internals::base64;
 
 fn spawn(path: &Path, flags: &str) -> Process {
     process::spawn(&format!("-c 8 --aof {} {flags}", path.display()))
@@ -97,11 +98,11 @@ fn devices_and_pipes_and_links_to_nothing_are_refused_and_left_alone() {
 fn a_file_of_a_newer_format_is_named_and_not_called_damaged() {
     let folder = Folder::new();
     let path = folder.file("aof");
-    fs::write(&path, "mn rustmemc 2 E0 O12345678\r\n").expect("it can be written");
+    fs::write(&path, "mn rustmemc 3 O123456\r\n").expect("it can be written");
     for flags in ["", "--aof-repair"] {
         let printed = refusal(&path, flags);
         assert!(
-            printed.contains("format 2") && !printed.contains("damaged"),
+            printed.contains("format 3") && !printed.contains("damaged"),
             "{printed}"
         );
         assert!(!printed.contains("--aof-repair"), "{printed}");
@@ -152,14 +153,11 @@ fn a_line_that_announces_two_gigabytes_which_the_file_does_not_have_takes_no_mem
     let path = folder.file("aof");
     write_log(&path, 1);
     let whole = content(&path);
-    // The checksum of this line is right, as if a crash had cut its data.
-    let line = b"ms huge 2000000000 E9 O";
-    let line = [
-        &line[..],
-        format!("{:08x}", crc32(&line[..line.len() - 2])).as_bytes(),
-    ]
-    .concat();
-    let torn = [&whole[..], &line, b".00000000\r\nabc"].concat();
+    // The checksum of this line is right, as if a crash had cut its data. It is the lowest 24 bits of the CRC.
+    let line = b"ms huge 2000000000 OB";
+    let crc = crc32(line);
+    let checksum = [18, 12, 6, 0].map(|shift| base64::letter((crc >> shift) as u8));
+    let torn = [&whole[..], line, &checksum, b"AAAAAA\r\nabc"].concat();
     fs::write(&path, torn).expect("it can be written");
     let server = spawn(&path, "");
     assert_eq!(server.count("curr_items"), 1);

@@ -500,9 +500,11 @@ fn a_closed_pipe_ends_the_program_quietly() {
             .expect("memc starts");
         drop(child.stdout.take());
         let output = child.wait_with_output().expect("memc ends");
+        // A backup that nobody has read to its end is no success.
+        let code = i32::from(words == "dump");
         assert_eq!(
             (output.status.code(), output.stderr.len()),
-            (Some(0), 0),
+            (Some(code), 0),
             "{output:?}"
         );
     }
@@ -581,7 +583,7 @@ fn load_sends_a_dump_to_any_memcached() {
     with_both(|source| {
         fill(source);
         let dump = dumped(source);
-        with_recent(|target| {
+        with_both(|target| {
             let (code, stdout, stderr) = run(&format!("load -s {target}"), &dump);
             let stdout = String::from_utf8(stdout).expect("it is text");
             assert_eq!(
@@ -599,24 +601,17 @@ fn load_notices_that_the_end_of_a_dump_is_missing() {
     ours.client().check("set k 0 0 1\r\nx\r\n", "STORED\r\n");
     let dump = dumped(ours.address);
     let mark = b"mn rustmemc at ";
-    let end = dump.windows(mark.len()).position(|part| part == mark);
+    let end = dump.windows(mark.len()).rposition(|part| part == mark);
     let end = end.expect("the last record is a time mark");
     let (code, stdout, stderr) = run(&format!("load -s {}", ours.address), &dump[..end]);
     assert_eq!(
         (code, stdout),
-        (0, b"1 records accepted, 0 refused\n".to_vec())
+        (2, b"1 records accepted, 0 refused\n".to_vec())
     );
-    assert!(stderr.contains("its end is missing"), "{stderr}");
-}
-
-/// As [`with_both`], but with a memcached that knows the flag `E`.
-fn with_recent(check: impl Fn(SocketAddr)) {
-    let ours = server("-I 2m");
-    check(ours.address);
-    if let Some(program) = Memcached::find((1, 6, 22)) {
-        let real = Memcached::start(&program, "-I 2m");
-        check(real.address);
-    }
+    assert!(
+        stderr.contains("the end of this dump is missing"),
+        "{stderr}"
+    );
 }
 
 /// The append-only file of a server that has executed commands of all kinds.
@@ -642,7 +637,7 @@ fn load_replays_any_append_only_file() {
     let folder = Folder::new();
     let path = folder.file("log.aof");
     history(&path);
-    with_recent(|target| {
+    with_both(|target| {
         Client::connect(target).check("set before 0 0 1\r\nx\r\n", "STORED\r\n");
         prints(
             &format!("load {} -s {target}", path.display()),
@@ -724,7 +719,7 @@ fn load_names_the_first_record_that_the_server_refuses() {
         (code, stdout.as_str()),
         (1, "1 records accepted, 1 refused\n")
     );
-    assert!(stderr.contains("ms big 1500000 E"), "{stderr}");
+    assert!(stderr.contains("ms big 1500000: "), "{stderr}");
     assert!(
         stderr.contains("SERVER_ERROR object too large for cache"),
         "{stderr}"

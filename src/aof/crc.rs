@@ -37,10 +37,15 @@ const fn tables() -> [[u32; 256]; 8] {
 }
 
 /// The checksum of some bytes.
-#[allow(clippy::indexing_slicing)] // A byte is always below 256.
 pub fn crc32(bytes: &[u8]) -> u32 {
+    crc32_after(0, bytes)
+}
+
+/// The checksum of other bytes and these. The other bytes have the checksum `before`; if there are none, it is 0.
+#[allow(clippy::indexing_slicing)] // A byte is always below 256.
+pub fn crc32_after(before: u32, bytes: &[u8]) -> u32 {
     let (eights, rest) = bytes.as_chunks::<8>();
-    let mut crc = !0u32;
+    let mut crc = !before;
     for eight in eights {
         let [a, b, c, d, e, f, g, h] = *eight;
         let [a, b, c, d] = (crc ^ u32::from_le_bytes([a, b, c, d])).to_le_bytes();
@@ -78,6 +83,8 @@ mod tests {
                 TABLES[0][usize::from(crc as u8 ^ byte)] ^ crc >> 8
             });
             assert_eq!(crc32(&bytes[..length]), !one_by_one, "{length} bytes");
+            let (first, second) = bytes.split_at(length);
+            assert_eq!(crc32_after(crc32(first), second), crc32(&bytes));
         }
     }
 }

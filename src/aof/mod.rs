@@ -1,9 +1,8 @@
 //! The append-only file (AOF): every change to the store, in order, so that the changes can be replayed.
 //!
-//! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to a recent
-//! memcached with `nc`. (Older releases, such as 1.6.18, do not know the flag `E`.) At boot the file is
-//! [replayed](replay). When it has become much larger than the items that it describes, it is [rewritten](rewrite). A
-//! record is written in two steps:
+//! A [`record`] is a command of memcached's own protocol: the file can be read with `less`, and sent to a memcached with
+//! `nc`. At boot the file is [replayed](replay). When it has become much larger than the items that it describes, it is
+//! [rewritten](rewrite). A record is written in two steps:
 //!
 //! 1. It is **appended** to the pending records, in memory, while the changed key's shard is locked.
 //!    So the order of the file is the order of the store, key by key.
@@ -51,6 +50,7 @@
 pub mod crc;
 mod disk;
 mod log;
+pub mod opaque;
 pub mod open;
 pub mod record;
 pub mod replay;

@@ -84,7 +84,7 @@ impl fmt::Display for OpenError {
             ),
             OpenError::NewerFormat { path, version } => write!(
                 f,
-                "--aof {}: this file has format {version}, and this version of rustmemc knows format 1; use a newer one",
+                "--aof {}: this file has format {version}, and this version of rustmemc knows formats 1 and 2; use a newer one",
                 path.display()
             ),
             OpenError::Damaged { path, offset, what } => write!(

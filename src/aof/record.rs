@@ -1,26 +1,27 @@
 //! A record: one change to the store, written as a command that memcached itself would take.
 //!
 //! ```text
-//! mn rustmemc 1 E<cas unique> O<crc of the line>                 the heading: the highest cas unique so far
-//! mn rustmemc at <time> <offset> E<cas unique> O<crc of the line> a time mark: expired items are removed
-//! ms <key> <bytes> [b] [F<flags>] [T<time>] [I] E<cas unique> O<crc of the line>.<crc of the data>
-//! <data>                                                          what a key now holds (I: it is stale)
-//! mg <key> [b] T<time> O<crc of the line>                         an item expires at another time
-//! md <key> [b] I T<time> E<cas unique> O<crc of the line>         an item is stale
-//! md <key> [b] [E<cas unique>] O<crc of the line>                 a key holds no item any more
-//! flush_all <time> O<crc of the line>                             all items are flushed: now (0), or at a time
-//!                                                                 (2592001, which is long past: never)
+//! mn rustmemc 2 O..                              the heading: the highest cas unique so far
+//! mn rustmemc at <time> <offset> O..             a time mark: expired items are removed
+//! ms <key> <bytes> [b] [F<flags>] [T<time>] [I] O..
+//! <data>                                         what a key now holds (I: it is stale)
+//! mg <key> [b] T<time> O..                       an item expires at another time
+//! md <key> [b] I T<time> O..                     an item is stale
+//! md <key> [b] O..                               a key holds no item any more
+//! flush_all <time> O..                           all items are flushed: now (0), or at a time
+//!                                                (2592001, which is long past: never)
 //! ```
+//!
+//! `O..` is the opaque. It has the checksums, and in a heading, a time mark, `ms` and `md` a cas unique:
+//! [`opaque`] describes it. memcached ignores it, so a memcached that the file is sent to chooses cas
+//! uniques of its own.
 //!
 //! A `<time>` after January 2038 is one that no client can name. Then `T` and `flush_all` have the last time that a
 //! client can name, and ` L<time>` follows it, which memcached ignores.
 //!
 //! Every line ends in `\r\n`, and so does the data. `<time>` is unix time in seconds; in `T`, 0 means never. (A flush
 //! happens one second before the time of its record.) With `b` the key is in base64, because meta commands show it in
-//! base64, or because it contains a space or a line feed. The checksums are CRC-32 in eight hexadecimal digits. The
-//! line's checksum covers all bytes before ` O`. The checksums are in the opaque token, which any memcached echoes and
-//! ignores. The line has its own checksum: otherwise a damaged `<bytes>` could look like a record that was cut short,
-//! and everything after it would be lost.
+//! base64, or because it contains a space or a line feed.
 //!
 //! A record holds the result of a change and not the command (the sum and not the `incr`), so replaying a record twice
 //! changes nothing.
@@ -29,10 +30,14 @@
 //! which offset of the file it was written, so a block of the file that was lost, doubled or moved is noticed at the
 //! next mark; and the highest cas unique that was given out so far. (A cas unique in an item's record may be one that a
 //! client chose with `E`.)
+//!
+//! This is format 2. Format 1 had the flag `E<cas unique>` before the opaque, also in the heading and the time marks. A
+//! heading decides the format of the records after it. So a file of format 1 is replayed, and what is appended to it
+//! begins with a heading of format 2.
 
 use std::borrow::Cow;
 
-use super::crc::crc32;
+use super::opaque::{self, DataChecksum, Format, Opaque};
 use crate::item::{Expiry, Item, Marks, UnixTime};
 use crate::protocol::base64::{self, MAX_KEY_IN_BASE64};
 use crate::protocol::{self, Exptime, Flush, Request, write_decimal};
@@ -43,8 +48,14 @@ const LONG_PAST: u64 = 2_592_001;
 /// The last time that a client can name, 19 January 2038: its numbers have 31 bits.
 const LAST_PLAIN_TIME: UnixTime = i32::MAX as UnixTime;
 
-/// The beginning of a file, in this version of the format.
-pub const HEADING: &[u8] = b"mn rustmemc 1 E";
+/// The heading without its opaque.
+const HEADING: &[u8] = b"mn rustmemc 2";
+
+/// How a file begins, in each format.
+const BEGINNINGS: [(Format, &[u8]); 2] = [
+    (Format::Two, b"mn rustmemc 2 O"),
+    (Format::One, b"mn rustmemc 1 E"),
+];
 
 /// The beginning of a time mark.
 const MARK: &[u8] = b"mn rustmemc at ";
@@ -103,14 +114,16 @@ impl Record<'_> {
     /// Appends the record to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let start = out.len();
+        let mut cas_unique = None;
         match self {
             Record::Heading { cas } => {
-                add_number(out, HEADING, *cas);
+                out.extend_from_slice(HEADING);
+                cas_unique = Some(*cas);
             }
             Record::Mark { time, offset, cas } => {
                 add_number(out, MARK, (*time).into());
                 add_number(out, b" ", *offset);
-                add_number(out, b" E", *cas);
+                cas_unique = Some(*cas);
             }
             Record::Put(item) => {
                 let value = item.value();
@@ -126,11 +139,7 @@ impl Record<'_> {
                 if item.marks.stale {
                     out.extend_from_slice(b" I");
                 }
-                add_number(out, b" E", item.cas);
-                let (line, data) = (checksum(out, start), crc32(&value));
-                add_checksum(out, b" O", line);
-                add_checksum(out, b".", data);
-                out.extend_from_slice(b"\r\n");
+                opaque::add(out, start, Some(item.cas), Some(&value));
                 out.extend_from_slice(&value);
                 out.extend_from_slice(b"\r\n");
                 // A real memcached cannot store an item as stale, so a second record makes it stale. A replay here
@@ -151,14 +160,12 @@ impl Record<'_> {
                 out.extend_from_slice(binary.as_bytes());
                 out.extend_from_slice(b" I");
                 add_time(out, expiry.time().unwrap_or(0));
-                add_number(out, b" E", *cas);
+                cas_unique = Some(*cas);
             }
             Record::Remove { key, cas } => {
                 let binary = write_verb_and_key(out, "md ", key, false);
                 out.extend_from_slice(binary.as_bytes());
-                if let Some(cas) = cas {
-                    add_number(out, b" E", *cas);
-                }
+                cas_unique = *cas;
             }
             Record::Flush => out.extend_from_slice(b"flush_all 0"),
             // A client would name the next second: see `Datastore::flush_later`.
@@ -169,9 +176,7 @@ impl Record<'_> {
             }
             Record::FlushNever => add_number(out, b"flush_all ", LONG_PAST),
         }
-        let line = checksum(out, start);
-        add_checksum(out, b" O", line);
-        out.extend_from_slice(b"\r\n");
+        opaque::add(out, start, cas_unique, None);
     }
 }
 
@@ -188,28 +193,10 @@ fn write_verb_and_key(out: &mut Vec<u8>, verb: &str, key: &[u8], binary: bool) -
     }
 }
 
-/// The checksum of the line that begins at `start`, up to the end of `out`.
-fn checksum(out: &[u8], start: usize) -> u32 {
-    let (_, line) = out.split_at(start);
-    crc32(line)
-}
-
 fn add_number(out: &mut Vec<u8>, before: &[u8], number: u64) {
     out.extend_from_slice(before);
     // Writing to a Vec cannot fail.
     let _ = write_decimal(number, out);
-}
-
-/// Adds a checksum as eight hexadecimal digits.
-fn add_checksum(out: &mut Vec<u8>, before: &[u8], checksum: u32) {
-    out.extend_from_slice(before);
-    // The bits of each digit are moved to the end of the number.
-    out.extend((0..8).map(
-        |digit| match checksum.rotate_left(4 * (digit + 1)) as u8 % 16 {
-            digit @ 0..=9 => b'0' + digit,
-            digit => b'a' - 10 + digit,
-        },
-    ));
 }
 
 /// Adds the flag `T`, and if no client can name this time, `L` too.
@@ -240,30 +227,56 @@ pub enum Parsed<'a> {
     /// The line announces more data than the file has.
     CutShort,
     /// The item's data follows: as many bytes as its value has, and `\r\n`. The data has this checksum.
-    Announced(Item<'static>, u32),
+    Announced(Item<'static>, DataChecksum),
 }
 
-/// Parses a record's line, including its end, with the parser of clients' lines. The file has `rest` bytes behind it.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
-    let text = line
-        .strip_suffix(b"\r\n")
-        .ok_or("the line does not end in \\r\\n")?;
-    let opaque = text
-        .windows(2)
-        .rposition(|two| two == b" O")
-        .ok_or("the line has no checksum")?;
-    let (content, opaque) = text.split_at(opaque);
-    let mut checksums = opaque
-        .split_at_checked(2)
-        .map_or(&b""[..], |(_, rest)| rest)
-        .split(|&byte| byte == b'.');
-    let mut checksum = || checksums.next().and_then(hexadecimal);
-    if checksum().ok_or("the line has no checksum")? != crc32(content) {
-        return Err("the line's checksum is wrong");
+/// Parses the records of one file, in their order.
+#[derive(Debug, Clone, Copy)]
+pub struct Parser {
+    /// The format of the next record, if it is no heading.
+    pub format: Format,
+}
+
+impl Default for Parser {
+    /// A parser for a new file.
+    fn default() -> Self {
+        let format = Format::Two;
+        Parser { format }
     }
+}
+
+/// Whether bytes are the beginning of a file, or a part of the beginning.
+pub fn is_beginning_of_file(bytes: &[u8]) -> bool {
+    let mut beginnings = BEGINNINGS.iter();
+    beginnings.any(|(_, begin)| bytes.starts_with(begin) || begin.starts_with(bytes))
+}
+
+impl Parser {
+    /// Parses a record's line, including its end, with the parser of clients' lines. The file has `rest` bytes behind
+    /// it. A heading changes the format.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse<'l>(&mut self, line: &'l [u8], rest: u64) -> Result<Parsed<'l>, &'static str> {
+        let text = line
+            .strip_suffix(b"\r\n")
+            .ok_or("the line does not end in \\r\\n")?;
+        let mut beginnings = BEGINNINGS.iter();
+        let heading = match text.starts_with(b"mn") {
+            true => beginnings.find(|(_, begin)| text.starts_with(begin)),
+            false => None,
+        };
+        let format = heading.map_or(self.format, |(format, _)| *format);
+        let opaque = opaque::parse(text, format)?;
+        self.format = format;
+        parse(line, opaque, rest)
+    }
+}
+
+/// Parses a record's line. Its opaque has been parsed, and the line's checksum is right.
+fn parse<'l>(line: &'l [u8], opaque: Opaque<'l>, rest: u64) -> Result<Parsed<'l>, &'static str> {
+    const NO_CAS: &str = "the line has no cas unique";
+    let content = opaque.content;
     let time = |exptime: Exptime| match exptime {
         Exptime::At(date) => Expiry::at(late_time(content).map_or(date, u64::from)),
         // Times in a log are dates, so the value of `now` makes no difference.
@@ -283,17 +296,14 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
                 time(storage.exptime),
                 storage.bytes,
             );
-            // The parser reads `E0` as no cas unique.
-            item.cas = storage.cas.unwrap_or(0);
+            // In format 1 it is the flag `E`, and the parser reads `E0` as no cas unique.
+            item.cas = opaque.cas.or(storage.cas).unwrap_or(0);
             item.marks = Marks {
                 stale: storage.stale,
                 binary_key: storage.key.binary,
                 ..Marks::default()
             };
-            return Ok(Parsed::Announced(
-                item,
-                checksum().ok_or("the data has no checksum")?,
-            ));
+            return Ok(Parsed::Announced(item, opaque.data));
         }
         Request::MetaGet(request) => {
             let expiry = time(request.touch.ok_or("the line has no time")?);
@@ -304,12 +314,12 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
         }
         Request::MetaDelete(request) if request.invalidate => Record::Stale {
             expiry: time(request.touch.ok_or("the line has no time")?),
-            cas: request.cas.ok_or("the line has no cas unique")?,
+            cas: opaque.cas.or(request.cas).ok_or(NO_CAS)?,
             key: request.key.bytes,
         },
         Request::MetaDelete(request) => Record::Remove {
             key: request.key.bytes,
-            cas: request.cas,
+            cas: opaque.cas.or(request.cas),
         },
         Request::FlushAll(Flush::Now) => Record::Flush,
         Request::FlushAll(Flush::Later(Exptime::At(LONG_PAST))) => Record::FlushNever,
@@ -318,12 +328,28 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
             Record::FlushAt((date - 1).try_into().map_err(|_| "the line has no time")?)
         }
         Request::MetaNoop => {
-            if let Some(mark) = content.strip_prefix(MARK) {
-                parse_mark(mark).ok_or("the time mark is not of this format")?
-            } else {
-                let cas = content.strip_prefix(HEADING).and_then(number);
-                let cas = cas.ok_or("the heading is not of this format")?;
-                Record::Heading { cas }
+            let words: Vec<&[u8]> = content.split(|&byte| byte == b' ').collect();
+            // In format 1 the cas unique is the last word.
+            let (words, cas) = match (words.as_slice(), opaque.cas) {
+                (words, Some(cas)) => (words, cas),
+                ([words @ .., last], None) => {
+                    let cas = last.strip_prefix(b"E").and_then(number);
+                    (words, cas.ok_or(NO_CAS)?)
+                }
+                ([], None) => return Err(NO_CAS),
+            };
+            match words {
+                [b"mn", b"rustmemc", b"at", time, offset] => {
+                    const NO_NUMBER: &str = "the time mark is not of this format";
+                    let time = number(time).and_then(|time| time.try_into().ok());
+                    Record::Mark {
+                        time: time.ok_or(NO_NUMBER)?,
+                        offset: number(offset).ok_or(NO_NUMBER)?,
+                        cas,
+                    }
+                }
+                [b"mn", b"rustmemc", b"1" | b"2"] => Record::Heading { cas },
+                _ => return Err("the heading is not of this format"),
             }
         }
         _ => return Err("the line is not a record"),
@@ -335,7 +361,8 @@ pub fn parse(line: &[u8], rest: u64) -> Result<Parsed<'_>, &'static str> {
 pub fn is_beginning(bytes: &[u8]) -> bool {
     let is_text = |bytes: &[u8]| {
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        let may_be = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'.');
+        let may_be =
+            |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'.' | b'+' | b'/');
         bytes.iter().all(may_be)
     };
     let is_key_and_text = |rest: &[u8]| {
@@ -354,32 +381,9 @@ pub fn is_beginning(bytes: &[u8]) -> bool {
         })
 }
 
-/// Parses what follows `mn rustmemc at `.
-fn parse_mark(text: &[u8]) -> Option<Record<'static>> {
-    let mut words = text.split(|&byte| byte == b' ');
-    Some(Record::Mark {
-        time: number(words.next()?)?.try_into().ok()?,
-        offset: number(words.next()?)?,
-        cas: number(words.next()?.strip_prefix(b"E")?)?,
-    })
-}
-
 /// Parses decimal digits.
 fn number(digits: &[u8]) -> Option<u64> {
     str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Parses eight hexadecimal digits, in small letters as they are written here.
-fn hexadecimal(digits: &[u8]) -> Option<u32> {
-    let digits: &[u8; 8] = digits.try_into().ok()?;
-    digits.iter().try_fold(0, |number, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u32::from(value))
-    })
 }
 
 #[cfg(test)]
@@ -402,7 +406,7 @@ mod tests {
     fn a_record_is_written_as_a_memcached_command() {
         assert_eq!(
             written(&Record::Put(item(b"k", b"value"))),
-            "ms k 5 E7 Ocfbe5d13.1d775834\r\nvalue\r\n"
+            "ms k 5 OH69k0De9prY\r\nvalue\r\n"
         );
         assert!(
             written(&Record::Remove {
@@ -422,7 +426,7 @@ mod tests {
             cas: None,
         });
         assert!(line.starts_with("md YSBi b O"), "{line}");
-        match parse(line.as_bytes(), 0) {
+        match Parser::default().parse(line.as_bytes(), 0) {
             Ok(Parsed::Whole(Record::Remove { key, .. })) => assert_eq!(*key, b"a b"[..]),
             other => panic!("{other:?}"),
         }
@@ -438,7 +442,7 @@ mod tests {
             text.lines()
                 .last()
                 .expect("there are lines")
-                .starts_with("md k I T0 E7 O")
+                .starts_with("md k I T0 OH")
         );
     }
 }

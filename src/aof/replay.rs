@@ -16,22 +16,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::crc::crc32;
 use super::disk::{Disk, LogFile, SystemDisk, sync_folder_of};
-use super::log::{Log, write_and_flush};
+use super::log::{Log, Pending, write_and_flush};
+use super::opaque::Format;
 use super::open::{OpenError, move_aside, move_end, open_and_lock};
-use super::record::{self, HEADING, Parsed, Record};
+use super::record::{self, Parsed, Parser, Record};
 use super::rewrite::rewrite_path;
 use super::{Aof, Options, encoded, unix_time};
 
-/// No record's line is longer than this, in bytes: it has a key, a few numbers and two checksums.
+/// No record's line is longer than this, in bytes: it has a key, a few numbers and an opaque.
 const MAX_LINE: u64 = 1024;
 
 /// How many bytes are replayed before the server looks again whether it was asked to stop: some milliseconds' worth.
 const CHECK_INTERVAL: u64 = 1 << 20;
 
-/// The version of the format that is read and written.
-const FORMAT: u64 = 1;
+/// The version of the format that is written. Format 1 is read too.
+const FORMAT: u64 = 2;
 
 /// How often the progress of a long replay is printed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -107,12 +107,13 @@ impl Aof {
 
         let start = Instant::now();
         let mut reader = Reader::new(&file, &path).map_err(failed)?;
-        let (mut records, mut next_check) = (0, 0);
+        let (mut records, mut next_check, mut has_format_1) = (0, 0, false);
         let ending = loop {
             match reader.record(&mut apply).map_err(failed)? {
                 Next::Record => records += 1,
                 ending => break ending,
             }
+            has_format_1 |= reader.parser.format == Format::One;
             // This counts bytes and not records, because one record may have many bytes.
             if reader.offset >= next_check {
                 next_check = reader.offset + CHECK_INTERVAL;
@@ -122,7 +123,7 @@ impl Aof {
                 }
             }
         };
-        let (length, size) = (reader.offset, reader.size);
+        let (length, size, format) = (reader.offset, reader.size, reader.parser.format);
         match ending {
             Next::NotALog => return Err(OpenError::NotALog(options.path)),
             Next::NewerFormat(version) => {
@@ -168,11 +169,14 @@ impl Aof {
         };
 
         let mut writer = io::BufWriter::new(LogFile::new(file, &disk));
-        let mut length = length;
+        let (mut length, mut pending) = (length, Pending::default());
+        let (heading, _) = encoded([Record::Heading { cas: 0 }]);
         if length == 0 {
-            let (heading, _) = encoded([Record::Heading { cas: 0 }]);
             write_and_flush(&mut writer, &heading).map_err(failed)?;
             length = heading.len() as u64;
+        } else if format == Format::One {
+            // What follows needs a heading of its own. It is written with the first record.
+            pending.bytes = heading;
         }
         // The directory entry may be as new as a crash of the last server.
         sync_folder_of(&path, &*disk).map_err(failed)?;
@@ -191,15 +195,17 @@ impl Aof {
             path,
             disk,
             log: Mutex::new(log),
-            pending: Mutex::default(),
             // The history begins one byte ahead of `synced`, so that the first sync is not skipped: it is unknown how
             // much of the file is on disk.
-            appended: AtomicU64::new(1),
+            appended: AtomicU64::new(1 + pending.bytes.len() as u64),
+            pending: Mutex::new(pending),
             written: AtomicU64::new(1),
             synced: AtomicU64::new(0),
             syncing: Mutex::default(),
             has_synced: Condvar::new(),
-            rewrite_requested: AtomicBool::new(false),
+            // An older server says of a file that begins with format 2 that it is newer, and of this one that it is
+            // damaged. So it does not stay as it is.
+            rewrite_requested: AtomicBool::new(has_format_1),
             keeper: OnceLock::new(),
             last_sync: AtomicU64::new(unix_time()),
             records: AtomicU64::new(records),
@@ -235,6 +241,7 @@ struct Reader<'f> {
     offset: u64,
     size: u64,
     line: Vec<u8>,
+    parser: Parser,
     last_progress: Instant,
 }
 
@@ -249,6 +256,7 @@ impl<'f> Reader<'f> {
             offset: 0,
             size,
             line: Vec::new(),
+            parser: Parser::default(),
             last_progress: Instant::now(),
         })
     }
@@ -266,7 +274,7 @@ impl<'f> Reader<'f> {
         }
         // A heading may be cut short.
         if self.offset == 0
-            && !HEADING.starts_with(&self.line)
+            && !record::is_beginning_of_file(&self.line)
             && let Some(other) = other_format(&self.line)
         {
             return Ok(other);
@@ -280,7 +288,7 @@ impl<'f> Reader<'f> {
         }
         // A line may announce more data than the file has: then no memory is taken for it.
         let rest = self.size - self.offset - length;
-        match record::parse(&self.line, rest) {
+        match self.parser.parse(&self.line, rest) {
             Err(what) => Ok(Next::Damage(what)),
             // The line's checksum covers the length of the data. So the file was cut short.
             Ok(Parsed::CutShort) => Ok(Next::TornTail),
@@ -300,7 +308,7 @@ impl<'f> Reader<'f> {
                 let mut line_end = [0; 2];
                 self.input.read_exact(value)?;
                 self.input.read_exact(&mut line_end)?;
-                if line_end != *b"\r\n" || crc32(&item.value()) != checksum {
+                if line_end != *b"\r\n" || !checksum.matches(&item.value()) {
                     return Ok(Next::Damage("the data's checksum is wrong"));
                 }
                 apply(Record::Put(item));
@@ -314,13 +322,13 @@ impl<'f> Reader<'f> {
     fn is_cut_short(&self) -> bool {
         let is_at_the_end = self.offset + self.line.len() as u64 == self.size;
         // A log begins with its heading. A file that is no log must not be truncated.
-        let begin = self.line.get(..HEADING.len()).unwrap_or(&self.line);
-        let is_ours = self.offset > 0 || HEADING.starts_with(begin);
+        let is_ours = self.offset > 0 || record::is_beginning_of_file(&self.line);
         // A record that is whole except for its last byte was not cut short: that byte was changed.
         let mut completed = self.line.clone();
         completed.pop();
         completed.push(b'\n');
-        let is_changed = record::parse(&completed, u64::MAX).is_ok();
+        let mut parser = self.parser;
+        let is_changed = parser.parse(&completed, u64::MAX).is_ok();
         is_at_the_end && is_ours && !is_changed && record::is_beginning(&self.line)
     }
 
@@ -361,11 +369,8 @@ fn remove_stale(path: &Path) {
         return;
     };
     let mut begin = Vec::new();
-    let is_read = (&file)
-        .take(HEADING.len() as u64)
-        .read_to_end(&mut begin)
-        .is_ok();
-    if is_read && HEADING.starts_with(&begin) && file.try_lock().is_ok() {
+    let is_read = (&file).take(MAX_LINE).read_to_end(&mut begin).is_ok();
+    if is_read && record::is_beginning_of_file(&begin) && file.try_lock().is_ok() {
         let _ = fs::remove_file(path);
     }
 }

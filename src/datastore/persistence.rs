@@ -27,7 +27,7 @@ const MIN_CHOSEN_CAS: u64 = 1 << 62;
 const CAS_SKIPPED_AT_START: u64 = 1 << 32;
 
 /// About how many bytes a record has beside key and value: verb, numbers and checksums.
-const RECORD_LINE: usize = 48;
+const RECORD_LINE: usize = 32;
 
 /// How often the file is synced (`--fsync everysec`) and looked at.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);

@@ -2,16 +2,17 @@
 //! `load` sends the records of such a file to a server.
 //!
 //! `dump` and `load` work in batches. The answers to a batch of records, and the commands of a batch of keys, fit into
-//! the buffers of a socket. So memory is bounded, and both sides never wait for each other.
+//! the buffers of a socket. So both sides never wait for each other, and memory holds one batch of values. (`dump` also
+//! holds all keys. memcached leaves items out of its list that somebody reads at that moment, so `dump` must not.)
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustmemc::conversations::answer::Ending;
-use rustmemc::internals::record::{self, Parsed, Record};
-use rustmemc::internals::{Expiry, Item, MAX_KEY, base64, crc32};
+use rustmemc::internals::record::{self, Parsed, Parser, Record};
+use rustmemc::internals::{Expiry, Item, MAX_KEY, base64};
 
 use crate::client::{Client, Server, is_error};
 use crate::{Failure, failed, print};
@@ -31,7 +32,7 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(50);
 /// `keys`.
 pub fn keys(server: &Server, prefix: &str) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
-    each_item(server, |encoded, key, _| {
+    each_item(server, |encoded, key| {
         if key.starts_with(prefix.as_bytes()) {
             let encoded = encoded.as_bytes();
             out.write_all(if is_plain(key) { key } else { encoded })?;
@@ -47,18 +48,18 @@ fn is_plain(key: &[u8]) -> bool {
     !key.iter().any(|&byte| byte <= b' ' || byte == 0x7f)
 }
 
-/// Calls `each` with the key of every item, url-encoded and decoded, and with the item's expiry.
+/// Calls `each` with the key of every item, url-encoded and decoded.
 fn each_item(
     server: &Server,
-    mut each: impl FnMut(&str, &[u8], Expiry) -> Result<(), Failure>,
+    mut each: impl FnMut(&str, &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut client = server.connect()?;
     let start = Instant::now();
     loop {
         let mut is_busy = false;
         client.ask_for_list("lru_crawler metadump all", |line, _| {
-            if let Some((encoded, key, expiry)) = listed(line) {
-                return each(encoded, &key, expiry);
+            if let Some((encoded, key)) = listed(line) {
+                return each(encoded, &key);
             }
             let why = match line {
                 "OK" | "END" => return Ok(()),
@@ -83,14 +84,12 @@ fn each_item(
     }
 }
 
-/// Parses a line `key=<url-encoded key> exp=<unix time, or -1 for never> …`.
-fn listed(line: &str) -> Option<(&str, Vec<u8>, Expiry)> {
-    let mut words = line.strip_prefix("key=")?.split(' ');
-    let encoded = words.next()?;
-    let time: i64 = words.next()?.strip_prefix("exp=")?.parse().ok()?;
+/// Parses a line `key=<url-encoded key> exp=…`.
+fn listed(line: &str) -> Option<(&str, Vec<u8>)> {
+    let encoded = line.strip_prefix("key=")?.split(' ').next()?;
     let key = url_decoded(encoded)?;
     let is_key = (1..=MAX_KEY).contains(&key.len());
-    is_key.then_some((encoded, key, Expiry::at(time.try_into().unwrap_or(0))))
+    is_key.then_some((encoded, key))
 }
 
 /// Replaces each `%41` by the byte that it stands for.
@@ -105,33 +104,35 @@ fn url_decoded(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// `dump`. The last record is a time mark, so `load` notices if the end is missing.
+/// The time of the two time marks that a dump begins and ends with. No server writes such a mark. So `load` knows a dump
+/// when it sees one, and notices if its end is missing. (No item had expired in 1970, so the marks remove nothing.)
+const DUMP_MARK: u32 = 0;
+
+/// `dump`.
 pub fn dump(server: &Server) -> Result<(), Failure> {
-    // One connection lists the keys, and the other one gets the values.
+    let mut keys = Vec::new();
+    each_item(server, |_, key| {
+        keys.push(key.to_vec());
+        Ok(())
+    })?;
     let mut client = server.connect()?;
     let mut out = BufWriter::new(io::stdout().lock());
+    let mark = |offset| Record::Mark {
+        time: DUMP_MARK,
+        offset,
+        cas: 0,
+    };
     let mut offset = write_record(&Record::Heading { cas: 0 }, &mut out)?;
-    let mut batch = Vec::new();
-    let mut write_batch = |batch: &mut Vec<(Vec<u8>, Expiry)>| -> Result<(), Failure> {
+    offset += write_record(&mark(offset), &mut out)?;
+    for batch in keys.chunks(BATCH) {
         get_items(&mut client, batch, |item| {
             offset += write_record(&Record::Put(item), &mut out)?;
             Ok(())
         })?;
-        batch.clear();
-        Ok(())
-    };
-    each_item(server, |_, key, expiry| {
-        batch.push((key.to_vec(), expiry));
-        match batch.len() {
-            BATCH => write_batch(&mut batch),
-            _ => Ok(()),
-        }
-    })?;
-    write_batch(&mut batch)?;
-    // No item had expired in 1970, so this removes nothing.
-    let (time, cas) = (0, 0);
-    write_record(&Record::Mark { time, offset, cas }, &mut out)?;
-    Ok(out.flush()?)
+    }
+    write_record(&mark(offset), &mut out)?;
+    // A dump that nobody has read to its end is no success.
+    out.flush().map_err(|_| Failure::Reported)
 }
 
 /// Writes a record, and returns its length.
@@ -143,39 +144,87 @@ fn write_record(record: &Record<'_>, out: &mut impl Write) -> io::Result<u64> {
 }
 
 /// Gets the items of these keys, and calls `each` with every one that the server still has.
+///
+/// Each key is asked for twice: for its value, and for its expiry. If somebody has changed the item between the two,
+/// which the cas unique shows, it is asked for again.
 fn get_items(
     client: &mut Client<'_>,
-    batch: &[(Vec<u8>, Expiry)],
+    batch: &[Vec<u8>],
     mut each: impl FnMut(Item<'_>) -> io::Result<()>,
 ) -> Result<(), Failure> {
+    let mut changed = Vec::new();
     let mut commands = Vec::new();
-    for (key, _) in batch {
+    for key in batch {
         // A stale item has one winner, who brings a new value. `mg` could make memc that winner, and `gets` cannot.
         commands.extend(match is_plain(key) {
-            true => [b"gets ", key.as_slice(), b"\r\n"].concat(),
-            false => [b"mg ", &*base64::encode(key), b" b f c v\r\n"].concat(),
+            true => [b"gets ", &**key, b"\r\nme ", key, b"\r\n"].concat(),
+            false => {
+                let key = base64::encode(key);
+                // memcached reads the flag `b` of `me` only if another word follows.
+                [b"mg ", &*key, b" b f c v\r\nme ", &key, b" b b\r\n"].concat()
+            }
         });
     }
     client.send(&commands)?;
     let server = client.server;
-    for (key, expiry) in batch {
+    for key in batch {
+        let mut found = None;
         let ending = match is_plain(key) {
             true => Ending::List,
             false => Ending::OnePart,
         };
         client.read(ending, |line, value| {
-            let Some((value, (flags, cas))) = value.zip(flags_and_cas(line)) else {
-                let is_end = line == "END" || line == "EN";
-                return (is_end.then_some(())).ok_or_else(|| server.unexpected(line));
-            };
-            let mut item = Item::blank(key, flags, *expiry, value.len());
+            let of_key = [b"VALUE ", &**key, b" "].concat();
+            let is_end = line == "END" || line == "EN";
+            match value.zip(flags_and_cas(line)) {
+                Some(value) if line.starts_with("VA ") || line.as_bytes().starts_with(&of_key) => {
+                    found = Some(value);
+                }
+                None if is_end => {}
+                _ => return Err(server.unexpected(line)),
+            }
+            Ok(())
+        })?;
+        let mut described = None;
+        client.read(Ending::OnePart, |line, _| match line {
+            "EN" => Ok(()),
+            _ => {
+                described = expiry_and_cas(line);
+                described.map(|_| ()).ok_or_else(|| server.unexpected(line))
+            }
+        })?;
+        // An item that one of the two answers does not have is gone, or new.
+        if let Some(((value, (flags, cas)), (expiry, cas_now))) = found.zip(described) {
+            if cas != cas_now {
+                changed.push(key.clone());
+                continue;
+            }
+            let mut item = Item::blank(key, flags, expiry, value.len());
             item.cas = cas;
             item.marks.binary_key = !is_plain(key);
             item.value_mut().copy_from_slice(&value);
-            Ok(each(item)?)
-        })?;
+            each(item).map_err(|_| Failure::Reported)?;
+        }
     }
-    Ok(())
+    match changed.as_slice() {
+        [] => Ok(()),
+        changed => get_items(client, changed, each),
+    }
+}
+
+/// The expiry and the cas unique in `ME <key> exp=<seconds, or -1 for never> … cas=<cas> …`.
+fn expiry_and_cas(line: &str) -> Option<(Expiry, u64)> {
+    let mut words = line.strip_prefix("ME ")?.split(' ');
+    let mut number = |name| words.find_map(|word| word.strip_prefix(name));
+    let expiry = match number("exp=")?.parse::<i64>().ok()? {
+        -1 => Expiry::NEVER,
+        seconds => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            // memcached 1.6.18 has the wrong sign.
+            Expiry::at(now.unwrap_or_default().as_secs() + seconds.unsigned_abs())
+        }
+    };
+    Some((expiry, number("cas=")?.parse().ok()?))
 }
 
 /// The flags and the cas unique in `VALUE <key> <flags> <bytes> <cas>` or `VA <bytes> f<flags> c<cas>`.
@@ -192,13 +241,19 @@ fn flags_and_cas(line: &str) -> Option<(u32, u64)> {
 /// `load`. A record that the server refuses does not stop the others.
 pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
     let name = file.unwrap_or("standard input");
-    let input: Box<dyn Read> = match file {
-        None => Box::new(io::stdin()),
+    let cannot_read = |error: io::Error| failed(format!("{name}: {error}"));
+    // The length of standard input is not known.
+    let (input, length): (Box<dyn Read>, u64) = match file {
+        None => (Box::new(io::stdin()), u64::MAX),
         Some(path) => {
-            Box::new(File::open(path).map_err(|error| failed(format!("{name}: {error}")))?)
+            let file = File::open(path).map_err(cannot_read)?;
+            let length = file.metadata().map_err(cannot_read)?.len();
+            (Box::new(file), length)
         }
     };
     let mut client = server.connect()?;
+    // A server with -Y closes the connection after a meta command, without a word.
+    client.ask("version")?;
     // A server that does not know the meta commands would take the values for commands.
     let answer = client.ask("mn")?;
     if answer != "MN" {
@@ -206,8 +261,11 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
     }
     let mut input = Input {
         reader: BufReader::new(input),
+        length,
+        parser: Parser::default(),
         offset: 0,
-        ends_in_mark: false,
+        begins_as_dump: false,
+        ends_as_dump: false,
     };
     let (mut accepted, mut refused, mut first) = (0, 0, None);
     let (mut records, mut bytes, mut is_end) = (Vec::new(), Vec::new(), false);
@@ -240,12 +298,8 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
         })?;
     }
     print(&format!("{accepted} records accepted, {refused} refused"))?;
-    // A file of a server need not end in a time mark.
-    if file.is_none() && !input.ends_in_mark {
-        let _ = writeln!(
-            io::stderr(),
-            "memc: the input does not end in a time mark. If it is from `memc dump`, its end is missing."
-        );
+    if input.begins_as_dump && !input.ends_as_dump {
+        return Err(failed(format!("{name}: the end of this dump is missing")));
     }
     let first = first.map(|first| Failure::NotDone(format!("the first refused: {first}")));
     first.map_or(Ok(()), Err)
@@ -254,14 +308,19 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
 /// An append-only file that is read record by record.
 struct Input {
     reader: BufReader<Box<dyn Read>>,
+    /// How many bytes it has.
+    length: u64,
+    parser: Parser,
     /// Where the next record begins, in bytes.
     offset: u64,
-    /// Whether the last record was a time mark.
-    ends_in_mark: bool,
+    /// Whether its first record is a mark of a dump.
+    begins_as_dump: bool,
+    /// Whether its last record is a mark of a dump, and not the first one.
+    ends_as_dump: bool,
 }
 
 impl Input {
-    /// Reads a record, checks it, appends it to `batch`, and returns its line without the checksums; `None` at the end. A
+    /// Reads a record, checks it, appends it to `batch`, and returns its line without the opaque; `None` at the end. A
     /// heading and a time mark change nothing, so they are skipped.
     fn next_record(&mut self, batch: &mut Vec<u8>) -> Result<Option<String>, String> {
         let cut_short = |error: io::Error| match error.kind() {
@@ -272,7 +331,7 @@ impl Input {
             let (mut line, start) = (Vec::new(), batch.len());
             let mut bounded = self.reader.by_ref().take(MAX_RECORD_LINE);
             bounded.read_until(b'\n', &mut line).map_err(cut_short)?;
-            if self.offset == 0 && !line.starts_with(record::HEADING) {
+            if self.offset == 0 && (line.is_empty() || !record::is_beginning_of_file(&line)) {
                 return Err("this is not an append-only file of rustmemc".into());
             }
             if line.is_empty() {
@@ -281,11 +340,20 @@ impl Input {
             if !line.ends_with(b"\n") && (line.len() as u64) < MAX_RECORD_LINE {
                 return Err(cut_short(io::ErrorKind::UnexpectedEof.into()));
             }
-            let parsed = record::parse(&line, u64::MAX)?;
-            self.ends_in_mark = matches!(parsed, Parsed::Whole(Record::Mark { .. }));
-            match parsed {
+            let rest = self.length.saturating_sub(self.offset + line.len() as u64);
+            self.ends_as_dump = false;
+            match self.parser.parse(&line, rest)? {
+                Parsed::CutShort => return Err(cut_short(io::ErrorKind::UnexpectedEof.into())),
                 Parsed::Whole(Record::Mark { offset, .. }) if offset != self.offset => {
                     return Err("bytes before this time mark are lost or doubled".into());
+                }
+                Parsed::Whole(Record::Mark {
+                    time: DUMP_MARK, ..
+                }) => {
+                    self.ends_as_dump = self.begins_as_dump;
+                    self.begins_as_dump = true;
+                    self.offset += line.len() as u64;
+                    continue;
                 }
                 Parsed::Whole(Record::Heading { .. } | Record::Mark { .. }) => {
                     self.offset += line.len() as u64;
@@ -296,12 +364,12 @@ impl Input {
                     let read = self.reader.read_exact(item.value_mut());
                     read.and_then(|()| self.reader.read_exact(&mut line_end))
                         .map_err(cut_short)?;
-                    if line_end != *b"\r\n" || crc32(&item.value()) != checksum {
+                    if line_end != *b"\r\n" || !checksum.matches(&item.value()) {
                         return Err("the data's checksum is wrong".into());
                     }
                     batch.extend([&line, &*item.value(), &line_end].concat());
                 }
-                Parsed::Whole(_) | Parsed::CutShort => batch.extend_from_slice(&line),
+                Parsed::Whole(_) => batch.extend_from_slice(&line),
             }
             self.offset += (batch.len() - start) as u64;
             let line = String::from_utf8_lossy(&line);

@@ -19,7 +19,10 @@ const PADDING: u8 = 64;
 /// The bytes that the text encodes; `None` if it has no digits, if their number is no multiple of 4, or if a group has
 /// more than two `=`.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.iter().filter_map(|&letter| digit(letter)).collect();
+    let digits: Vec<u8> = text
+        .iter()
+        .filter_map(|&letter| digit_or_padding(letter))
+        .collect();
     let (groups, rest) = digits.as_chunks::<4>();
     if groups.is_empty() || !rest.is_empty() {
         return None;
@@ -44,17 +47,40 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The digit of a letter, 0 to 63, or [`PADDING`]; `None` if the letter is not base64.
-fn digit(letter: u8) -> Option<u8> {
-    match letter {
-        b'A'..=b'Z' => Some(letter - b'A'),
-        b'a'..=b'z' => Some(letter - b'a' + 26),
-        b'0'..=b'9' => Some(letter - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        b'=' => Some(PADDING),
-        _ => None,
+/// What `VALUES` has for a letter that is not base64.
+const NO_DIGIT: u8 = u8::MAX;
+
+/// The digit of each letter, or [`PADDING`], or [`NO_DIGIT`].
+static VALUES: [u8; 256] = values();
+
+#[allow(clippy::indexing_slicing)] // The compiler evaluates this: an index out of bounds would not compile.
+const fn values() -> [u8; 256] {
+    let mut values = [NO_DIGIT; 256];
+    values[b'=' as usize] = PADDING;
+    let mut digit = 0;
+    while digit < ALPHABET.len() {
+        values[ALPHABET[digit] as usize] = digit as u8;
+        digit += 1;
     }
+    values
+}
+
+/// The digit of a letter, 0 to 63, or [`PADDING`]; `None` if the letter is not base64.
+#[allow(clippy::indexing_slicing)] // A byte is always below 256.
+fn digit_or_padding(letter: u8) -> Option<u8> {
+    Some(VALUES[usize::from(letter)]).filter(|&value| value != NO_DIGIT)
+}
+
+/// The digit of a letter, 0 to 63; `None` if the letter is none of the 64.
+#[allow(clippy::indexing_slicing)] // A byte is always below 256.
+pub fn digit(letter: u8) -> Option<u8> {
+    Some(VALUES[usize::from(letter)]).filter(|&value| value < PADDING)
+}
+
+/// The letter of a digit: of the lowest 6 bits of this number.
+#[allow(clippy::indexing_slicing)] // There are 64 letters.
+pub fn letter(digit: u8) -> u8 {
+    ALPHABET[usize::from(digit % 64)]
 }
 
 /// The text that encodes these bytes.
@@ -65,12 +91,10 @@ pub fn encode(bytes: &[u8]) -> Vec<u8> {
         let number = byte(0) << 16 | byte(1) << 8 | byte(2);
         for index in 0..4 {
             // A group of one byte has two letters, and a group of two bytes has three. The others are padding.
-            let digit = (number >> (18 - 6 * index)) as usize % ALPHABET.len();
-            let letter = ALPHABET
-                .get(digit)
-                .copied()
-                .filter(|_| index <= group.len());
-            text.push(letter.unwrap_or(b'='));
+            text.push(match index <= group.len() {
+                true => letter((number >> (18 - 6 * index)) as u8),
+                false => b'=',
+            });
         }
     }
     text
