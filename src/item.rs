@@ -51,11 +51,31 @@ pub struct Marks {
 impl<'a> Item<'a> {
     /// An item whose value is `bytes` zeros. Write the real value to [`Item::value_mut`].
     pub fn blank(key: &[u8], flags: u32, expiry: Expiry, bytes: usize) -> Self {
+        Item::blank_in(Vec::new(), key, flags, expiry, bytes)
+    }
+
+    /// The same item. Its bytes are in `room` if that has the capacity for them. [`Item::into_room`] returns it.
+    pub fn blank_in(
+        mut room: Vec<u8>,
+        key: &[u8],
+        flags: u32,
+        expiry: Expiry,
+        bytes: usize,
+    ) -> Self {
         debug_assert!(key.len() <= MAX_KEY);
-        // `vec![0; n]` gets zeroed memory from the system without writing to it, and allocates no more than n bytes.
-        let mut key_and_value = vec![0; key.len() + bytes];
-        let (key_bytes, _) = key_and_value.split_at_mut(key.len());
-        key_bytes.copy_from_slice(key);
+        let length = key.len() + bytes;
+        let key_and_value = if length <= room.capacity() {
+            room.clear();
+            room.extend_from_slice(key);
+            room.resize(length, 0);
+            room
+        } else {
+            // `vec![0; n]` gets zeroed memory from the system without writing to it, and allocates no more than n bytes.
+            let mut key_and_value = vec![0; length];
+            let (key_bytes, _) = key_and_value.split_at_mut(key.len());
+            key_bytes.copy_from_slice(key);
+            key_and_value
+        };
         Item {
             bytes: key_and_value.into(),
             key_length: key.len() as u8,
@@ -120,6 +140,11 @@ impl<'a> Item<'a> {
     /// The bytes of the value, to be written after [`Item::blank`].
     pub fn value_mut(&mut self) -> &mut [u8] {
         self.bytes.to_mut().split_at_mut(self.key_length.into()).1
+    }
+
+    /// The vector that has the item's bytes, for the next [`Item::blank_in`].
+    pub fn into_room(self) -> Vec<u8> {
+        self.bytes.into_owned()
     }
 
     /// The same item. If key and value are longer than `max_small` bytes, its value becomes a large value.
@@ -235,6 +260,15 @@ mod tests {
         let item = Item::new(&key, 0, Expiry::NEVER, &[]);
         assert_eq!(item.key(), key);
         assert!(item.value().is_empty());
+    }
+
+    #[test]
+    fn a_blank_item_in_used_room_has_only_its_key_and_zeros() {
+        let room = b"old contents, which are longer".to_vec();
+        let item = Item::blank_in(room, b"k", 0, Expiry::NEVER, 2);
+        assert_eq!((item.key(), &*item.value()), (&b"k"[..], &b"\0\0"[..]));
+        let item = Item::blank_in(item.into_room(), b"key", 0, Expiry::NEVER, 100);
+        assert_eq!((item.key(), &*item.value()), (&b"key"[..], &[0; 100][..]));
     }
 
     #[test]

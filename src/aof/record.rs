@@ -231,17 +231,24 @@ pub enum Parsed<'a> {
 }
 
 /// Parses the records of one file, in their order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Parser {
     /// The format of the next record, if it is no heading.
     pub format: Format,
+    /// For the bytes of the next item.
+    room: Vec<u8>,
 }
+
+/// An item with more bytes than this gets room of its own.
+const ROOM: usize = 4096;
 
 impl Default for Parser {
     /// A parser for a new file.
     fn default() -> Self {
-        let format = Format::Two;
-        Parser { format }
+        Parser {
+            format: Format::Two,
+            room: Vec::new(),
+        }
     }
 }
 
@@ -269,12 +276,25 @@ impl Parser {
         let format = heading.map_or(self.format, |(format, _)| *format);
         let opaque = opaque::parse(text, format)?;
         self.format = format;
-        parse(line, opaque, rest)
+        parse(line, opaque, rest, &mut self.room)
+    }
+
+    /// Takes back an announced item, to use its memory for the next one.
+    pub fn reuse(&mut self, item: Item<'static>) {
+        self.room = item.into_room();
+        if self.room.capacity() != ROOM {
+            self.room = Vec::with_capacity(ROOM);
+        }
     }
 }
 
 /// Parses a record's line. Its opaque has been parsed, and the line's checksum is right.
-fn parse<'l>(line: &'l [u8], opaque: Opaque<'l>, rest: u64) -> Result<Parsed<'l>, &'static str> {
+fn parse<'l>(
+    line: &'l [u8],
+    opaque: Opaque<'l>,
+    rest: u64,
+    room: &mut Vec<u8>,
+) -> Result<Parsed<'l>, &'static str> {
     const NO_CAS: &str = "the line has no cas unique";
     let content = opaque.content;
     let time = |exptime: Exptime| match exptime {
@@ -290,7 +310,8 @@ fn parse<'l>(line: &'l [u8], opaque: Opaque<'l>, rest: u64) -> Result<Parsed<'l>
             return Ok(Parsed::CutShort);
         }
         Request::MetaSet(storage, _) => {
-            let mut item = Item::blank(
+            let mut item = Item::blank_in(
+                std::mem::take(room),
                 &storage.key.bytes,
                 storage.flags,
                 time(storage.exptime),

@@ -311,7 +311,8 @@ impl<'f> Reader<'f> {
                 if line_end != *b"\r\n" || !checksum.matches(&item.value()) {
                     return Ok(Next::Damage("the data's checksum is wrong"));
                 }
-                apply(Record::Put(item));
+                apply(Record::Put(item.borrowed()));
+                self.parser.reuse(item);
                 self.offset = end;
                 Ok(Next::Record)
             }
@@ -327,7 +328,7 @@ impl<'f> Reader<'f> {
         let mut completed = self.line.clone();
         completed.pop();
         completed.push(b'\n');
-        let mut parser = self.parser;
+        let mut parser = self.parser.clone();
         let is_changed = parser.parse(&completed, u64::MAX).is_ok();
         is_at_the_end && is_ours && !is_changed && record::is_beginning(&self.line)
     }

@@ -21,8 +21,8 @@
 //! # Who reads the system's clock
 //!
 //! While a server runs, its thread `clock` reads it at the beginning of each second ([`Clock::keep`]), and all others
-//! read what that thread has stored. Before and after that, and in a store without a server, each of them reads the
-//! system's clock. So no thread reads an earlier time than another thread before it, unless the system's clock itself
+//! read what that thread has stored. A replay reads it once for each megabyte of the file ([`Clock::keep_now`]). Before
+//! and after that, and in a store without a server, each thread reads the system's clock. So no thread reads an earlier time than another thread before it, unless the system's clock itself
 //! went back.
 //!
 //! # When is an expired item's memory freed, and by which thread?
@@ -55,7 +55,7 @@ pub struct Clock {
     offset: AtomicI64,
     /// The time at which the clock was paused; 0 while it runs.
     paused_at: AtomicU32,
-    /// The second that [`Clock::keep`] has read last; 0 while it does not run.
+    /// The second that [`Clock::keep_now`] has read last; 0 after [`Clock::release`].
     kept: AtomicU64,
 }
 
@@ -91,13 +91,24 @@ impl Clock {
     /// With this a command does not ask the system, which was measured at 36 ns: as long as the look-up of a key.
     pub fn keep(&self, wait: impl Fn(Duration) -> bool) {
         loop {
-            let real = system_time();
-            self.kept.store(real.as_secs(), Relaxed);
+            let real = self.keep_now();
             let passed = Duration::from_nanos(real.subsec_nanos().into());
             if wait(Duration::from_secs(1) - passed) {
                 break;
             }
         }
+        self.release();
+    }
+
+    /// Reads the system's clock, and keeps its second until the next call. Returns the time since 1970.
+    pub fn keep_now(&self) -> Duration {
+        let real = system_time();
+        self.kept.store(real.as_secs(), Relaxed);
+        real
+    }
+
+    /// Forgets the kept second: from now on each thread reads the system's clock.
+    pub fn release(&self) {
         self.kept.store(0, Relaxed);
     }
 
