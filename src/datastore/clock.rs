@@ -22,8 +22,8 @@
 //!
 //! While a server runs, its thread `clock` reads it at the beginning of each second ([`Clock::keep`]), and all others
 //! read what that thread has stored. A replay reads it once for each megabyte of the file ([`Clock::keep_now`]). Before
-//! and after that, and in a store without a server, each thread reads the system's clock. So no thread reads an earlier time than another thread before it, unless the system's clock itself
-//! went back.
+//! and after that, and in a store without a server, each thread reads the system's clock. So no thread reads an earlier
+//! time than another thread before it, unless the system's clock itself went back.
 //!
 //! # When is an expired item's memory freed, and by which thread?
 //!
