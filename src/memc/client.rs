@@ -1,6 +1,6 @@
 //! A connection to a memcached: it sends commands and reads answers. Every error is a sentence for the user.
 
-use std::io::{self, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -174,6 +174,13 @@ impl Client<'_> {
         each: impl FnMut(Part) -> Result<(), E>,
     ) -> Result<End, E> {
         answer::read(&mut self.reader, ending, each)
+    }
+
+    /// Whether the server has sent more, or sends something within this time. Nothing of it is read.
+    pub fn has_more(&mut self, within: Duration) -> bool {
+        self.set_timeout(Some(within));
+        let more = self.reader.fill_buf();
+        more.is_ok_and(|bytes| !bytes.is_empty())
     }
 
     /// From now on a read waits no longer than this. `None`: for ever.

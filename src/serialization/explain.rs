@@ -113,6 +113,11 @@ mod tests {
     fn the_reason_of_an_error_is_that_of_the_server() {
         let bad = "CLIENT_ERROR bad command line format";
         check("set k 0 soon 5", bad, "<exptime> must be a whole number");
+        check(
+            "set k hello",
+            "ERROR",
+            "too few words for set <key> <flags> <exptime> <bytes> [noreply]",
+        );
         check("delete", bad, "too few words for delete <key> [noreply]");
         check(
             "delete",
