@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustmemc::config::TcpAddress;
 use rustmemc::conversations::answer::{self, End, Ending, Part};
+use rustmemc::internals::explain;
 use rustmemc::{Address, Stream};
 
 use crate::{Failure, failed};
@@ -79,9 +80,10 @@ impl Server {
         failed(format!("the server at {} {what}", self.name))
     }
 
-    /// The server has refused a command, or its answer is not that of a memcached.
-    pub fn unexpected(&self, answer: &str) -> Failure {
+    /// The server has refused the command, or its answer is not that of a memcached.
+    pub fn unexpected(&self, command: &str, answer: &str) -> Failure {
         if is_error(answer) {
+            let answer = with_reason(command, answer);
             return Failure::NotDone(format!("the server refuses: {answer}"));
         }
         let (name, answer) = (&self.name, answer.chars().take(80).collect::<String>());
@@ -105,6 +107,14 @@ impl Server {
 pub fn is_error(line: &str) -> bool {
     let first = line.split(' ').next();
     matches!(first, Some("ERROR" | "CLIENT_ERROR" | "SERVER_ERROR"))
+}
+
+/// The answer to a command, and its reason if the answer is not clear enough.
+pub fn with_reason(command: &str, answer: &str) -> String {
+    match explain::reason(command.as_bytes(), answer.as_bytes()) {
+        Some(reason) => format!("{answer} ({reason})"),
+        None => answer.to_owned(),
+    }
 }
 
 /// A connection to a server.

@@ -13,7 +13,7 @@ use rustmemc::conversations::answer::Ending;
 use rustmemc::internals::record::{self, Parsed, Record};
 use rustmemc::internals::{Expiry, Item, MAX_KEY, base64, crc32};
 
-use crate::client::{Client, Server, is_error};
+use crate::client::{Client, Server, is_error, with_reason};
 use crate::{Failure, failed, print};
 
 /// How many keys are asked for, or records are sent, before the answers are read.
@@ -34,7 +34,8 @@ pub fn keys(server: &Server, prefix: &str) -> Result<(), Failure> {
     each_item(server, |encoded, key, _| {
         if key.starts_with(prefix.as_bytes()) {
             let encoded = encoded.as_bytes();
-            out.write_all(if is_plain(key) { key } else { encoded })?;
+            let is_clear = is_plain(key) && !key.contains(&b'%');
+            out.write_all(if is_clear { key } else { encoded })?;
             out.write_all(b"\n")?;
         }
         Ok(())
@@ -70,7 +71,7 @@ fn each_item(
                     }
                     "it lists its keys for another client"
                 }
-                _ => return Err(server.unexpected(line)),
+                _ => return Err(server.unexpected("lru_crawler metadump all", line)),
             };
             let message = format!("the server refuses: {line} ({why})");
             Err(Failure::NotDone(message))
@@ -166,7 +167,7 @@ fn get_items(
         client.read(ending, |line, value| {
             let Some((value, (flags, cas))) = value.zip(flags_and_cas(line)) else {
                 let is_end = line == "END" || line == "EN";
-                return (is_end.then_some(())).ok_or_else(|| server.unexpected(line));
+                return (is_end.then_some(())).ok_or_else(|| server.unexpected("gets key", line));
             };
             let mut item = Item::blank(key, flags, *expiry, value.len());
             item.cas = cas;
@@ -202,7 +203,7 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
     // A server that does not know the meta commands would take the values for commands.
     let answer = client.ask("mn")?;
     if answer != "MN" {
-        return Err(server.unexpected(&answer));
+        return Err(server.unexpected("mn", &answer));
     }
     let mut input = Input {
         reader: BufReader::new(input),
@@ -227,9 +228,10 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
                     Some("HD" | "NF" | "EN" | "OK") => accepted += 1,
                     _ if is_error(answer) => {
                         refused += 1;
+                        let answer = with_reason(&record, answer);
                         first.get_or_insert(format!("{record}: {answer}"));
                     }
-                    _ => return Err(server.unexpected(answer)),
+                    _ => return Err(server.unexpected(&record, answer)),
                 }
                 Ok(())
             })?;

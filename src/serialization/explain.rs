@@ -68,6 +68,9 @@ pub fn reason(line: &[u8], answer: &[u8]) -> Option<String> {
             let error = known.copied().find(|error| error.to_string() == text);
             return match (text, error) {
                 ("ERROR", _) => error_of(&request),
+                ("CLIENT_ERROR invalid flag", _) => {
+                    return Some("the server does not know one of the flags".into());
+                }
                 (_, error) => error?,
             }
             .reason();
@@ -133,6 +136,12 @@ mod tests {
             "start the server with --debug to allow it",
         );
         let shutdown = "SERVER_ERROR: shutdown not enabled";
+        let flag = "CLIENT_ERROR invalid flag";
+        check(
+            "ms k 1 E5",
+            flag,
+            "the server does not know one of the flags",
+        );
         check("shutdown", shutdown, "start the server with -A to allow it");
     }
 
