@@ -107,6 +107,37 @@ fn a_line_of_the_learner_is_answered_and_the_lesson_goes_on() {
 }
 
 #[test]
+fn a_second_answer_to_a_line_of_the_learner_is_not_compared_with_the_lesson() {
+    let (shown, _) = learn(&["01"], "set mine 0 0 2\nhello world\n");
+    let answers = "CLIENT_ERROR bad data chunk\nERROR\n";
+    assert!(
+        shown.contains(answers) && shown.contains(ALL_RIGHT),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_section_is_played_again_only_if_the_learner_says_so() {
+    let (shown, _) = learn(&["01"], "version\nset greeting 0 0 5\nworld\n\nno\nagain\n");
+    let question = "This differs from the lesson";
+    assert_eq!(shown.matches(question).count(), 1, "{shown}");
+    assert!(shown.contains(ALL_RIGHT), "{shown}");
+}
+
+#[test]
+fn long_lines_are_shown_as_the_lesson_has_them_and_prose_is_wrapped() {
+    let (shown, _) = learn(&["02"], "version\n");
+    assert!(shown.contains("{2000*x}"), "{shown}");
+    assert!(
+        shown.contains("This line ends in \\n alone, which a keyboard cannot send"),
+        "{shown}"
+    );
+    for line in shown.lines() {
+        assert!(line.len() <= 120, "{line}");
+    }
+}
+
+#[test]
 fn a_line_of_the_learner_may_lack_its_byte_count() {
     let (shown, _) = learn(&["01"], "set mine 0 0\nhello world\nget mine\n");
     let answers = "VALUE mine 0 11\nhello world\nEND\n";

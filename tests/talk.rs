@@ -127,6 +127,25 @@ fn a_missing_byte_count_is_filled_in() {
 }
 
 #[test]
+fn both_answers_to_a_data_block_that_is_too_long_are_shown_before_the_next_one() {
+    let server = server("");
+    let address = server.address.to_string();
+    let lines = "set k 0 0 2\nhello world\nversion\nset k 0 0 1\nx\n";
+    let answers = "CLIENT_ERROR bad data chunk\nERROR\nVERSION 1.6.45\nSTORED\n";
+    check(&["-s", &address], lines, answers, 0);
+}
+
+#[test]
+fn a_line_that_is_wrong_without_its_byte_count_is_sent_as_it_is() {
+    let server = server("");
+    let address = server.address.to_string();
+    let lines = "set big 0 soon\nms foo S3\nversion\n";
+    let error = "CLIENT_ERROR bad command line format\n";
+    let answers = format!("{error}{error}VERSION 1.6.45\n");
+    check(&["-s", &address], lines, &answers, 0);
+}
+
+#[test]
 fn quit_ends_the_conversation_and_a_server_that_closes_it_is_an_error() {
     let server = server("");
     let address = server.address.to_string();
@@ -176,7 +195,8 @@ fn a_question_mark_shows_the_grammar_that_is_above_the_parser() {
 fn a_terminal_shows_the_reason_of_an_answer() {
     let server = server("");
     let address = server.address;
-    let lines = "set k 0 60\nhello\nadd k 0 0 1\nx\nincr k 1\nset k 0 soon 1\nx\nquit\n";
+    let lines = "set k 0 60\nhello\nadd k 0 0 1\nx\nincr k 1\nset k 0 soon 1\nx\nset e 0 0 4\na\nb\n\
+                 set e b 0 0\n\nset foo hello\nset e 0 0 0\n\x04";
     let Some(shown) = on_a_terminal(&format!("-s {address}"), lines) else {
         return;
     };
@@ -186,6 +206,11 @@ fn a_terminal_shows_the_reason_of_an_answer() {
         "< NOT_STORED   (the key already holds an item)",
         "(the stored value is not a number from 0 to 18446744073709551615)",
         "< CLIENT_ERROR bad command line format   (<exptime> must be a whole number)",
+        "data (4 bytes)> (the line end counts as two bytes of the data, and more is missing)\r\n\
+         data (1 byte)> < STORED",
+        "(this line is wrong, but the server reads its data too)\r\n",
+        "format   (too few words for set <key> <flags> <exptime> <bytes> [noreply])",
+        "data (only Enter is missing)> (not sent)\r\n",
     ] {
         assert!(
             plain(&shown).contains(expected),

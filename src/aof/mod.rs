@@ -181,12 +181,6 @@ pub struct Aof {
     has_no_folder: AtomicBool,
 }
 
-/// How often a thread that waits for another thread's write or sync yields before it sleeps. Meanwhile other threads
-/// execute commands and append. Usually one of them writes this thread's record, and this thread need not sleep at all.
-/// Sleeping and waking costs more than a write: with 50 clients, yielding was measured at a third to a half more
-/// commands a second.
-const YIELDS: u32 = 30;
-
 /// How long the next rewrite waits after a failed one: the disk is probably full.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -239,17 +233,11 @@ impl Aof {
     fn flush_to_os(&self) -> io::Result<()> {
         let wanted = self.appended.load(Relaxed);
         let is_done = || self.written.load(Relaxed) >= wanted;
-        let mut yields = 0..YIELDS;
-        let mut log = loop {
-            if is_done() {
-                return Ok(());
-            }
-            match self.log.try_lock() {
-                Ok(log) => break log,
-                Err(_) if yields.next().is_some() => thread::yield_now(),
-                Err(_) => break self.lock(),
-            }
-        };
+        if is_done() {
+            return Ok(());
+        }
+        // A yield before the lock saved a sleep, but with 50 clients p99 was twice as long (2.6 ms instead of 1.3).
+        let mut log = self.lock();
         if is_done() {
             return Ok(());
         }

@@ -13,7 +13,11 @@ use std::thread;
 
 use super::disk::LogFile;
 use super::log::{FileState, lock};
-use super::{Aof, YIELDS, unix_time};
+use super::{Aof, unix_time};
+
+/// How often a thread that waits for another thread's sync yields before it sleeps. Meanwhile other threads execute
+/// commands and append. Usually one of them syncs this thread's record too, and this thread need not sleep at all.
+const YIELDS: u32 = 30;
 
 impl Aof {
     /// Syncs everything that was appended before this call, unless it is synced already. Other threads may append

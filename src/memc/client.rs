@@ -1,12 +1,13 @@
 //! A connection to a memcached: it sends commands and reads answers. Every error is a sentence for the user.
 
-use std::io::{self, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustmemc::config::TcpAddress;
 use rustmemc::conversations::answer::{self, End, Ending, Part};
+use rustmemc::internals::explain;
 use rustmemc::{Address, Stream};
 
 use crate::{Failure, failed};
@@ -79,9 +80,10 @@ impl Server {
         failed(format!("the server at {} {what}", self.name))
     }
 
-    /// The server has refused a command, or its answer is not that of a memcached.
-    pub fn unexpected(&self, answer: &str) -> Failure {
+    /// The server has refused the command, or its answer is not that of a memcached.
+    pub fn unexpected(&self, command: &str, answer: &str) -> Failure {
         if is_error(answer) {
+            let answer = with_reason(command, answer);
             return Failure::NotDone(format!("the server refuses: {answer}"));
         }
         let (name, answer) = (&self.name, answer.chars().take(80).collect::<String>());
@@ -105,6 +107,14 @@ impl Server {
 pub fn is_error(line: &str) -> bool {
     let first = line.split(' ').next();
     matches!(first, Some("ERROR" | "CLIENT_ERROR" | "SERVER_ERROR"))
+}
+
+/// The answer to a command, and its reason if the answer is not clear enough.
+pub fn with_reason(command: &str, answer: &str) -> String {
+    match explain::reason(command.as_bytes(), answer.as_bytes()) {
+        Some(reason) => format!("{answer} ({reason})"),
+        None => answer.to_owned(),
+    }
 }
 
 /// A connection to a server.
@@ -174,6 +184,13 @@ impl Client<'_> {
         each: impl FnMut(Part) -> Result<(), E>,
     ) -> Result<End, E> {
         answer::read(&mut self.reader, ending, each)
+    }
+
+    /// Whether the server has sent more, or sends something within this time. Nothing of it is read.
+    pub fn has_more(&mut self, within: Duration) -> bool {
+        self.set_timeout(Some(within));
+        let more = self.reader.fill_buf();
+        more.is_ok_and(|bytes| !bytes.is_empty())
     }
 
     /// From now on a read waits no longer than this. `None`: for ever.

@@ -77,7 +77,7 @@ pub fn get(server: &Server, key: &str) -> Result<(), Failure> {
     let (command, mut found) = (line_of(&["get", key])?, None);
     server.connect()?.ask_for_list(&command, |line, value| {
         if value.is_none() && line != "END" {
-            return Err(server.unexpected(line));
+            return Err(server.unexpected(&command, line));
         }
         found = found.take().or(value);
         Ok(())
@@ -135,7 +135,8 @@ pub fn touch(server: &Server, key: &str, time: &str) -> Result<(), Failure> {
 
 /// A command of these words, with its data block if it has one. The answer is one line.
 pub fn change(server: &Server, words: &[&str], data: Option<&[u8]>) -> Result<(), Failure> {
-    let mut command = line_of(words)?.into_bytes();
+    let line = line_of(words)?;
+    let mut command = line.clone().into_bytes();
     let mut client = server.connect()?;
     if let Some(data) = data {
         command.extend_from_slice(b"\r\n");
@@ -149,7 +150,7 @@ pub fn change(server: &Server, words: &[&str], data: Option<&[u8]>) -> Result<()
         number if number.parse::<u64>().is_ok() => return print(number),
         "NOT_FOUND" => "no item",
         "NOT_STORED" => "an item already",
-        _ => return Err(server.unexpected(&answer)),
+        _ => return Err(server.unexpected(&line, &answer)),
     };
     let key = words.get(1).unwrap_or(&"");
     let message = format!("{answer}: the key {key} holds {holds}");
@@ -169,7 +170,7 @@ pub fn ping(server: &Server, wait: Duration) -> Result<(), Failure> {
             Ok(answer) if answer.starts_with("VERSION ") => {
                 return print(&format!("{answer} ({}, {took:.2} ms)", server.name));
             }
-            Ok(answer) => server.unexpected(&answer),
+            Ok(answer) => server.unexpected("version", &answer),
             Err(failure) => failure,
         };
         if start.elapsed() >= wait {
@@ -196,7 +197,7 @@ pub fn stats(server: &Server, topic: &[&str]) -> Result<(), Failure> {
             Some(("PREFIX" | "ITEM", _)) => print(line),
             None if line == "END" => Ok(()),
             None if line == "RESET" || line == "OK" => print(line),
-            _ => Err(server.unexpected(line)),
+            _ => Err(server.unexpected(&command, line)),
         })
 }
 
@@ -207,9 +208,14 @@ pub fn watch(server: &Server, streams: &[&str]) -> Result<(), Failure> {
         streams => streams,
     };
     let mut client = server.connect()?;
-    let answer = client.ask(line_of(&[&["watch"], streams].concat())?)?;
+    let command = line_of(&[&["watch"], streams].concat())?;
+    let answer = client.ask(&command)?;
     if answer != "OK" {
-        return Err(server.unexpected(&answer));
+        return Err(server.unexpected(&command, &answer));
+    }
+    if io::stderr().is_terminal() {
+        let streams = streams.join(", ");
+        let _ = writeln!(io::stderr(), "Watching {streams}. Ctrl-C ends.");
     }
     client.set_timeout(None);
     client.read(Ending::Never, |line, _| print(&styled(style(line), line)))

@@ -14,7 +14,7 @@ use rustmemc::conversations::answer::Ending;
 use rustmemc::internals::record::{self, Parsed, Parser, Record};
 use rustmemc::internals::{Expiry, Item, MAX_KEY, base64};
 
-use crate::client::{Client, Server, is_error};
+use crate::client::{Client, Server, is_error, with_reason};
 use crate::{Failure, failed, print};
 
 /// How many keys are asked for, or records are sent, before the answers are read.
@@ -35,7 +35,8 @@ pub fn keys(server: &Server, prefix: &str) -> Result<(), Failure> {
     each_item(server, |encoded, key| {
         if key.starts_with(prefix.as_bytes()) {
             let encoded = encoded.as_bytes();
-            out.write_all(if is_plain(key) { key } else { encoded })?;
+            let is_clear = is_plain(key) && !key.contains(&b'%');
+            out.write_all(if is_clear { key } else { encoded })?;
             out.write_all(b"\n")?;
         }
         Ok(())
@@ -71,7 +72,7 @@ fn each_item(
                     }
                     "it lists its keys for another client"
                 }
-                _ => return Err(server.unexpected(line)),
+                _ => return Err(server.unexpected("lru_crawler metadump all", line)),
             };
             let message = format!("the server refuses: {line} ({why})");
             Err(Failure::NotDone(message))
@@ -181,7 +182,7 @@ fn get_items(
                     found = Some(value);
                 }
                 None if is_end => {}
-                _ => return Err(server.unexpected(line)),
+                _ => return Err(server.unexpected("gets key", line)),
             }
             Ok(())
         })?;
@@ -190,7 +191,9 @@ fn get_items(
             "EN" => Ok(()),
             _ => {
                 described = expiry_and_cas(line);
-                described.map(|_| ()).ok_or_else(|| server.unexpected(line))
+                described
+                    .map(|_| ())
+                    .ok_or_else(|| server.unexpected("me key", line))
             }
         })?;
         // An item that one of the two answers does not have is gone, or new.
@@ -257,7 +260,7 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
     // A server that does not know the meta commands would take the values for commands.
     let answer = client.ask("mn")?;
     if answer != "MN" {
-        return Err(server.unexpected(&answer));
+        return Err(server.unexpected("mn", &answer));
     }
     let mut input = Input {
         reader: BufReader::new(input),
@@ -285,9 +288,10 @@ pub fn load(server: &Server, file: Option<&str>) -> Result<(), Failure> {
                     Some("HD" | "NF" | "EN" | "OK") => accepted += 1,
                     _ if is_error(answer) => {
                         refused += 1;
+                        let answer = with_reason(&record, answer);
                         first.get_or_insert(format!("{record}: {answer}"));
                     }
-                    _ => return Err(server.unexpected(answer)),
+                    _ => return Err(server.unexpected(&record, answer)),
                 }
                 Ok(())
             })?;

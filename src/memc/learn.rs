@@ -14,12 +14,15 @@ use rustmemc::{Address, Running};
 
 use crate::check;
 use crate::client::Server;
-use crate::screen::{Style, ask, remark, retype, show, show_part, styled, title, visible};
-use crate::talk::with_data;
+use crate::screen::{Style, ask, remark, retype, show, show_part, styled, title, visible, wrapped};
+use crate::talk::{unread, with_data};
 use crate::{Failure, failed, print};
 
 /// How long the lesson waits for an answer. A line of the learner's own may have none.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A longer line is shown as the conversation has it, such as `{2000*x}`, in bytes.
+const MAX_SHOWN: usize = 200;
 
 /// Lists the lessons.
 pub fn list() -> Result<(), Failure> {
@@ -104,14 +107,21 @@ impl Teacher<'_> {
             number_of(name),
             conversation.title
         ))?;
-        let introduction = conversation.introduction.iter();
-        for line in introduction.skip_while(|line| line.is_empty()) {
-            print(line)?;
+        let paragraphs = conversation.introduction.split(|line| line.is_empty());
+        // One says how to begin this lesson.
+        let is_prose = |lines: &&[&str]| {
+            lines
+                .first()
+                .is_some_and(|line| !line.contains("memc learn"))
+        };
+        for lines in paragraphs.filter(is_prose) {
+            print(&(wrapped(lines) + "\n"))?;
         }
-        remark(
-            "Type each grey line after the prompt, or only press Enter: that sends it too. You may also send lines of your\n\
-             own. `?set` explains the command set. Ctrl-D ends the lesson.",
-        )?;
+        remark(&wrapped(&[
+            "Type each grey line after the prompt, or only press Enter: that sends it too. You may also send lines of your \
+             own. `?set` explains `set`, and `?` lists the commands. Each section begins without items. Ctrl-D ends the \
+             lesson.",
+        ]))?;
         for section in &conversation.sections {
             title(section.title)?;
             if let Some(why) = self.target.passes_over(section) {
@@ -123,10 +133,7 @@ impl Teacher<'_> {
             loop {
                 let before = self.differences;
                 self.section(section)?;
-                if self.differences == before
-                    || ask("", "Enter goes on; `again` plays this section again: ")?.trim()
-                        != "again"
-                {
+                if self.differences == before || !wants_again()? {
                     break;
                 }
                 self.differences = before;
@@ -142,9 +149,14 @@ impl Teacher<'_> {
         let mut announced = None;
         // Whether an answer since the last line of the client was not as expected. Then the rest of it is not compared.
         let mut is_lost = false;
-        for step in &section.steps {
+        let is_prose = |step: &Step<'_>| matches!(step.action, Action::Prose);
+        for steps in (section.steps).chunk_by(|step, next| is_prose(step) && is_prose(next)) {
+            let Some(step) = steps.first() else { continue };
             match &step.action {
-                Action::Prose => print(step.source)?,
+                Action::Prose => {
+                    let lines: Vec<&str> = steps.iter().map(|step| step.source).collect();
+                    print(&wrapped(&lines))?;
+                }
                 Action::Send(_) => {
                     is_lost = false;
                     let line = self.ask_for_line(step, announced, &mut player)?;
@@ -192,18 +204,32 @@ impl Teacher<'_> {
         // A line of bytes, or one without its line end, is shown as the conversation has it, and cannot be varied.
         let as_written = step.source.split_once(' ').unwrap_or_default().1;
         let expected = text.unwrap_or(as_written);
+        let hinted = match expected.len() {
+            ..=MAX_SHOWN => visible(expected.as_bytes()),
+            _ => as_written.to_owned(),
+        };
         let prompt = format!("{}> ", step.client);
         let indent = " ".repeat(prompt.len());
-        let hint = format!("{indent}{}", visible(expected.as_bytes()));
+        let hint = format!("{indent}{hinted}");
         loop {
             let line = ask(&hint, &prompt)?;
-            if line.is_empty() || line == expected {
-                retype(&prompt, expected)?;
+            if line.is_empty() || line == expected || line == hinted {
+                retype(&prompt, &hinted)?;
                 self.check(player.play(step))?;
                 return Ok(text.unwrap_or_default().to_owned());
             }
             if text.is_none() {
-                remark("These bytes can only be sent as they are: press Enter.")?;
+                let why = match as_written {
+                    _ if step.source.contains(">x ") => "These are bytes of the binary protocol",
+                    _ if as_written.ends_with("\\n") && !as_written.ends_with("\\r\\n") => {
+                        "This line ends in \\n alone"
+                    }
+                    _ if step.source.contains(">- ") => "This is a line without its end",
+                    _ => "This line has bytes that are not text",
+                };
+                remark(&format!(
+                    "{why}, which a keyboard cannot send: press Enter."
+                ))?;
                 continue;
             }
             if let Some(length) = announced {
@@ -234,7 +260,7 @@ impl Teacher<'_> {
     ) -> Result<(), Failure> {
         let (line, data) = with_data(line)?;
         self.check(player.send(client, format!("{line}\r\n{data}").as_bytes()))?;
-        let (mut ending, _) = answer::ending(line.as_bytes());
+        let (mut ending, length) = answer::ending(line.as_bytes());
         if ending == Ending::Never {
             // The lesson goes on after the first line, and the player reads the rest of a `watch`.
             ending = Ending::OnePart;
@@ -246,6 +272,12 @@ impl Teacher<'_> {
                 show_part(client, line.as_bytes(), &part)
             })?;
         }
+        // What comes after the answer must not be taken for the lesson's next answer.
+        let more = player.skip(client);
+        let last = unread(&line, &data, length).as_bytes();
+        answer::read(&mut &more[..], Ending::Never, |part| {
+            show_part(client, last, &part)
+        })?;
         Ok(())
     }
 
@@ -262,10 +294,21 @@ impl Teacher<'_> {
     }
 }
 
+/// Asks whether to play the section again.
+fn wants_again() -> Result<bool, Failure> {
+    loop {
+        match ask("", "Enter goes on; `again` plays this section again: ")?.trim() {
+            "" => return Ok(false),
+            "again" => return Ok(true),
+            _ => {}
+        }
+    }
+}
+
 /// What the server has sent, as the conversation writes it.
 fn shown(step: &Step<'_>, received: &[u8]) -> String {
     match step.action {
-        Action::Answer(_) if !step.source.contains("<x ") => {
+        Action::Answer(_) if received.len() <= MAX_SHOWN && !step.source.contains("<x ") => {
             let lines = received.trim_ascii_end().split(|&byte| byte == b'\n');
             lines
                 .map(|line| format!("{}< {}\n", step.client, visible(line.trim_ascii_end())))

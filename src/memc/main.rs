@@ -149,7 +149,17 @@ fn run() -> Result<(), Failure> {
         }
         Err(exit) => {
             let problem = Vec::from_iter(exit.output.split_whitespace()).join(" ");
-            return Err(failed(format!("{problem} (see memc --help)")));
+            let is_number = |word: &&str| {
+                problem == format!("Unrecognized argument: {word}") && word.parse::<i64>().is_ok()
+            };
+            let Some(number) = words.iter().copied().find(is_number) else {
+                return Err(failed(format!("{problem} (see memc --help)")));
+            };
+            words.retain(|word| *word != number && *word != "--");
+            let words = words.join(" ");
+            return Err(failed(format!(
+                "{number} looks like an option: write memc {words} -- {number}"
+            )));
         }
     };
     if line.version {
@@ -193,6 +203,10 @@ fn run() -> Result<(), Failure> {
         ("get", [key]) => commands::get(&server, key),
         ("set" | "add", [key]) => commands::store(&server, command, key, None, &line),
         ("set" | "add", [key, value]) => commands::store(&server, command, key, Some(value), &line),
+        ("set" | "add", [key, value @ ..]) if value.len() > 1 => Err(failed(format!(
+            "a value of several words needs quotes: memc {command} {key} {:?}. {help}",
+            value.join(" ")
+        ))),
         ("delete", [key]) => commands::change(&server, &["delete", key], None),
         ("incr" | "decr", [key]) => commands::change(&server, &[command, key, "1"], None),
         ("incr" | "decr", [key, number]) => {

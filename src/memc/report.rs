@@ -40,7 +40,7 @@ impl<'n> Report<'n> {
         if release(&answer).is_none() {
             print(&format!(
                 "Note: it answers {} to `{command}`. A memcached answers VERSION 1.6.45, or another release, to \
-                 `version`.",
+                 `version`. Begin with this.",
                 quoted(&answer)
             ))?;
         }
@@ -48,7 +48,7 @@ impl<'n> Report<'n> {
         if !flushes {
             print(
                 "Note: it does not answer OK to `flush_all`, which each section sends first. So the items of earlier \
-                 sections stay,\nand may be the reason for a difference.",
+                 sections stay,\nand may be the reason for a difference. Begin with this.",
             )?;
         }
         Ok(Report {
@@ -161,9 +161,9 @@ impl<'n> Report<'n> {
             return Err(failed("no section was played."));
         }
         let summary = format!("{held} of {played} sections hold.");
-        print(&styled(style(self.failed.is_empty()), &summary))?;
+        let summary = styled(style(self.failed.is_empty()), &summary);
         if self.failed.is_empty() {
-            return Ok(());
+            return print(&summary);
         }
         if let Some(since) = self.silent.first().filter(|_| self.is_server_lost()) {
             let name = self.name;
@@ -180,10 +180,12 @@ impl<'n> Report<'n> {
             print("The binary protocol does not work: --level meta passes over it.")?;
         }
         print(
-            "In a text, {=a} and {#} are numbers, and {*} is anything.\n\
+            "After >- no line end is sent. In a text, {=a} and {#} are numbers, {*} is anything, and {250*k} is 250\n\
+             times k.\n\
              Begin with the first difference. A later one is often its consequence. The whole protocol is in\n\
-             protocol.txt: https://github.com/memcached/memcached/blob/master/doc/protocol.txt",
+             protocol.txt: https://github.com/memcached/memcached/blob/master/doc/protocol.txt\n",
         )?;
+        print(&summary)?;
         Err(Failure::Reported)
     }
 }

@@ -65,6 +65,31 @@ pub fn remark(remark: &str) -> Result<(), Failure> {
     Ok(show(Style::Dim, &format!("{remark}\n"))?)
 }
 
+/// The paragraphs in these lines, wrapped at words. A line that begins with a space stays as it is.
+pub fn wrapped(lines: &[&str]) -> String {
+    let columns = std::env::var("COLUMNS").ok();
+    let width = columns.and_then(|columns| columns.parse().ok());
+    let width = width.unwrap_or(80);
+    let (mut wrapped, mut is_open) = (Vec::new(), false);
+    for line in lines {
+        let is_prose = !line.is_empty() && !line.starts_with(' ');
+        if !is_prose {
+            wrapped.push((*line).to_owned());
+        }
+        for word in line.split(' ').filter(|_| is_prose) {
+            match wrapped.last_mut() {
+                Some(last) if is_open && last.len() + 1 + word.len() <= width => {
+                    *last = format!("{last} {word}");
+                }
+                _ => wrapped.push(word.to_owned()),
+            }
+            is_open = true;
+        }
+        is_open = is_prose;
+    }
+    wrapped.join("\n")
+}
+
 /// Prints a part of the answer to a line of this client. On a terminal the reason follows.
 pub fn show_part(client: &str, line: &[u8], part: &Part) -> io::Result<()> {
     if !is_terminal() {
@@ -100,6 +125,11 @@ pub fn ask(hint: &str, prompt: &str) -> Result<String, Failure> {
         let read = io::stdin().lock().read_until(b'\n', &mut line);
         read.map_err(|error| failed(format!("cannot read the input: {error}.")))?;
         if line.is_empty() {
+            if io::stdin().is_terminal() {
+                // The prompt of the shell should begin a line.
+                let is_data = prompt.starts_with("data");
+                show(Style::Plain, if is_data { "(not sent)\n" } else { "\n" })?;
+            }
             return Err(Failure::Ended);
         }
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
@@ -115,12 +145,27 @@ pub fn ask(hint: &str, prompt: &str) -> Result<String, Failure> {
 /// Reads a data block of this length, which may have several lines. Returns it with its line end.
 pub fn ask_for_data(length: usize) -> Result<String, Failure> {
     let mut data = String::new();
-    while data.len() < length + 2 {
-        let left = length.saturating_sub(data.len());
-        data += &ask("", &format!("data ({left} bytes)> "))?;
+    loop {
+        let missing = match length.saturating_sub(data.len()) {
+            0 => "only Enter is missing".into(),
+            left => bytes(left),
+        };
+        let is_second = data.lines().count() == 1;
+        if is_second && is_terminal() {
+            remark("(the line end counts as two bytes of the data, and more is missing)")?;
+        }
+        data += &ask("", &format!("data ({missing})> "))?;
         data += "\r\n";
+        if data.len() >= length.saturating_add(2) {
+            return Ok(data);
+        }
     }
-    Ok(data)
+}
+
+/// A number of bytes.
+fn bytes(number: usize) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} byte{plural}")
 }
 
 /// Replaces the hint and the prompt by the line that was sent, as if it had been typed.
@@ -137,6 +182,7 @@ pub fn retype(prompt: &str, line: &str) -> io::Result<()> {
 fn help(verb: &str) -> String {
     match grammar::of(verb) {
         Some(grammar) => format!("{grammar}\n"),
+        None if !verb.is_empty() => format!("There is no command {verb}. ") + &help(""),
         None => format!(
             "The commands: {}.\n`? set` shows the form of a command. `memc learn` teaches the protocol.\n",
             VERBS.join(" ")

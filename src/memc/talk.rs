@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use rustmemc::conversations::answer::{self, End, Ending};
 use rustmemc::conversations::recorder::Recorder;
+use rustmemc::internals::parse;
 
-use crate::client::Server;
-use crate::screen::{ask, ask_for_data, is_terminal, remark, show_part};
+use crate::client::{Client, Server};
+use crate::screen::{Style, ask, ask_for_data, is_terminal, remark, show, show_part};
 use crate::{Failure, failed};
 
 /// How long to wait for an answer that may not come.
 const SHORT_WAIT: Duration = Duration::from_millis(200);
+
+/// How long to wait for what the server sends after an answer. Usually it sends nothing.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// Talks until the input ends or the server closes the connection. `record` is the file to write.
 pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
@@ -26,9 +30,14 @@ pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
             "Connected to {name}. Type a command; ? explains, Ctrl-D ends."
         ))?;
     }
+    // The line that the server answers if it sends more than one answer.
+    let mut last = String::new();
     loop {
+        show_more(&mut client, &last, MOMENT, &mut recorder)?;
         let (line, data) = with_data(ask("", "> ")?)?;
-        let (ending, _) = answer::ending(line.as_bytes());
+        // An answer that has come late must not be taken for the answer to this line.
+        show_more(&mut client, &last, Duration::from_millis(1), &mut recorder)?;
+        let (ending, length) = answer::ending(line.as_bytes());
         recorder.sent(&line, &data)?;
         client.set_timeout(match ending {
             Ending::Unknown => Some(SHORT_WAIT),
@@ -38,6 +47,12 @@ pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
         client.send(format!("{line}\r\n{data}").as_bytes())?;
         let end = client.read_parts(ending, |part| {
             show_part("", line.as_bytes(), &part)?;
+            if ending == Ending::Never && part.line == b"OK" && is_terminal() {
+                show(
+                    Style::Dim,
+                    "(from now on only the server sends; Ctrl-C ends)\n",
+                )?;
+            }
             recorder.received(&line, &part)
         })?;
         match end {
@@ -53,7 +68,32 @@ pub fn talk(server: &Server, record: Option<&Path>) -> Result<(), Failure> {
             }
             _ => {}
         }
+        last = unread(&line, &data, length).to_owned();
     }
+}
+
+/// Shows what the server sends within this time although no line waits for an answer.
+fn show_more(
+    client: &mut Client<'_>,
+    line: &str,
+    within: Duration,
+    recorder: &mut Recorder,
+) -> Result<(), Failure> {
+    while client.has_more(within) {
+        client.set_timeout(Some(client.server.timeout));
+        client.read_parts(Ending::OnePart, |part| {
+            show_part("", line.as_bytes(), &part)?;
+            recorder.received(line, &part)
+        })?;
+    }
+    Ok(())
+}
+
+/// The line to which another answer belongs: the server takes the rest of a data block that is too long for a command.
+pub fn unread<'l>(line: &'l str, data: &'l str, length: Option<usize>) -> &'l str {
+    let rest = length.and_then(|length| data.get(length + 2..));
+    let rest = rest.and_then(|rest| rest.lines().next());
+    rest.unwrap_or(line)
 }
 
 /// Reads the data block of a typed line, if it has one. Returns the line, with its `<bytes>`, and the data.
@@ -67,6 +107,10 @@ pub fn with_data(line: String) -> Result<(String, String), Failure> {
         return Ok((line, data + "\r\n"));
     }
     let (_, length) = answer::ending(line.as_bytes());
+    if length.is_some() && is_terminal() && parse(format!("{line}\r\n").as_bytes()).request.is_err()
+    {
+        remark("(this line is wrong, but the server reads its data too)")?;
+    }
     let data = length.map_or(Ok(String::new()), ask_for_data)?;
     Ok((line, data))
 }
@@ -100,7 +144,12 @@ fn without_bytes(line: &str) -> Option<(String, String)> {
     };
     let (before, after) = words.split_at_checked(before)?;
     let after: String = after.iter().map(|word| format!(" {word}")).collect();
-    Some((before.join(" "), after))
+    let before = before.join(" ");
+    // A line that is wrong with a byte count too is sent as it is.
+    let is_right = parse(format!("{before} 0{after}\r\n").as_bytes())
+        .request
+        .is_ok();
+    is_right.then_some((before, after))
 }
 
 #[cfg(test)]
@@ -123,6 +172,9 @@ mod tests {
         check("ms k T60 c", "ms k 5 T60 c");
         check("ms k 3 c", "ms k 3 c");
         check("ms", "ms");
+        check("set k 0 soon", "set k 0 soon");
+        check("set k b 0", "set k b 0");
+        check("ms k bogus", "ms k bogus");
         check("get k 0 60", "get k 0 60");
         check("", "");
     }

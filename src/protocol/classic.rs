@@ -75,12 +75,20 @@ fn retrieval(
 
 /// `set|add|replace|append|prepend <key> <flags> <exptime> <bytes> [noreply]`, then the data block
 pub(super) fn store(args: &[u8], mode: StoreMode) -> Parsed<'_> {
-    storage(args, mode, |_| Ok(None))
+    let form = match mode {
+        StoreMode::Set => "set <key> <flags> <exptime> <bytes> [noreply]",
+        StoreMode::Add => "add <key> <flags> <exptime> <bytes> [noreply]",
+        StoreMode::Replace => "replace <key> <flags> <exptime> <bytes> [noreply]",
+        StoreMode::Append => "append <key> <flags> <exptime> <bytes> [noreply]",
+        StoreMode::Prepend => "prepend <key> <flags> <exptime> <bytes> [noreply]",
+    };
+    storage(args, mode, form, |_| Ok(None))
 }
 
 /// `cas <key> <flags> <exptime> <bytes> <cas unique> [noreply]`, then the data block
 pub(super) fn cas(args: &[u8]) -> Parsed<'_> {
-    storage(args, StoreMode::Set, |unique| {
+    let form = "cas <key> <flags> <exptime> <bytes> <cas unique> [noreply]";
+    storage(args, StoreMode::Set, form, |unique| {
         unique
             .and_then(number::u64)
             .map(Some)
@@ -88,19 +96,18 @@ pub(super) fn cas(args: &[u8]) -> Parsed<'_> {
     })
 }
 
-/// Parses any storage command. `compare` parses the word after `<bytes>`: the cas unique of `cas`.
+/// Parses any storage command. `form` is its form; `compare` parses the word after `<bytes>`: the cas unique of `cas`.
 fn storage<'a>(
     args: &'a [u8],
     mode: StoreMode,
+    form: &'static str,
     compare: impl FnOnce(Option<&'a [u8]>) -> Result<Option<u64>, LineError>,
 ) -> Parsed<'a> {
     let mut words = words(args);
     let (Some(key), Some(flags), Some(exptime), Some(bytes)) =
         (words.next(), words.next(), words.next(), words.next())
     else {
-        return Parsed::bad_line(LineError::TooFewWords(
-            "<command> <key> <flags> <exptime> <bytes> [noreply]",
-        ));
+        return Parsed::bad_line(LineError::TooFewWords(form));
     };
     // Without its length it is not known where the data ends, so it is read as commands. With a length, the data is
     // swallowed, whatever else is wrong with the line.

@@ -241,11 +241,9 @@ impl ProtocolError {
     /// The reason for this answer, for people; `None` if the line is clear enough.
     pub fn reason(&self) -> Option<String> {
         let reason = match self {
-            ProtocolError::UnknownCommand => {
-                "no command has this form; README.md lists the commands".into()
-            }
+            ProtocolError::UnknownCommand => "no command has this form".into(),
             ProtocolError::Help => format!(
-                "memcached has no help; the commands are {}; README.md and tests/conversations explain them",
+                "memcached has no help; the commands are {}; `memc learn` explains them",
                 VERBS.join(" ")
             ),
             ProtocolError::DebugNotEnabled => "start the server with --debug to allow it".into(),

@@ -174,7 +174,7 @@ fn key_and_flags<'a>(
 ) -> Parsed<'a> {
     let (key_word, flag_words) = first_word(args);
     if key_word.is_empty() {
-        return Parsed::bad_line(LineError::TooFewWords("<command> <key> <flags>*"));
+        return Parsed::bad_line(LineError::TooFewWords("mg|md|ma <key> <flags>*"));
     }
     if has_bad_first_letter(flag_words) {
         return Parsed::bad_line(LineError::FlagLetter);

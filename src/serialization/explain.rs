@@ -68,6 +68,9 @@ pub fn reason(line: &[u8], answer: &[u8]) -> Option<String> {
             let error = known.copied().find(|error| error.to_string() == text);
             return match (text, error) {
                 ("ERROR", _) => error_of(&request),
+                ("CLIENT_ERROR invalid flag", _) => {
+                    return Some("the server does not know one of the flags".into());
+                }
                 (_, error) => error?,
             }
             .reason();
@@ -113,6 +116,11 @@ mod tests {
     fn the_reason_of_an_error_is_that_of_the_server() {
         let bad = "CLIENT_ERROR bad command line format";
         check("set k 0 soon 5", bad, "<exptime> must be a whole number");
+        check(
+            "set k hello",
+            "ERROR",
+            "too few words for set <key> <flags> <exptime> <bytes> [noreply]",
+        );
         check("delete", bad, "too few words for delete <key> [noreply]");
         check(
             "delete",
@@ -128,6 +136,12 @@ mod tests {
             "start the server with --debug to allow it",
         );
         let shutdown = "SERVER_ERROR: shutdown not enabled";
+        let flag = "CLIENT_ERROR invalid flag";
+        check(
+            "ms k 1 E5",
+            flag,
+            "the server does not know one of the flags",
+        );
         check("shutdown", shutdown, "start the server with -A to allow it");
     }
 
