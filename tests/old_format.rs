@@ -11,10 +11,12 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::folder::{Folder, content};
 use common::memory::{Memory, NOW, assert_same};
 use common::process::{self, eventually};
+use common::server;
 use rustmemc::OpenError;
 
 /// A file of the old format with every kind of record.
@@ -194,4 +196,23 @@ fn a_file_of_format_1_to_which_format_2_was_appended_is_rewritten_too() {
     eventually("it is rewritten", || {
         content(&path).starts_with(b"mn rustmemc 2 O")
     });
+}
+
+#[test]
+fn memc_load_sends_a_file_of_format_1_and_what_follows_it() {
+    let folder = Folder::new();
+    let path = folder.file("aof");
+    let memory = open_old(&path);
+    memory.check("set new 0 0 2\r\n11\r\n", "STORED\r\n");
+    drop(memory);
+    let server = server("");
+    let status = Command::new(env!("CARGO_BIN_EXE_memc"))
+        .args(["load", "-s", &server.address.to_string()])
+        .arg(&path)
+        .status();
+    assert!(status.expect("memc runs").success());
+    server.client().check(
+        "get text new deleted\r\n",
+        "VALUE text 4294967295 11\r\nms a 1\r\nb\r\n\r\nVALUE new 0 2\r\n11\r\nEND\r\n",
+    );
 }
