@@ -146,6 +146,25 @@ fn a_line_that_is_wrong_without_its_byte_count_is_sent_as_it_is() {
 }
 
 #[test]
+fn a_data_block_is_sent_as_it_is_or_not_at_all() {
+    let server = server("");
+    let address = server.address.to_string();
+    let lines = "set q 0 0 4\n?foo\nget q\nset r 0 0\n?\nget r\n";
+    let answers = "STORED\nVALUE q 0 4\n?foo\nEND\nSTORED\nVALUE r 0 1\n?\nEND\n";
+    check(&["-s", &address], lines, answers, 0);
+    let errors = check(&["-s", &address], "set cut 0 0 10\nab\n", "", 2);
+    assert!(errors.contains("its command was not sent"), "{errors}");
+    let mut child = start(&["-s", &address]);
+    let mut stdin = child.stdin.take().expect("it is a pipe");
+    stdin.write_all(b"set h 0 0 1\n\xff\n").expect("memc reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not UTF-8"));
+    server.client().check("get h cut\r\n", "END\r\n");
+}
+
+#[test]
 fn quit_ends_the_conversation_and_a_server_that_closes_it_is_an_error() {
     let server = server("");
     let address = server.address.to_string();

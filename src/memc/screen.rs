@@ -118,28 +118,52 @@ pub fn ask(hint: &str, prompt: &str) -> Result<String, Failure> {
         if !hint.is_empty() {
             remark(hint)?;
         }
-        if io::stdin().is_terminal() {
-            show(Style::Bold, prompt)?;
-        }
-        let mut line = Vec::new();
-        let read = io::stdin().lock().read_until(b'\n', &mut line);
-        read.map_err(|error| failed(format!("cannot read the input: {error}.")))?;
-        if line.is_empty() {
+        let Some(line) = typed(prompt)? else {
             if io::stdin().is_terminal() {
                 // The prompt of the shell should begin a line.
-                let is_data = prompt.starts_with("data");
-                show(Style::Plain, if is_data { "(not sent)\n" } else { "\n" })?;
+                show(Style::Plain, "\n")?;
             }
             return Err(Failure::Ended);
-        }
-        let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let line = String::from_utf8_lossy(line).into_owned();
+        };
         match line.strip_prefix('?').map(str::trim) {
             None => return Ok(line),
             Some(verb) => show(Style::Dim, &help(verb))?,
         }
     }
+}
+
+/// Reads a line of a data block, whatever it begins with. Without it the command cannot be sent.
+pub fn ask_for_data_line(prompt: &str) -> Result<String, Failure> {
+    match typed(prompt)? {
+        Some(line) => Ok(line),
+        None if io::stdin().is_terminal() => {
+            show(Style::Plain, "(not sent)\n")?;
+            Err(Failure::Ended)
+        }
+        None => Err(failed(
+            "the input ends in a data block, so its command was not sent",
+        )),
+    }
+}
+
+/// Reads a line after the prompt; `None` at the end of the input.
+fn typed(prompt: &str) -> Result<Option<String>, Failure> {
+    if io::stdin().is_terminal() {
+        show(Style::Bold, prompt)?;
+    }
+    let mut line = Vec::new();
+    let read = io::stdin().lock().read_until(b'\n', &mut line);
+    read.map_err(|error| failed(format!("cannot read the input: {error}.")))?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let line = line.strip_suffix(b"\n").unwrap_or(&line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // To send other bytes than those that were typed would be worse than to refuse them.
+    let text = String::from_utf8(line.to_vec());
+    let refused = "is not UTF-8, and is not sent; `memc set` takes such a value from a file";
+    text.map(Some)
+        .map_err(|_| failed(format!("the line \"{}\" {refused}", line.escape_ascii())))
 }
 
 /// Reads a data block of this length, which may have several lines. Returns it with its line end.
@@ -154,7 +178,7 @@ pub fn ask_for_data(length: usize) -> Result<String, Failure> {
         if is_second && is_terminal() {
             remark("(the line end counts as two bytes of the data, and more is missing)")?;
         }
-        data += &ask("", &format!("data ({missing})> "))?;
+        data += &ask_for_data_line(&format!("data ({missing})> "))?;
         data += "\r\n";
         if data.len() >= length.saturating_add(2) {
             return Ok(data);

@@ -11,7 +11,9 @@ use rustmemc::conversations::recorder::Recorder;
 use rustmemc::internals::parse;
 
 use crate::client::{Client, Server};
-use crate::screen::{Style, ask, ask_for_data, is_terminal, remark, show, show_part};
+use crate::screen::{
+    Style, ask, ask_for_data, ask_for_data_line, is_terminal, remark, show, show_part,
+};
 use crate::{Failure, failed};
 
 /// How long to wait for an answer that may not come.
@@ -99,7 +101,7 @@ pub fn unread<'l>(line: &'l str, data: &'l str, length: Option<usize>) -> &'l st
 /// Reads the data block of a typed line, if it has one. Returns the line, with its `<bytes>`, and the data.
 pub fn with_data(line: String) -> Result<(String, String), Failure> {
     if let Some((before, after)) = without_bytes(&line) {
-        let data = ask("", "data> ")?;
+        let data = ask_for_data_line("data> ")?;
         let line = format!("{before} {}{after}", data.len());
         if is_terminal() {
             remark(&format!("(sent as: {line})"))?;
