@@ -536,6 +536,19 @@ fn a_closed_pipe_ends_the_program_quietly() {
     }
 }
 
+#[test]
+fn an_answer_to_another_command_is_no_success() {
+    for (words, answer) in [
+        ("get k", &b"VALUE other 0 1\r\nx\r\nEND\r\n"[..]),
+        ("delete k", b"42\r\n"),
+        ("incr k", b"STORED\r\n"),
+    ] {
+        let (address, thread) = impostor(Some(answer));
+        fails(&format!("{words} -s {address}"), 2, "is not a memcached");
+        thread.join().expect("it was asked");
+    }
+}
+
 /// Stores items of all kinds, more than two batches of them.
 fn fill(address: SocketAddr) {
     let mut client = Client::connect(address);

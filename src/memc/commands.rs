@@ -76,7 +76,11 @@ fn line_of(words: &[&str]) -> Result<String, Failure> {
 pub fn get(server: &Server, key: &str) -> Result<(), Failure> {
     let (command, mut found) = (line_of(&["get", key])?, None);
     server.connect()?.ask_for_list(&command, |line, value| {
-        if value.is_none() && line != "END" {
+        let is_expected = match value {
+            Some(_) => line.starts_with(&format!("VALUE {key} ")),
+            None => line == "END",
+        };
+        if !is_expected {
             return Err(server.unexpected(&command, line));
         }
         found = found.take().or(value);
@@ -145,11 +149,15 @@ pub fn change(server: &Server, words: &[&str], data: Option<&[u8]>) -> Result<()
         client.ask("version")?;
     }
     let answer = client.ask(command)?;
-    let holds = match answer.split(' ').next().unwrap_or("") {
-        "STORED" | "DELETED" | "TOUCHED" | "OK" | "VERSION" => return print(&answer),
-        number if number.parse::<u64>().is_ok() => return print(number),
-        "NOT_FOUND" => "no item",
-        "NOT_STORED" => "an item already",
+    let verb = words.first().copied().unwrap_or("");
+    let holds = match (verb, answer.split(' ').next().unwrap_or("")) {
+        ("set" | "add", "STORED") | ("delete", "DELETED") | ("touch", "TOUCHED") => {
+            return print(&answer);
+        }
+        ("flush_all", "OK") | ("version", "VERSION") => return print(&answer),
+        ("incr" | "decr", number) if number.parse::<u64>().is_ok() => return print(number),
+        (_, "NOT_FOUND") => "no item",
+        (_, "NOT_STORED") => "an item already",
         _ => return Err(server.unexpected(&line, &answer)),
     };
     let key = words.get(1).unwrap_or(&"");

@@ -209,7 +209,8 @@ fn run() -> Result<(), Failure> {
         ))),
         ("delete", [key]) => commands::change(&server, &["delete", key], None),
         ("incr" | "decr", [key]) => commands::change(&server, &[command, key, "1"], None),
-        ("incr" | "decr", [key, number]) => {
+        // As the last word `noreply` would ask for no answer.
+        ("incr" | "decr", [key, number]) if *number != "noreply" => {
             commands::change(&server, &[command, key, number], None)
         }
         ("touch", [key, time]) => commands::touch(&server, key, time),
