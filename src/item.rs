@@ -125,7 +125,7 @@ impl<'a> Item<'a> {
     pub fn write_value(&self, out: &mut impl Write) -> io::Result<()> {
         match &self.large {
             None => out.write_all(self.bytes.split_at(self.key_length.into()).1),
-            Some(large) => large.for_each_part(&mut Vec::new(), |part| out.write_all(part)),
+            Some(large) => large.write_to(|bytes| out.write_all(bytes)),
         }
     }
 

@@ -196,7 +196,7 @@
 //! - **`noreply`** as the last word silences every answer of a classic command that stores or changes, its errors too.
 //!   Not silenced: a line with too few words or without a readable length, and commands that only read. Meta commands
 //!   have `q` instead, which leaves out the common answer.
-//! - **Pipelines**: the answers of a client gather in its buffer of up to 16 KB, and are sent before a read that may
+//! - **Pipelines**: the answers of a client gather in its buffer of up to 64 KB, and are sent before a read that may
 //!   block, when the buffer is full, and at the end; a client that is alone gets them earlier (`connection/wire.rs`).
 //!
 //! # Adding a command

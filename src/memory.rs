@@ -7,7 +7,7 @@
 //!
 //! piece    64 KB, the unit of the pool
 //! segment  a piece of small items (`datastore/segment.rs`)
-//! block    a piece in sixteen parts of 4 KB, for large values (`memory/large.rs`)
+//! block    a piece in sixteen parts of 4 KB, which several large values share (`memory/large.rs`)
 //! ```
 //!
 //! Each use of memory is counted by a [`Charge`] in the value that holds it, until that value is dropped. So a large

@@ -696,7 +696,7 @@ fn an_idle_client_costs_little_memory_after_large_requests() {
             client
         })
         .collect();
-    // Each client has a worker, and two buffers of up to 16 KB.
+    // Each client has a worker. Its buffers are small again.
     let grown = server.memory("VmRSS").saturating_sub(before);
     assert!(grown < CLIENTS * 130, "{CLIENTS} clients cost {grown} kB");
     drop(clients);

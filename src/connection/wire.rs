@@ -11,11 +11,12 @@
 //!
 //! # When answers are sent
 //!
-//! Answers are collected in a buffer of up to 16 KB ([`BUFFER`]). The buffer is sent:
+//! Answers are collected in a buffer of up to 64 KB ([`LARGE_WRITE`]). The buffer is sent:
 //!
 //! 1. before a read that may block: when the next line, piece or block is not completely in the read buffer. While the
 //!    client's next bytes are here already, its answers stay in the buffer, and are sent together.
-//! 2. when the next piece of an answer does not fit into the buffer.
+//! 2. when the next piece of an answer does not fit into the buffer. (A piece that is as long as a large buffer is not
+//!    copied into one, but sent from where it is, together with what is in the buffer.)
 //! 3. at the end of the conversation: at `quit` or `shutdown`, when the client has closed its connection, after a line
 //!    that is too long, and when the server stops. (If a worker panics, the buffer is sent when it is dropped.) After
 //!    an error of the socket or of the append-only file, the buffer is discarded.
@@ -42,7 +43,7 @@
 //! Lessons: [04](crate::conversations::lesson_04_bad_data),
 //! [12](crate::conversations::lesson_12_many_keys_and_pipelines).
 
-use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, IoSlice, Read, Write};
 use std::mem;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering::Relaxed;
@@ -50,14 +51,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::line::{Line, MAX_LINE};
 use crate::clients::{Activity, Client};
 use crate::command::Service;
+use crate::memory::PIECE_SIZE;
 use crate::protocol::ProtocolError;
 use crate::protocol::binary::{self, Header};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
 use crate::stream::Stream;
 
-/// The size of a large buffer, for reading or for writing: 16 KB, as in memcached.
-const BUFFER: usize = 16 << 10;
+/// The size of a large read buffer: 16 KB, as in memcached.
+const LARGE_READ: usize = 16 << 10;
+
+/// The size of a large write buffer: 64 KB, as a [piece](crate::memory::PIECE_SIZE) of a large value. So a value of up to
+/// 64 KB is sent in one write, with its line and `END`. Each write may wake the client, and the client then reads what has
+/// arrived so far. (With 16 KB, a client that reads values of 20 KB got a quarter fewer of them per second, and each took a
+/// third more of the server's time.)
+const LARGE_WRITE: usize = PIECE_SIZE;
 
 /// The size of a small read buffer.
 const SMALL_READ: usize = 768;
@@ -345,7 +353,7 @@ impl<'c> Wire<'c> {
     fn resize_reader(&mut self) {
         let size = match self.small_reads {
             SMALL_READS => SMALL_READ,
-            _ => BUFFER,
+            _ => LARGE_READ,
         };
         if self.reader.capacity() != size {
             let incoming = *self.reader.get_ref();
@@ -356,8 +364,8 @@ impl<'c> Wire<'c> {
     /// Makes the write buffer large, if only a large one has room for these bytes.
     fn make_room(&mut self, bytes: &[u8]) -> io::Result<()> {
         let needed = self.writer.buffer().len() + bytes.len();
-        if needed > SMALL_WRITE && needed <= BUFFER && self.writer.capacity() < BUFFER {
-            self.resize_writer(BUFFER)?;
+        if needed > SMALL_WRITE && needed <= LARGE_WRITE && self.writer.capacity() < LARGE_WRITE {
+            self.resize_writer(LARGE_WRITE)?;
         }
         Ok(())
     }
@@ -365,11 +373,34 @@ impl<'c> Wire<'c> {
     /// Replaces the write buffer. The answers in it are kept: `size` must have room for them.
     #[cold]
     fn resize_writer(&mut self, size: usize) -> io::Result<()> {
+        let answers = self.replace_writer(size);
+        self.writer.write_all(&answers)
+    }
+
+    /// Replaces the write buffer by an empty one, and returns the answers in it. (Dropping it would send them.)
+    fn replace_writer(&mut self, size: usize) -> Vec<u8> {
         let outgoing = *self.writer.get_ref();
         let writer = BufWriter::with_capacity(size, outgoing);
-        // Dropping the old buffer would send the answers.
         let (_, answers) = mem::replace(&mut self.writer, writer).into_parts();
-        self.writer.write_all(&answers.unwrap_or_default())
+        answers.unwrap_or_default()
+    }
+
+    /// Sends bytes for which no buffer is large enough, together with the answers before them. The bytes are not copied.
+    #[cold]
+    fn send_long(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let answers = self.replace_writer(SMALL_WRITE);
+        let mut slices = &mut [IoSlice::new(&answers), IoSlice::new(bytes)][..];
+        // Without this, an empty first slice would look as if nothing could be sent.
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match self.writer.get_mut().write_vectored(slices) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -382,6 +413,9 @@ impl Write for Wire<'_> {
 
     /// Does the same as the trait's own method, which is a loop of calls that cost more than the copy.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() >= LARGE_WRITE {
+            return self.send_long(bytes);
+        }
         self.make_room(bytes)?;
         self.writer.write_all(bytes)
     }
@@ -424,6 +458,12 @@ struct Outgoing<'c> {
 }
 
 impl Outgoing<'_> {
+    /// What happens before a byte is sent: see [When answers are sent](self#when-answers-are-sent).
+    fn before_sending(&mut self) -> io::Result<()> {
+        self.service.stats.add_all(self.counts);
+        self.flush_log()
+    }
+
     /// Flushes the log if an unsent answer may depend on its records.
     fn flush_log(&mut self) -> io::Result<()> {
         if self.must_flush_log {
@@ -440,18 +480,23 @@ impl Outgoing<'_> {
 
 impl Write for Outgoing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.service.stats.add_all(self.counts);
-        self.flush_log()?;
-        let bytes = self.stream.write(bytes)?;
-        self.service.stats.add(Counter::BytesWritten, bytes as u64);
-        Ok(bytes)
+        self.before_sending()?;
+        let sent = self.stream.write(bytes)?;
+        self.service.stats.add(Counter::BytesWritten, sent as u64);
+        Ok(sent)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.before_sending()?;
+        let sent = self.stream.write_vectored(slices)?;
+        self.service.stats.add(Counter::BytesWritten, sent as u64);
+        Ok(sent)
     }
 
     /// Flushes the log even if there is no byte to send: the record of a `noreply` change must be safe before the
     /// worker waits for the client.
     fn flush(&mut self) -> io::Result<()> {
-        self.service.stats.add_all(self.counts);
-        self.flush_log()?;
+        self.before_sending()?;
         self.stream.flush()
     }
 }

@@ -5,7 +5,7 @@
 //! too:
 //! - a new segment, or a table that grows;
 //! - small writes, which reserve nothing, and do not wait for another thread that evicts;
-//! - a large item while it is copied into parts, when it counts twice;
+//! - a large item while it is copied into its pieces and parts, when it counts twice;
 //! - the item that `append` or `prepend` makes, while the old one is still there.
 //!
 //! (If the limit is lowered while the server runs, the next writes evict. With `-M` the items stay until they are
@@ -76,7 +76,7 @@ impl Datastore {
         Ok(pending)
     }
 
-    /// Ends the reservation of an item whose data block has arrived. A large value is copied into parts now, while no
+    /// Ends the reservation of an item whose data block has arrived. A large value is copied into pieces and parts now, while no
     /// lock is held.
     pub fn complete(&self, pending: PendingItem) -> Item<'static> {
         pending.item.with_large_value(MAX_SMALL_ITEM, &self.memory)

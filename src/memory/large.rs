@@ -1,13 +1,18 @@
-//! Large values, in equal parts.
+//! Large values, in pieces and parts.
 //!
 //! ```text
-//! value:    | part | part | part | par|
-//!              |      |      |      '------------.
-//! block:    |  0   |  1   |  2   |  3   |  ...  | 15  |      a piece of the pool, in 16 parts of 4 KB
+//! value:    |       piece       |       piece       | part | part | par|
+//!                                                      |      |      '------------.
+//! block:                                            |  0   |  1   |  2   |  ...  | 15  |
 //! ```
 //!
-//! A value takes free parts, of one block or of several. When all parts of a block are free, its piece returns to the
-//! pool. The store and the readers of a value share it, so no reader copies it as a whole.
+//! A value takes as many whole pieces of the pool as it fills. The rest takes free parts of 4 KB, of one block or of
+//! several: a block is a piece that is divided into 16 parts. When all parts of a block are free, its piece returns to
+//! the pool.
+//!
+//! The store and the readers of a value share it, so no reader copies it as a whole. Nobody writes to its pieces any
+//! more, so a reader sends them as they are. A block has parts of other values too, some of which may be written
+//! meanwhile, so a reader copies each part while the block is locked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -45,6 +50,9 @@ struct Part {
 /// The value of a large item. It counts as used memory until the store and all its readers have dropped it.
 #[derive(Debug)]
 pub struct LargeValue {
+    /// The beginning of the value. It fills them.
+    pieces: Vec<Piece>,
+    /// The rest of the value.
     parts: Vec<Part>,
     length: usize,
     memory: Arc<Memory>,
@@ -53,7 +61,13 @@ pub struct LargeValue {
 impl LargeValue {
     /// A copy of these bytes.
     pub fn new(bytes: &[u8], memory: &Arc<Memory>) -> Self {
-        let copy = |chunk: &[u8]| {
+        let (whole, rest) = bytes.as_chunks::<PIECE_SIZE>();
+        let piece = |chunk: &[u8; PIECE_SIZE]| {
+            let mut piece = memory.take_piece();
+            piece.bytes.copy_from_slice(chunk);
+            piece
+        };
+        let part = |chunk: &[u8]| {
             let part = memory.take_part();
             let mut piece = part
                 .block
@@ -68,7 +82,8 @@ impl LargeValue {
             part
         };
         LargeValue {
-            parts: bytes.chunks(PART_SIZE).map(copy).collect(),
+            pieces: whole.iter().map(piece).collect(),
+            parts: rest.chunks(PART_SIZE).map(part).collect(),
             length: bytes.len(),
             memory: Arc::clone(memory),
         }
@@ -81,19 +96,19 @@ impl LargeValue {
 
     /// How much memory the value takes, in bytes.
     pub fn size(&self) -> usize {
-        self.parts.len() * PART_SIZE
+        self.pieces.len() * PIECE_SIZE + self.parts.len() * PART_SIZE
     }
 
-    /// Copies each part to `buffer` and passes it to `with`.
+    /// Passes the value to `write`, one piece or part after the other. The parts are copied to a buffer first.
     ///
     /// # Errors
-    /// Those of `with`.
-    pub fn for_each_part<E>(
-        &self,
-        buffer: &mut Vec<u8>,
-        mut with: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut left = self.length;
+    /// Those of `write`.
+    pub fn write_to<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        for piece in &self.pieces {
+            write(&piece.bytes)?;
+        }
+        let mut left = self.length - self.pieces.len() * PIECE_SIZE;
+        let mut buffer = Vec::with_capacity(PART_SIZE);
         for part in &self.parts {
             let piece = part
                 .block
@@ -106,7 +121,7 @@ impl LargeValue {
             buffer.extend_from_slice(bytes.unwrap_or_default());
             drop(piece);
             left -= length;
-            with(buffer)?;
+            write(&buffer)?;
         }
         Ok(())
     }
@@ -114,6 +129,7 @@ impl LargeValue {
 
 impl Drop for LargeValue {
     fn drop(&mut self) {
+        self.pieces.clear();
         for part in self.parts.drain(..) {
             self.memory.return_part(part);
         }
@@ -169,8 +185,8 @@ mod tests {
 
     fn copy(value: &LargeValue) -> Vec<u8> {
         let mut copy = Vec::new();
-        let outcome: Result<(), ()> = value.for_each_part(&mut Vec::new(), |part| {
-            copy.extend_from_slice(part);
+        let outcome: Result<(), ()> = value.write_to(|bytes| {
+            copy.extend_from_slice(bytes);
             Ok(())
         });
         assert!(outcome.is_ok());
