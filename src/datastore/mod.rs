@@ -62,7 +62,7 @@ mod segment;
 mod shard;
 
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::aof::Aof;
@@ -142,6 +142,8 @@ pub struct Datastore {
     limits: Limits,
     /// Locked by the one thread that evicts.
     evicting: Mutex<()>,
+    /// The least memory that was used after an eviction, in bytes, since the limit was changed.
+    least_used: AtomicUsize,
     /// The last cas unique that an item got.
     last_cas: AtomicU64,
     /// When a delayed flush is due; 0 if none is pending.
@@ -174,6 +176,7 @@ impl Datastore {
             watchers,
             limits,
             evicting: Mutex::default(),
+            least_used: AtomicUsize::new(0),
             last_cas: AtomicU64::new(0),
             flush_at: AtomicU32::new(0),
             has_unrecorded_flush: AtomicBool::new(false),
@@ -288,6 +291,7 @@ impl Datastore {
 
     /// Changes the memory limit. If more is used, each of the next writes evicts a little (with `-M`, none does).
     pub fn set_memory_limit(&self, bytes: usize) {
+        self.least_used.store(self.memory.used(), Relaxed);
         self.memory
             .set_limit(bytes.min(self.shards.len() * MAX_SHARD_MEMORY));
     }

@@ -10,7 +10,7 @@ use super::{connect, start, store};
 const SIZES: [(usize, usize, f64); 3] = [
     (1_000_000, 32, 105.0),
     (1_000_000, 100, 172.0),
-    (200_000, 1000, 1090.0),
+    (200_000, 1000, 1100.0),
 ];
 
 pub fn items(programs: &[Program], _rounds: usize, report: &mut Report) -> io::Result<()> {
