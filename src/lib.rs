@@ -143,8 +143,8 @@
 //!    (`connection/conversation.rs`, `connection/binary.rs`). A server that still replays its log stops the replay. A
 //!    second signal, more than 0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are
 //!    not done.
-//! 2. The sweeper wakes, and drops the server. Steps 2 to 5 are in `Drop for Server`, in `connection/server.rs`. Eight
-//!    acceptors wait at each listening socket, so the server connects eight times to each of its own addresses
+//! 2. The sweeper wakes, and drops the server. Steps 2 to 5 are in `Drop for Server`, in `connection/server.rs`. 32
+//!    acceptors wait at each listening socket, so the server connects 32 times to each of its own addresses
 //!    (`connection/listener.rs`). Each connection wakes an acceptor, which sees the flag, and ends.
 //! 3. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command reads the end of its
 //!    input. A worker that executes one finishes it, and sends its answer. If a client does not read its answers for

@@ -566,10 +566,10 @@ fn a_pipeline_that_fills_the_disk_gets_only_true_answers_before_the_connection_c
         let folder = Folder::new();
         let server = start_on_small_disk(&folder);
         let mut client = server.client();
-        let (log, read) = ("l".repeat(size), "r".repeat(3000));
+        let (log, read) = ("l".repeat(size), "r".repeat(12000));
         client
             .check(format!("set log 0 0 {size}\r\n{log}\r\n"), "STORED\r\n")
-            .check(format!("set read 0 0 3000\r\n{read}\r\n"), "STORED\r\n");
+            .check(format!("set read 0 0 12000\r\n{read}\r\n"), "STORED\r\n");
         // An append is a short command with a long record.
         let commands = format!(
             "append log 0 0 1\r\n+\r\n{get}ms quiet 1 q\r\n1\r\n\
@@ -577,7 +577,7 @@ fn a_pipeline_that_fills_the_disk_gets_only_true_answers_before_the_connection_c
         );
         let got = match get {
             "" => String::new(),
-            _ => format!("VALUE read 0 3000\r\n{read}\r\nEND\r\n"),
+            _ => format!("VALUE read 0 12000\r\n{read}\r\nEND\r\n"),
         };
         let answers = format!("STORED\r\n{got}NOT_FOUND\r\n");
         client.send(commands.repeat(100));
@@ -596,7 +596,7 @@ fn a_pipeline_that_fills_the_disk_gets_only_true_answers_before_the_connection_c
         server
             .client()
             .check("append log 0 0 1\r\n+\r\n", format!("{REFUSED}\r\n"))
-            .check("mg read s\r\n", "HD s3000\r\n");
+            .check("mg read s\r\n", "HD s12000\r\n");
         drop(server);
 
         let server = start(&folder.file("aof"), "");

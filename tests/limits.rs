@@ -413,9 +413,9 @@ fn a_connection_costs_one_file_descriptor() {
     eventually("they are closed", || server.descriptors() == before);
 }
 
-/// The threads that are not workers: the main thread, the sweeper, 8 acceptors, the dispatcher, the log keeper, the
+/// The threads that are not workers: the main thread, the sweeper, 32 acceptors, the dispatcher, the log keeper, the
 /// clock, the one that waits for signals, and the one that writes to standard error.
-const OWN_THREADS: usize = 15;
+const OWN_THREADS: usize = 39;
 
 #[test]
 fn a_server_for_sixty_thousand_clients_starts_small_and_with_few_threads() {
