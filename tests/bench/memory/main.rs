@@ -15,6 +15,7 @@ use std::thread::{self, ScopedJoinHandle};
 mod common;
 use common::{Cell, Client, Key, Program, Report, Server, number, programs, run, wrong};
 
+mod accept;
 mod capacity;
 mod churn;
 mod growth;
@@ -102,7 +103,7 @@ fn peak(server: &Server) -> io::Result<Cell> {
 /// Measures all programs and prints a table. A part for which one round is enough ignores the number of rounds.
 type Part = fn(&[Program], usize, &mut Report) -> io::Result<()>;
 
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 10] = [
     ("start", start::start),
     ("items", items::items),
     ("capacity", capacity::capacity),
@@ -111,6 +112,7 @@ const PARTS: [(&str, Part); 9] = [
     ("overwriting", overwriting::overwriting),
     ("readers", readers::readers),
     ("idle", idle::idle),
+    ("accept", accept::accept),
     ("stalls", stalls::stalls),
 ];
 
@@ -124,6 +126,7 @@ options: [PART...] [--rounds N]
   overwriting  memory while 24 MB of items are overwritten
   readers      memory while 800 clients do not read their answers
   idle         memory of 900 clients that do nothing
+  accept       how long it takes to serve 900 new clients; --rounds: 3 by default
   stalls       how long a get waits while 3 million keys are stored and removed; --rounds: 3 by default
 Without a part it measures all of them, which takes some minutes.";
 
