@@ -2,11 +2,13 @@
 //! need not know which of the two a client uses.
 
 use std::fmt;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 /// Where a server listens, or where a client comes from.
@@ -44,7 +46,7 @@ impl Address {
     pub fn connect(&self, timeout: Duration) -> io::Result<Stream> {
         let stream = match self {
             Address::Tcp(address) => TcpStream::connect_timeout(address, timeout).map(Stream::Tcp),
-            Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+            Address::Unix(path) => connect_to_unix_socket(path, timeout).map(Stream::Unix),
         }?;
         stream.set_timeout(Some(timeout))?;
         stream.set_nodelay()?;
@@ -59,6 +61,16 @@ impl Address {
         };
         format!("{kind}:{self}")
     }
+}
+
+/// Connects to a Unix socket, but waits no longer than `timeout`. std cannot do that, and a socket whose queue is full
+/// lets clients wait for ever. So a thread of its own waits.
+fn connect_to_unix_socket(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let (sender, connected) = mpsc::channel();
+    let path = path.to_owned();
+    thread::Builder::new().spawn(move || sender.send(UnixStream::connect(path)))?;
+    let connected = connected.recv_timeout(timeout);
+    connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 /// The socket of an accepted connection.

@@ -8,8 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::start_error::StartError;
@@ -177,17 +176,10 @@ fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
 /// Whether it is sure that no server listens on this socket. It is not sure if, for example, the socket belongs to
 /// another user, and this user may not connect to it.
 fn is_stale(path: &Path) -> bool {
-    /// If a server listens and its queue is full, `connect` would wait for ever.
+    /// If a server listens and its queue is full, it does not accept in time.
     const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-    let (sender, answer) = mpsc::channel();
-    let path = path.to_owned();
-    let connect = move || sender.send(UnixStream::connect(path));
-    if thread::Builder::new().spawn(connect).is_err() {
-        return false;
-    }
-    let is_refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    let answer = answer.recv_timeout(CONNECT_TIMEOUT);
-    answer.is_ok_and(|connected| connected.is_err_and(is_refused))
+    let connected = Address::Unix(path.into()).connect(CONNECT_TIMEOUT);
+    connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 impl Listener {
