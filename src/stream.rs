@@ -73,6 +73,11 @@ fn connect_to_unix_socket(path: &Path, timeout: Duration) -> io::Result<UnixStre
     connected.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
+/// Whether a socket's time-out has passed. Systems have two kinds of errors for that.
+pub fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 /// The socket of an accepted connection.
 #[derive(Debug)]
 pub enum Stream {

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use super::line::{Line, Longest, Position};
 use super::request::Session;
-use super::wire::{CLOSED, Outcome, Wire, is_timeout};
+use super::wire::{CLOSED, Outcome, Wire};
 use super::{binary, login, request, watching};
 use crate::clients::Client;
 use crate::command::{self, AfterCommand, Service};
@@ -14,6 +14,7 @@ use crate::log;
 use crate::protocol::{self, Answer};
 use crate::serialization::Response;
 use crate::stats::{Counter, Counts};
+use crate::stream::is_timeout;
 use crate::trace::Trace;
 use crate::watch::Events;
 

@@ -11,10 +11,11 @@ use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 use super::request::Session;
-use super::wire::{CLOSED, Wire, is_timeout};
+use super::wire::{CLOSED, Wire};
 use crate::clients::Activity;
 use crate::protocol::{ProtocolError, Streams};
 use crate::serialization::Response;
+use crate::stream::is_timeout;
 
 /// How often the worker looks whether the client has closed the connection, and whether the server stops. A server that
 /// stops waits 1.5 seconds for its workers, so this is soon enough.

@@ -501,11 +501,6 @@ impl Write for Outgoing<'_> {
     }
 }
 
-/// Whether the socket's time-out has passed. Systems have two kinds of errors for that.
-pub fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
 /// Shuts a connection down so that the client can still read what was sent to it. Closing a socket that has unread
 /// input would send a reset, and a reset discards answers that are under way. So unread input is read first.
 pub fn close(stream: &Stream) {

@@ -5,6 +5,7 @@
 use std::io::{self, BufRead, Read};
 
 use crate::protocol::{Answer, Crawler, Detail, ProtocolError, Request, StatsTopic, parse};
+use crate::stream::is_timeout;
 
 /// A longer line is read in pieces of this length, in bytes. The longest line of a memcached has a url-encoded key of 250
 /// bytes.
@@ -89,14 +90,7 @@ pub fn read<E>(
     loop {
         let part = match read_part(reader) {
             Ok(Some(part)) => part,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
-            {
-                return Ok(End::Silence);
-            }
+            Err(error) if is_timeout(&error) => return Ok(End::Silence),
             Ok(None) | Err(_) => return Ok(End::Closed),
         };
         let is_last = match ending {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::format::{Action, Piece, Release, Section, Step, Text};
-use crate::stream::{Address, Stream};
+use crate::stream::{Address, Stream, is_timeout};
 
 /// The most bytes that are read of one answer. No answer in the conversations is longer.
 const LONGEST_ANSWER: usize = 16 << 20;
@@ -552,7 +552,7 @@ fn read_bytes(mut stream: &Stream, expected: &[u8], is_line: bool) -> (Vec<u8>, 
 
 fn why_no_more(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "silence".into(),
+        _ if is_timeout(error) => "silence".into(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
             "the end of the connection".into()
         }
