@@ -36,7 +36,7 @@ const GET: (&str, &str) = ("get", "0:1");
 const SET: (&str, &str) = ("set", "1:0");
 const MIX: (&str, &str) = ("set:get 1:10", "1:10");
 
-pub const ROWS: [Load; 10] = [
+pub const ROWS: [Load; 11] = [
     row(GET, 32, 1, 1),
     row(GET, 32, 50, 1),
     row(GET, 32, 200, 1),
@@ -46,6 +46,7 @@ pub const ROWS: [Load; 10] = [
     row(MIX, 32, 50, 16),
     row(GET, 32, 1, 64),
     row(GET, 10_000, 50, 1),
+    row(GET, 100_000, 50, 1),
     row(GET, 500_000, 50, 1),
 ];
 
