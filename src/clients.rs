@@ -90,11 +90,11 @@ pub enum Activity {
     AwaitsCommand,
     /// It waits for a data block.
     AwaitsBlock,
-    /// It waits for a data block that was refused.
+    /// It waits for the rest of a data block, or of a line, that was refused.
     AwaitsRefusedBlock,
     /// It executes a command.
     Executes,
-    /// It sends what happens to a watcher.
+    /// It sends events to a watcher.
     Watches,
 }
 
@@ -164,7 +164,7 @@ impl Clients {
     /// permits than that. `now` is the time of the store's clock.
     ///
     /// # Errors
-    /// The connection itself, if no permit is free.
+    /// The connection itself, if no permit is free or the server is stopping.
     pub fn admit(
         self: &Arc<Self>,
         stream: Stream,
@@ -220,8 +220,8 @@ impl Clients {
         lock(&self.admitted).len()
     }
 
-    /// Notes that a client has sent something. Returns whether it was also the last client to do so before: then it is
-    /// alone, as far as this server can see.
+    /// Notes that a client has sent something. Returns whether what the server received before came from this client
+    /// too: then no other client is active.
     pub fn note_sender(&self, client: &Client) -> bool {
         let descriptor = client.stream.as_raw_fd();
         self.last_sender.swap(descriptor, Relaxed) == descriptor

@@ -26,7 +26,7 @@
 //!
 //! The library is [`Config`] (its fields also use [`AofOptions`], [`Fsync`] and types of [`config`]), [`Server`],
 //! [`Running`] (with [`Address`]), [`Stopper`] and [`StartError`] (with [`OpenError`]). The other public names are for
-//! `main.rs`. `main.rs` is the library's first user, and the tests in `tests/` are the second. The rest of this page is
+//! the two programs and the tests. `main.rs` is the library's first user. The rest of this page is
 //! for readers of the code.
 //!
 //! # The map
@@ -64,14 +64,15 @@
 //! they all return. [`command`] has `retrieval.rs`, `storage.rs`, `arithmetic.rs`, `meta.rs`, `stats.rs` (the command
 //! `stats`), and `admin.rs` (the other commands about the server).
 //!
-//! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`). A second program, the client
-//! `memc`, is in `src/memc`. It teaches with [`conversations`], the tutorial of the protocol; the tests and `memc check`
-//! hold a server to them. Each conversation has a page there, with links to its code.
+//! The program is `main.rs` (flags, signals, exit code) and `process.rs` (`-d`, `-u`, `-P`). A second program, the
+//! client `memc`, is in `src/memc`. It teaches with [`conversations`], the tutorial of the protocol; the tests and
+//! `memc check` hold a server to them. Each conversation has a page there, with links to its code.
 //!
 //! Imports have one direction: `connection` -> `command` -> `datastore` -> `aof` -> `protocol` -> `item` -> `memory`.
 //! `aof` reads the file with the parser of `protocol`. Every part may use `item`; `serialization` uses only `item` and
 //! `protocol`. `connection`, `command` and `datastore` log events in `watch`, which writes keys with `serialization`.
-//! There is no circle, neither of folders nor of files.
+//! There is no circle of folders, and none of files, except that a file and the files below it (`memory.rs` and
+//! `memory/large.rs`) may use each other.
 //!
 //! # The way of one `set`
 //!
@@ -84,9 +85,9 @@
 //!    worker of the pool. The worker serves this client until the connection is closed.
 //! 2. `connection/conversation.rs` reads one line, in bounded memory (`connection/line.rs`). [`protocol::parse`] turns
 //!    it into a [`Request`](protocol::Request), which borrows the key from the line. 5 bytes of data follow.
-//! 3. `connection/request.rs` serves the request: steps 3 to 6. [`command::reserve`] reserves memory for an
-//!    [`Item`](item::Item) of that size, and evicts other items if memory is short. The data is read straight into the
-//!    item.
+//! 3. `connection/request.rs` serves the request: steps 3 to 6. [`command::reserve`] makes an
+//!    [`Item`](item::Item) of that size, and evicts other items if memory is short. (For an item of more than 1 KB it
+//!    reserves the memory first.) The data is read straight into the item.
 //! 4. [`command::execute`] locks the key: a [`KeyGuard`](datastore::guard::KeyGuard) holds the write lock of the key's
 //!    shard. If the command has a condition, it is checked against the old item.
 //! 5. The guard first appends a [`Record`](aof::record::Record) to the pending records of the append-only file. Then it
@@ -143,19 +144,20 @@
 //!    (`connection/conversation.rs`, `connection/binary.rs`). A server that still replays its log stops the replay. A
 //!    second signal, more than 0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are
 //!    not done.
-//! 2. The sweeper wakes, and drops the server. Steps 2 to 5 are in `Drop for Server`, in `connection/server.rs`. 32
+//! 2. The sweeper wakes, and drops the server. Steps 2 to 6 are in `Drop for Server`, in `connection/server.rs`. 32
 //!    acceptors wait at each listening socket, so the server connects 32 times to each of its own addresses
-//!    (`connection/listener.rs`). Each connection wakes an acceptor, which sees the flag, and ends.
-//! 3. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command reads the end of its
+//!    (`connection/listener.rs`). Each connection wakes an acceptor, which sees the flag, and ends. The server waits
+//!    for them, but for 0.3 seconds at most. Meanwhile it connects again, because clients may have used all file
+//!    descriptors.
+//! 3. It closes the listening sockets, and removes the file of the Unix socket (`connection/listener.rs`). So the next
+//!    server can listen as soon as it has the file.
+//! 4. It shuts every client's socket for reading ([`clients`]). A worker that waits for a command reads the end of its
 //!    input. A worker that executes one finishes it, and sends its answer. If a client does not read its answers for
 //!    1.5 seconds, its connection is closed.
-//! 4. The log syncs (unless `--fsync never`), writes the records that were appended meanwhile, and unlocks the file
+//! 5. The log syncs (unless `--fsync never`), writes the records that were appended meanwhile, and unlocks the file
 //!    (`aof/mod.rs`). This takes as long as the disk. A rewrite is abandoned, because the old file is whole; but if the
 //!    file was removed or replaced, it is written anew.
-//! 5. The server waits for the acceptors, the dispatcher, the busy workers, the log keeper and the clock, but for 0.3
-//!    seconds at most. It wakes the acceptors again, because clients may have used the file descriptors that step 2
-//!    needed.
-//! 6. The listening sockets are closed, and the file of the Unix socket is removed (`connection/listener.rs`).
+//! 6. The server waits for the dispatcher, the busy workers, the log keeper and the clock, but for 0.3 seconds at most.
 //! 7. [`Running::wait`] returns. The file of `-P` is removed (`process.rs`). `main` waits until the last lines are
 //!    written to standard error, but for 0.2 seconds at most (`log.rs`), and returns the exit code 0.
 //!
@@ -167,8 +169,9 @@
 //!   the line announced a data block whose length could be read, the block is swallowed. A block that does not end in
 //!   `\r\n` after its length is not stored, and what follows is read as a command
 //!   (`tests/conversations/04-bad-data.txt`).
-//! - **One client too many**: it waits 20 ms for another client's place, then it is sent `ERROR Too many open
-//!   connections` and its connection is closed ([`clients`]). The same happens if the system has no thread for it.
+//! - **One client too many**: it waits 20 ms for another client's place, but only if no other client was refused
+//!   just before. Then it is sent `ERROR Too many open connections` and its connection is closed ([`clients`]). The
+//!   same happens if the system has no thread for it.
 //! - **No file descriptor is left**: at the start the server counts how many clients the limit on open files allows,
 //!   and serves no more (`connection/descriptors.rs`). If `accept` fails nevertheless, the listener closes a descriptor
 //!   that it keeps in reserve, accepts the client in its place, and sends it the same error (`connection/listener.rs`).
@@ -238,13 +241,14 @@
 //! 3. **A replay of the log restores exactly the items that memory held.** It does not restore when an item was read,
 //!    or that a client has won it. A record holds the result of a change, and evictions and flushes have records too
 //!    ([`aof::record`]).
-//! 4. **No lock is held during network input or output.** No thread reads from a socket or writes to one while it holds
-//!    a lock of the store: a small value is copied under the lock, and a large one is shared ([`datastore`]).
-//! 5. **A client alone never decides the size of an allocation.** Lengths are checked first, a refused data block is
+//! 4. **No lock of the store is held during network input or output.** No thread reads from a socket or writes to one
+//!    while it holds such a lock: a small value is copied under the lock, and a large one is shared ([`datastore`]).
+//! 5. **A length that a client sends is checked before memory is allocated for it.** A refused data block is
 //!    skipped in pieces, a line has a maximal length, and a longer `get` line is served in pieces
 //!    (`connection/wire.rs`, `connection/line.rs`, [`command::reserve`], `protocol/binary.rs`).
-//! 6. **All memory of items is counted, and stays within `-m`.** Memory is reserved before it is allocated
-//!    (`datastore/reserve.rs`), and each piece is counted by the value that owns it ([`memory`]).
+//! 6. **The memory of items is counted, and stays within `-m`.** A write of more than 1 KB reserves memory before it
+//!    allocates any, and a smaller one may exceed the limit a little (`datastore/reserve.rs`). Each piece is counted
+//!    until its owner is dropped ([`memory`]).
 //! 7. **A bad request gets an error, and the next command is read correctly** ([`protocol::Parsed::data_length`]). The
 //!    exceptions: after a line that is too long, or an HTTP request, the connection is closed without an answer; after
 //!    a malformed binary request it is closed, too; and if a data block is not as long as announced, or its

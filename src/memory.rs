@@ -10,8 +10,9 @@
 //! block    a piece in sixteen parts of 4 KB, which several large values share (`memory/large.rs`)
 //! ```
 //!
-//! Each use of memory is counted by a [`Charge`] in the value that holds it, until that value is dropped. So a large
-//! value that was replaced counts too, as long as a slow reader is sending it.
+//! The owner of a piece, of a table or of a reservation has a [`Charge`]: the bytes count as used until the owner is
+//! dropped. So a large value that was replaced counts too, as long as a slow reader is sending it. (What is small
+//! beside them does not count, for example the keys of large items.)
 //!
 //! Items, small and large, are stored in pieces of one size. A piece that is freed goes into the pool, and is used
 //! again for the next segment or block: memory never has holes that are too small to be used. A piece is returned to
@@ -83,7 +84,7 @@ impl Memory {
         self.used() > self.limit()
     }
 
-    /// Counts this many bytes as used until the charge is dropped. The caller checks [`Memory::is_short`] afterwards.
+    /// Counts this many bytes as used until the charge is dropped. This call does not check the limit.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.used.fetch_add(bytes, Relaxed);
         let memory = Arc::clone(self);

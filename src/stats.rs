@@ -26,9 +26,9 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Connections accepted since the start.
+    /// Clients that got a permit.
     TotalConnections => "total_connections",
-    /// Connections refused because `-c` was reached, or the system had no thread.
+    /// Clients that were refused because `-c` was reached, or because the system had no thread or file descriptor.
     RejectedConnections => "rejected_connections",
     /// Keys requested with `get`, `gets` or `mg`, except those that `mg` found and touched.
     CmdGet => "cmd_get",
@@ -44,7 +44,7 @@ counters! {
     GetHits => "get_hits",
     /// Keys counted in `cmd_get` that were not found.
     GetMisses => "get_misses",
-    /// Keys that were not found because the item had expired.
+    /// Expired items that `get`, `gets`, or `mg` without T, N and R asked for.
     GetExpired => "get_expired",
     /// Keys that were not found because the item had been flushed. Always 0: here a flush removes items at once.
     GetFlushed => "get_flushed",
@@ -90,7 +90,7 @@ counters! {
     BytesRead => "bytes_read",
     /// Bytes written to clients.
     BytesWritten => "bytes_written",
-    /// Items stored since the start.
+    /// Items stored.
     TotalItems => "total_items",
     /// Items evicted to free memory.
     Evictions => "evictions",
@@ -108,7 +108,7 @@ const COUNTERS: usize = Counter::ALL.len();
 #[derive(Debug)]
 pub struct Counts {
     counts: [Cell<u64>; COUNTERS],
-    /// Whether all are 0. (They are added twice for each answer that is sent alone, and the second time there is none.)
+    /// Whether all are 0. (Sending an answer adds them twice. The second time there is nothing to add.)
     are_zero: Cell<bool>,
 }
 

@@ -42,7 +42,7 @@ impl Address {
     /// neither does this call.
     ///
     /// # Errors
-    /// Nobody listens there, or does not accept in time.
+    /// No server listens there, or the server does not accept in time.
     pub fn connect(&self, timeout: Duration) -> io::Result<Stream> {
         let stream = match self {
             Address::Tcp(address) => TcpStream::connect_timeout(address, timeout).map(Stream::Tcp),
@@ -78,7 +78,7 @@ pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// The socket of an accepted connection.
+/// The socket of a connection.
 #[derive(Debug)]
 pub enum Stream {
     /// A TCP connection.
@@ -88,7 +88,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Sends small answers at once, instead of waiting for more to send with them.
+    /// Makes the system send small answers at once, instead of waiting for more to send with them.
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.set_nodelay(true),
@@ -109,7 +109,7 @@ impl Stream {
         }
     }
 
-    /// Whether reads and writes return at once instead of waiting.
+    /// Sets whether reads and writes return at once instead of waiting.
     pub fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.set_nonblocking(is_nonblocking),

@@ -63,8 +63,7 @@ pub fn apply(
             store.reserve_for(key, created.final_exptime, number.to_string().as_bytes())?,
         )),
     };
-    // A number has up to 20 digits.
-    let _room = store.reserve_change(key.len() + 20);
+    store.make_room_for_number();
     let mut guard = store.lock_key(key);
     log_fetch(&guard, key, events);
     let Some(old) = guard.item() else {

@@ -36,7 +36,7 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
     let mut is_logged_in = service.users.is_none();
     loop {
         wire.send_early()?;
-        wire.give_back_unused(&mut value_buffer);
+        wire.free_if_idle(&mut value_buffer);
         let Some(header) = wire.read_header()? else {
             return Ok(CLOSED);
         };
@@ -107,8 +107,8 @@ pub fn serve(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static s
     }
 }
 
-/// Counts the key of a request that stores or deletes. As in memcached, these requests are counted, and the meta commands
-/// that do the same are not. (A get is counted where it looks for the key.)
+/// Counts the key of a request that stores or deletes. As in memcached, these requests are counted, and the meta
+/// commands that do the same are not. (A get is counted where it looks for the key.)
 fn count_prefix(command: Option<(Command, Quiet)>, key: &[u8], prefixes: &Prefixes) {
     use Command::{Add, Append, Delete, Prepend, Replace, Set};
     match command {

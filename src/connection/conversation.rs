@@ -40,7 +40,7 @@ pub fn serve(client: &Client, service: &Service) {
     let ended = serve_commands(&mut wire, session);
     events.closed(&client.address, close_reason(&ended));
     log_end(ended, service, trace);
-    wire.abandon();
+    wire.discard_answers();
     // After an error, commands that are not answered are counted too.
     service.stats.add_all(&counts);
 }
@@ -86,8 +86,8 @@ fn serve_commands(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'sta
     let ending = match (is_binary, service.config.protocol) {
         (false, Protocol::Auto | Protocol::Ascii) => serve_text(wire, session)?,
         (true, Protocol::Auto | Protocol::Binary) => binary::serve(wire, session)?,
-        (true, Protocol::Ascii) => refused(client, "the binary protocol", "-B ascii"),
-        (false, Protocol::Binary) => refused(client, "the text protocol", "-B binary"),
+        (true, Protocol::Ascii) => log_forbidden(client, "the binary protocol", "-B ascii"),
+        (false, Protocol::Binary) => log_forbidden(client, "the text protocol", "-B binary"),
     };
     wire.flush()?;
     Ok(ending)
@@ -95,7 +95,7 @@ fn serve_commands(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'sta
 
 /// Logs that a client speaks a protocol that this server does not serve. Returns the reason.
 #[cold]
-fn refused(client: &Client, spoken: &str, flag: &str) -> &'static str {
+fn log_forbidden(client: &Client, spoken: &str, flag: &str) -> &'static str {
     log::line(format_args!(
         "rustmemc: {} speaks {spoken}, so its connection is closed: the server was started with {flag}",
         client.address
@@ -116,7 +116,7 @@ fn serve_text(wire: &mut Wire<'_>, session: Session<'_>) -> io::Result<&'static 
     let mut line = Line::new(&service.clients.line_memory, Longest::Command);
     loop {
         wire.send_early()?;
-        wire.give_back_unused(&mut value_buffer);
+        wire.free_if_idle(&mut value_buffer);
         let read = wire.read_line(&mut line)?;
         // A server that stops executes no further command, even if it arrived while this worker was waiting for it, and
         // no further piece of a long line.

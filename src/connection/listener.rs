@@ -83,7 +83,7 @@ fn listen_on_tcp(names: &[TcpAddress], port: u16) -> Result<Vec<Listener>, Start
     }
     // On most systems the IPv6 address `::` accepts IPv4 clients too. An IPv4 address with the same port is then in
     // use, and needs no listener. So `::` must be first.
-    targets.sort_by_key(|target| !is_all_ipv6(&target.address));
+    targets.sort_by_key(|target| !is_ipv6_wildcard(&target.address));
 
     let mut listeners: Vec<(Target<'_>, Listener)> = Vec::new();
     let mut failed = Vec::new();
@@ -93,7 +93,7 @@ fn listen_on_tcp(names: &[TcpAddress], port: u16) -> Result<Vec<Listener>, Start
             Ok(listener) => listeners.push((target, listener)),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 let covers =
-                    |other: SocketAddr| is_all_ipv6(&other) && other.port() == address.port();
+                    |other: SocketAddr| is_ipv6_wildcard(&other) && other.port() == address.port();
                 let mut bound = listeners.iter().map(|(target, _)| target.address);
                 if !(address.is_ipv4() && bound.any(covers)) {
                     return Err(StartError::CannotListen { address, error });
@@ -133,7 +133,7 @@ fn resolve(name: &TcpAddress, port: u16) -> Result<Vec<SocketAddr>, StartError> 
         })
 }
 
-fn is_all_ipv6(address: &SocketAddr) -> bool {
+fn is_ipv6_wildcard(address: &SocketAddr) -> bool {
     address.ip() == Ipv6Addr::UNSPECIFIED
 }
 

@@ -47,8 +47,8 @@ pub fn serve(
     let may_change = parsed.request.as_ref().is_ok_and(command::may_change);
     // Reserving memory may evict, and that is a change too. But no answer depends on it, so answers that are sent while
     // the block is read need not wait for its record.
-    let reserved = parsed.request.as_ref().map_err(|error| *error);
-    let outcome = match reserved.and_then(|request| {
+    let request = parsed.request.as_ref().map_err(|error| *error);
+    let outcome = match request.and_then(|request| {
         if may_change {
             service.store.before_change()?;
         }

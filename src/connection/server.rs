@@ -33,7 +33,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stopping server waits for commands that are being executed and for their answers to be sent.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(1500);
 
-/// How long a stopping server waits for its threads to end, after it has closed all connections.
+/// How long a stopping server waits for its acceptors to end, and later for its other threads.
 const THREADS_GRACE: Duration = Duration::from_millis(300);
 
 /// How long an acceptor waits when the system lacks what it needs to accept a client (file descriptors, memory). This
@@ -47,8 +47,8 @@ const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
 /// How many threads accept clients on each listening socket. One is fast enough while it runs. The others accept
-/// clients while it waits for a processor. The system's queue has only 128 places, and a client that finds it full waits
-/// a second. When 10,000 clients came one after the other, on two processors, some waited in 14 of 15 runs with 8
+/// clients while it waits for a processor. The system's queue has only 128 places, and a client that finds it full
+/// waits a second. When 10,000 clients came one after the other, on two processors, some waited in 14 of 15 runs with 8
 /// acceptors, in 13 of 20 with 16, and in 4 of 38 with 32. (With memcached in 7 of 15.)
 const ACCEPTORS: usize = 32;
 
@@ -104,9 +104,9 @@ impl Running {
     /// Waits until the server has stopped. Its [`Stopper`] and the command `shutdown` stop it.
     ///
     /// A stopping server finishes the commands that are being executed, closes all connections, and ends its threads,
-    /// within two seconds and the time that the disk takes for the last write and sync. A client that does not read its
-    /// answers is cut off. A thread that still waits for the disk after that time is not waited for: it ends when the
-    /// disk has answered.
+    /// in about two seconds and the time that the disk takes for the last write and sync. A client that does not read
+    /// its answers is cut off. A thread that still waits for the disk after that time is not waited for: it ends when
+    /// the disk has answered.
     pub fn wait(&mut self) {
         if let Some(sweeper) = self.sweeper.take() {
             // The sweeper does not panic. If it did, the server would have been dropped, and so have ended.

@@ -5,13 +5,13 @@
 //! - No answer before its record: before a byte of an answer to a change is sent, the operating system has the change's
 //!   record, and with `--fsync always` it is on disk. If that fails, the connection is closed, and nothing more is
 //!   sent. Answers to commands that only read do not wait for records.
-//! - A client alone never decides the size of an allocation: a line is bounded, a long `get` line is read in pieces
-//!   (`line.rs`), a block is read into memory that the caller has reserved, and a refused block or line is swallowed in
-//!   pieces.
+//! - A length that a client sends is checked before memory is allocated: a line is bounded, a long `get` line is read
+//!   in pieces (`line.rs`), a block is read into memory that the caller has reserved, and a refused block or line is
+//!   swallowed in pieces.
 //!
 //! # When answers are sent
 //!
-//! Answers are collected in a buffer of up to 64 KB ([`LARGE_WRITE`]). The buffer is sent:
+//! Answers are collected in a buffer of up to 64 KB ([`LARGE_WRITE_BUFFER`]). The buffer is sent:
 //!
 //! 1. before a read that may block: when the next line, piece or block is not completely in the read buffer. While the
 //!    client's next bytes are here already, its answers stay in the buffer, and are sent together.
@@ -32,13 +32,13 @@
 //!
 //! Thousands of clients may be idle, so both buffers are small, and only a client that needs large ones has them:
 //!
-//! - The read buffer becomes large after a read that has filled it, and small again after [`SMALL_READS`] reads that
-//!   did not need a large one.
+//! - The read buffer becomes large after a read that has filled it, and small again after [`READS_BEFORE_SHRINK`] reads
+//!   that did not need a large one.
 //! - The write buffer becomes large when an answer does not fit into it, and small again when it is sent.
 //!
-//! 10,000 clients that were idle after a set and a get took 34 KB of memory each with large buffers, and now take 12 KB.
-//! 8 KB of them are the two pages of a worker's stack that are in use. Commands that use much stack have functions that
-//! are `#[cold]`, so that the compiler does not add their variables to those of each command.
+//! 10,000 clients that were idle after a set and a get took 34 KB of memory each with large buffers, and now take 12
+//! KB. 8 KB of them are the two pages of a worker's stack that are in use. Commands that use much stack have functions
+//! that are `#[cold]`, so that the compiler does not add their variables to those of each command.
 //!
 //! Lessons: [04](crate::conversations::lesson_04_bad_data),
 //! [12](crate::conversations::lesson_12_many_keys_and_pipelines).
@@ -59,42 +59,42 @@ use crate::stats::{Counter, Counts};
 use crate::stream::Stream;
 
 /// The size of a large read buffer: 16 KB, as in memcached.
-const LARGE_READ: usize = 16 << 10;
+const LARGE_READ_BUFFER: usize = 16 << 10;
 
-/// The size of a large write buffer: 64 KB, as a [piece](crate::memory::PIECE_SIZE) of a large value. So a value of up to
-/// 64 KB is sent in one write, with its line and `END`. Each write may wake the client, and the client then reads what has
-/// arrived so far. (With 16 KB, a client that reads values of 20 KB got a quarter fewer of them per second, and each took a
-/// third more of the server's time.)
-const LARGE_WRITE: usize = PIECE_SIZE;
+/// The size of a large write buffer: 64 KB, as a [piece](crate::memory::PIECE_SIZE) of a large value. So an answer of
+/// up to 64 KB is sent in one write. Each write may wake the client, and the client then reads what has
+/// arrived so far. (With 16 KB, a client that reads values of 20 KB got a quarter fewer of them per second, and each
+/// took a third more of the server's time.)
+const LARGE_WRITE_BUFFER: usize = PIECE_SIZE;
 
 /// The size of a small read buffer.
-const SMALL_READ: usize = 768;
+const SMALL_READ_BUFFER: usize = 768;
 
 /// A client that is alone gets this number of bytes of answers while its other commands are executed. With 400 bytes it
 /// was slower, and with 1,000 too.
 const EARLY: usize = 700;
 
 /// The size of a small write buffer.
-const SMALL_WRITE: usize = 512;
+const SMALL_WRITE_BUFFER: usize = 512;
 
 /// A client that is idle keeps no larger buffer for values than this.
 const MAX_KEPT_VALUE: usize = 2 << 10;
 
 /// After this number of reads that would have fitted into a small buffer, a large read buffer becomes small. A client
 /// may send small and large commands in turn, and each change costs one more read.
-const SMALL_READS: u8 = 16;
+const READS_BEFORE_SHRINK: u8 = 16;
 
-/// Why most conversations end.
+/// The reason of an end if the client has closed the connection.
 pub const CLOSED: &str = "the client closed it";
 
 /// A connection's two directions.
 #[derive(Debug)]
 pub struct Wire<'c> {
     reader: BufReader<Incoming<'c>>,
-    /// How many reads in succession have needed no large buffer: [`SMALL_READS`] at most.
+    /// How many reads in succession have needed no large buffer: [`READS_BEFORE_SHRINK`] at most.
     small_reads: u8,
     writer: BufWriter<Outgoing<'c>>,
-    /// Whether no other client has sent anything since this client sent something before.
+    /// Whether what the server received before the last read came from this client too.
     is_alone: bool,
     client: &'c Client,
     service: &'c Service,
@@ -124,9 +124,9 @@ impl<'c> Wire<'c> {
             must_flush_log: false,
         };
         Wire {
-            reader: BufReader::with_capacity(SMALL_READ, Incoming { stream, service }),
-            small_reads: SMALL_READS,
-            writer: BufWriter::with_capacity(SMALL_WRITE, outgoing),
+            reader: BufReader::with_capacity(SMALL_READ_BUFFER, Incoming { stream, service }),
+            small_reads: READS_BEFORE_SHRINK,
+            writer: BufWriter::with_capacity(SMALL_WRITE_BUFFER, outgoing),
             is_alone: false,
             client,
             service,
@@ -292,8 +292,9 @@ impl<'c> Wire<'c> {
         self.writer.get_mut().must_flush_log |= !is_refusal;
     }
 
-    /// Discards the answers that could not be sent. Dropping the buffer would try to send them again, and might block.
-    pub fn abandon(&mut self) {
+    /// Discards the answers in the buffer. There are some if they could not be sent. Dropping the buffer would try to
+    /// send them again, and might block.
+    pub fn discard_answers(&mut self) {
         let nothing = BufWriter::with_capacity(0, *self.writer.get_ref());
         let _ = mem::replace(&mut self.writer, nothing).into_parts();
     }
@@ -311,8 +312,8 @@ impl<'c> Wire<'c> {
                 }
             }
             self.is_alone = self.service.clients.note_sender(self.client);
-            self.small_reads = match self.reader.buffer().len() < SMALL_READ {
-                true => SMALL_READS.min(self.small_reads + 1),
+            self.small_reads = match self.reader.buffer().len() < SMALL_READ_BUFFER {
+                true => READS_BEFORE_SHRINK.min(self.small_reads + 1),
                 false => 0,
             };
             self.client.set_activity(Activity::Executes);
@@ -325,17 +326,18 @@ impl<'c> Wire<'c> {
     }
 
     /// Frees a buffer of values if it is large and all that has arrived was read: the next read may take long.
-    pub fn give_back_unused(&self, value_buffer: &mut Vec<u8>) {
+    pub fn free_if_idle(&self, value_buffer: &mut Vec<u8>) {
         if value_buffer.capacity() > MAX_KEPT_VALUE && self.reader.buffer().is_empty() {
             *value_buffer = Vec::new();
         }
     }
 
-    /// Sends the answers so far, if more commands have arrived, the client is alone and no answer waits for a record: the
-    /// client can read the answers, and send more, while this worker executes the rest.
+    /// Sends the answers so far, if more commands have arrived, the client is alone and no answer waits for a record:
+    /// the client can read the answers, and send more, while this worker executes the rest.
     ///
     /// Measured with one client that keeps 64 commands under way: twice as many requests per second (from 0.54 to 1.16
-    /// of memcached's). With many clients it would only cost time, because other workers have something to do meanwhile.
+    /// of memcached's). With many clients it would only cost time, because other workers have something to do
+    /// meanwhile.
     ///
     /// # Errors
     /// Those of the socket.
@@ -352,8 +354,8 @@ impl<'c> Wire<'c> {
     /// Replaces the read buffer, which is empty, if the next read needs another size.
     fn resize_reader(&mut self) {
         let size = match self.small_reads {
-            SMALL_READS => SMALL_READ,
-            _ => LARGE_READ,
+            READS_BEFORE_SHRINK => SMALL_READ_BUFFER,
+            _ => LARGE_READ_BUFFER,
         };
         if self.reader.capacity() != size {
             let incoming = *self.reader.get_ref();
@@ -364,8 +366,11 @@ impl<'c> Wire<'c> {
     /// Makes the write buffer large, if only a large one has room for these bytes.
     fn make_room(&mut self, bytes: &[u8]) -> io::Result<()> {
         let needed = self.writer.buffer().len() + bytes.len();
-        if needed > SMALL_WRITE && needed <= LARGE_WRITE && self.writer.capacity() < LARGE_WRITE {
-            self.resize_writer(LARGE_WRITE)?;
+        if needed > SMALL_WRITE_BUFFER
+            && needed <= LARGE_WRITE_BUFFER
+            && self.writer.capacity() < LARGE_WRITE_BUFFER
+        {
+            self.resize_writer(LARGE_WRITE_BUFFER)?;
         }
         Ok(())
     }
@@ -385,10 +390,11 @@ impl<'c> Wire<'c> {
         answers.unwrap_or_default()
     }
 
-    /// Sends bytes for which no buffer is large enough, together with the answers before them. The bytes are not copied.
+    /// Sends bytes for which no buffer is large enough, together with the answers before them. The bytes are not
+    /// copied.
     #[cold]
     fn send_long(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let answers = self.replace_writer(SMALL_WRITE);
+        let answers = self.replace_writer(SMALL_WRITE_BUFFER);
         let mut slices = &mut [IoSlice::new(&answers), IoSlice::new(bytes)][..];
         // Without this, an empty first slice would look as if nothing could be sent.
         IoSlice::advance_slices(&mut slices, 0);
@@ -413,7 +419,7 @@ impl Write for Wire<'_> {
 
     /// Does the same as the trait's own method, which is a loop of calls that cost more than the copy.
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.len() >= LARGE_WRITE {
+        if bytes.len() >= LARGE_WRITE_BUFFER {
             return self.send_long(bytes);
         }
         self.make_room(bytes)?;
@@ -423,8 +429,8 @@ impl Write for Wire<'_> {
     /// Sends the buffered answers.
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()?;
-        if self.writer.capacity() > SMALL_WRITE {
-            self.resize_writer(SMALL_WRITE)?;
+        if self.writer.capacity() > SMALL_WRITE_BUFFER {
+            self.resize_writer(SMALL_WRITE_BUFFER)?;
         }
         Ok(())
     }
@@ -446,7 +452,7 @@ impl Read for Incoming<'_> {
     }
 }
 
-/// The direction to the client. Every byte that is sent passes through here.
+/// The direction to the client. Every byte of an answer passes through here.
 #[derive(Debug, Clone, Copy)]
 struct Outgoing<'c> {
     stream: &'c Stream,

@@ -149,7 +149,7 @@ fn limit_by_mappings() -> usize {
 }
 
 thread_local! {
-    /// What a worker's thread has of [`Workers`].
+    /// A worker's copy of [`Workers::alive`].
     static ALIVE: RefCell<Option<Arc<()>>> = const { RefCell::new(None) };
 
     /// Whether a panic of this thread is expected, and must not be printed.

@@ -12,7 +12,7 @@
 //! Two of five evictions try the main queue first, if it has more than 30 per cent of a shard's segments. So the main
 //! queue shrinks to the items that are read again within one round of the queue. When popularity shifts, the items that
 //! were popular are evicted after one round. The length of the probation queue follows from this, so nothing has to be
-//! configured or learned. A hit costs one bit, which only the first hit sets.
+//! configured or learned. All it needs is one bit for each item, which a hit sets.
 //!
 //! Invariant: an eviction is recorded before it is made.
 //!
@@ -63,14 +63,15 @@ const SHRINK_STEP: usize = SEGMENT_SIZE;
 /// small writes. (Without that bound, 100 clients left the one evicting thread so little time that memory was measured
 /// to grow to three times `-m`.)
 ///
-/// While memory shrinks because `cache_memlimit` has lowered the limit, the least memory that was used so far takes the
-/// place of the limit. (Without that, a small write waited for up to 44 ms, until other threads had freed 900 MB.)
+/// `cache_memlimit` can lower the limit far below the used memory. Then used memory is not compared with the limit, but
+/// with the least memory that was used since. (Without that, a small write waited for up to 44 ms, until other threads
+/// had freed 900 MB.)
 pub const MAX_SMALL_WRITE: usize = 1 << 10;
 
 /// One attempt to evict from a shard.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
-    /// Items that have expired by this time are removed instead.
+    /// If items have expired by this time, they are removed, and nothing is evicted.
     now: UnixTime,
     /// The next sequence number of a segment when this thread began to evict.
     sequence_at_start: u64,
@@ -80,7 +81,7 @@ struct Attempt {
 
 /// What [`Datastore::survey`] has found in all shards.
 struct Survey<'s> {
-    /// The shard with the oldest segment, if there is one.
+    /// The shard that evicts next: the one whose probation queue has the oldest segment. `None`: all are empty.
     oldest: Option<&'s RwLock<Shard>>,
     /// How many segments there are.
     segments: usize,
@@ -90,9 +91,11 @@ struct Survey<'s> {
 
 impl Datastore {
     /// Evicts until at most `limit` bytes are used, or until it has freed [enough](SHRINK_STEP) for a write of `bytes`
-    /// bytes. Returns `false` if eviction cannot free enough, because pending items or readers hold the memory.
-    /// Items that have expired by `now` are removed before others are evicted. (It is 0 in a replay, where time marks
-    /// remove them.)
+    /// bytes. If another thread evicts already, a [small write](MAX_SMALL_WRITE) usually returns at once. Returns
+    /// `false` if eviction cannot free enough, because pending items or readers hold the memory.
+    ///
+    /// Items that have expired by `now` are removed before others are evicted. (In a replay `now` is 0, because time
+    /// marks remove them.)
     pub(super) fn evict_down_to(
         &self,
         limit: usize,
@@ -100,8 +103,8 @@ impl Datastore {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         // One thread evicts at a time. The segment that it frees is enough for many small writes, so these do not wait.
-        let reached = limit.max(self.least_used.load(Relaxed));
-        let need_not_wait = bytes <= MAX_SMALL_WRITE && self.memory.used() <= reached + limit / 64;
+        let expected = limit.max(self.least_used.load(Relaxed));
+        let need_not_wait = bytes <= MAX_SMALL_WRITE && self.memory.used() <= expected + limit / 64;
         let evicting = match self.evicting.try_lock() {
             Err(TryLockError::WouldBlock) if need_not_wait => return Ok(true),
             Ok(evicting) => evicting,
@@ -175,22 +178,23 @@ impl Datastore {
             // are then evicted.
             let is_being_sent = shard.items_of(id).any(ItemRef::is_being_sent);
             let stays = |item: ItemRef<'_>| {
-                let is_wanted = attempt.spares_read && item.slot.access.is_visited();
-                (is_wanted || is_being_sent).then(|| item.slot.unvisited_copy())
+                is_being_sent || attempt.spares_read && item.slot.access.is_visited()
             };
             // An eviction is recorded like any removal. A restart must not bring an evicted item back, least of all
             // after a client has deleted the missing key.
-            let evicted = shard.items_of(id).filter(|item| stays(*item).is_none());
+            let evicted = shard.items_of(id).filter(|item| !stays(*item));
             self.record_all(evicted.map(|item| Record::Remove {
                 key: item.key().into(),
                 cas: None,
             }))?;
             if self.watchers.is_watched(Streams::EVICTIONS) {
-                let evicted = shard.items_of(id).filter(|item| stays(*item).is_none());
+                let evicted = shard.items_of(id).filter(|item| !stays(*item));
                 evicted
                     .for_each(|item| self.watchers.evicted(&item.item(attempt.now), attempt.now));
             }
-            let removed = shard.reclaim(id, QueueId::Main, stays);
+            let removed = shard.reclaim(id, QueueId::Main, |item| {
+                stays(item).then(|| item.slot.unvisited_copy())
+            });
             shard.compact();
             self.stats.add(Counter::Evictions, removed.items);
             self.stats.add(Counter::EvictedUnfetched, removed.unfetched);

@@ -1,8 +1,8 @@
-//! Memory is reserved before it is allocated.
+//! How a write asks for memory before it takes any.
 //!
 //! Invariant: the memory that is used stays within `-m`. A write that needs memory evicts before anything is allocated,
-//! and while it holds no lock. The following may exceed the limit for a moment. The next write then evicts for them
-//! too:
+//! and while it holds no lock. If it is not small, it also reserves the memory. The following may exceed the limit for
+//! a moment. The next write then evicts for them too:
 //! - a new segment, or a table that grows;
 //! - small writes, which reserve nothing, and do not wait for another thread that evicts;
 //! - a large item while it is copied into its pieces and parts, when it counts twice;
@@ -49,7 +49,12 @@ impl Datastore {
             self.stats.add(Counter::StoreTooLarge, 1);
             return Err(StoreError::TooLarge);
         }
-        let reservation = self.make_room(key.len() + bytes + ITEM_OVERHEAD)?;
+        let reservation = self.make_room(key.len() + bytes + ITEM_OVERHEAD);
+        let reservation = reservation.inspect_err(|error| {
+            if *error == StoreError::OutOfMemory {
+                self.stats.add(Counter::StoreNoMemory, 1);
+            }
+        })?;
         // Only a relative exptime needs the clock: most items have none.
         let now = match exptime {
             Exptime::After(_) => self.clock.now(),
@@ -76,18 +81,17 @@ impl Datastore {
         Ok(pending)
     }
 
-    /// Ends the reservation of an item whose data block has arrived. A large value is copied into pieces and parts now, while no
-    /// lock is held.
+    /// Ends the reservation of an item whose data block has arrived. A large value is copied into pieces and parts now,
+    /// while no lock is held.
     pub fn complete(&self, pending: PendingItem) -> Item<'static> {
         pending.item.with_large_value(MAX_SMALL_ITEM, &self.memory)
     }
 
-    /// Reserves memory for an item that a change may make this many bytes longer. If memory is short, the change is
-    /// made without a reservation.
-    pub fn reserve_change(&self, bytes: usize) -> Option<Charge> {
-        match self.limits.when_full {
-            WhenFull::Evict => self.make_room(bytes).ok().flatten(),
-            WhenFull::Refuse => None,
+    /// Evicts items if memory is short, before a number is stored in the place of another. If that frees nothing, the
+    /// number is stored nevertheless: it is short.
+    pub fn make_room_for_number(&self) {
+        if self.limits.when_full == WhenFull::Evict {
+            let _ = self.make_room(MAX_SMALL_WRITE);
         }
     }
 
@@ -120,7 +124,6 @@ impl Datastore {
                 }
             };
             if !has_room {
-                self.stats.add(Counter::StoreNoMemory, 1);
                 return Err(StoreError::OutOfMemory);
             }
         }

@@ -50,7 +50,7 @@ struct Part {
 /// The value of a large item. It counts as used memory until the store and all its readers have dropped it.
 #[derive(Debug)]
 pub struct LargeValue {
-    /// The beginning of the value. It fills them.
+    /// The beginning of the value. Each of these pieces is full.
     pieces: Vec<Piece>,
     /// The rest of the value.
     parts: Vec<Part>,
