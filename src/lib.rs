@@ -144,8 +144,8 @@
 //!    (`connection/conversation.rs`, `connection/binary.rs`). A server that still replays its log stops the replay. A
 //!    second signal, more than 0.1 seconds later, ends the process at once, with exit code 1: the steps that remain are
 //!    not done.
-//! 2. The sweeper wakes, and drops the server. Steps 2 to 6 are in `Drop for Server`, in `connection/server.rs`. 32
-//!    acceptors wait at each listening socket, so the server connects 32 times to each of its own addresses
+//! 2. The sweeper wakes, and drops the server. Steps 2 to 6 are in `Drop for Server`, in `connection/server.rs`. Up
+//!    to 32 acceptors wait at each listening socket, so the server connects as often to each of its own addresses
 //!    (`connection/listener.rs`). Each connection wakes an acceptor, which sees the flag, and ends. The server waits
 //!    for them, but for 0.3 seconds at most. Meanwhile it connects again, because clients may have used all file
 //!    descriptors.

@@ -9,14 +9,24 @@ use crate::log;
 /// How many descriptors are kept for the rewrite of the append-only file, and for clients that are being refused.
 const SPARE: usize = 16;
 
+/// How many threads may accept clients on each of `listeners` sockets: `most`, or fewer if there are more than two
+/// sockets, or if the system allows few open files or threads. Together they get an eighth of these: a thread that waits
+/// in `accept` already holds a descriptor for its next client.
+pub fn acceptors(most: usize, listeners: usize) -> usize {
+    let open = open().unwrap_or(0) + SPARE;
+    let files = limit("Max open files").map_or(usize::MAX, |limit| limit.saturating_sub(open));
+    let threads = limit("Max processes").unwrap_or(usize::MAX);
+    let together = (files.min(threads) / 8).min(2 * most);
+    (together / listeners.max(1)).clamp(1, most)
+}
+
 /// How many of `wanted` clients the limit on open files allows, but at least one. If it allows fewer than `wanted`, a
 /// note is printed. Call this when all other files and sockets are open. `acceptors` is the number of threads that will
 /// accept clients.
 pub fn clients_allowed(wanted: usize, acceptors: usize) -> usize {
-    let (Some(limit), Some(open)) = (limit(), open()) else {
+    let (Some(limit), Some(open)) = (limit("Max open files"), open()) else {
         return wanted;
     };
-    // A thread that waits in `accept` already holds a descriptor for its next client.
     let needed = open + acceptors + SPARE;
     let allowed = limit.saturating_sub(needed).max(1);
     if allowed < wanted {
@@ -29,12 +39,10 @@ pub fn clients_allowed(wanted: usize, acceptors: usize) -> usize {
     allowed.min(wanted)
 }
 
-/// The soft limit on open files. `None`: there is no limit, or the system has no such file.
-fn limit() -> Option<usize> {
+/// The soft limit of this name. `None`: there is no limit, or the system has no such file.
+fn limit(name: &str) -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 

@@ -31,10 +31,10 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    /// The file is removed when the listener is dropped.
     Unix {
         listener: UnixListener,
-        file: SocketFile,
+        /// `None`: it was removed, because the server stops.
+        file: Mutex<Option<SocketFile>>,
     },
 }
 
@@ -161,7 +161,7 @@ fn listen_on_unix_socket(socket: &UnixSocket) -> Result<Listener, StartError> {
     }
     let listen = || {
         let listener = UnixListener::bind(path)?;
-        let file = SocketFile::new(path)?;
+        let file = Mutex::new(Some(SocketFile::new(path)?));
         // Until now the umask decided who can connect. With a usual umask, only this user can.
         fs::set_permissions(path, Permissions::from_mode(*mode))?;
         Ok(Socket::Unix { listener, file })
@@ -190,17 +190,13 @@ impl Listener {
             spare: Mutex::default(),
             has_failed: AtomicBool::new(false),
         };
-        *listener.spare() = listener.descriptor();
+        *lock(&listener.spare) = listener.descriptor();
         listener
     }
 
     /// A new descriptor. `None`: none is left.
     fn descriptor(&self) -> Option<OwnedFd> {
         self.as_fd().try_clone_to_owned().ok()
-    }
-
-    fn spare(&self) -> MutexGuard<'_, Option<OwnedFd>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the next client.
@@ -231,7 +227,7 @@ impl Listener {
         refuse: impl FnOnce(Stream),
     ) -> io::Result<Option<(Stream, Address)>> {
         // The lock is held until the spare descriptor is open again.
-        let mut spare = self.spare();
+        let mut spare = lock(&self.spare);
         drop(spare.take());
         let accepted = self.accept();
         *spare = self.descriptor();
@@ -244,8 +240,12 @@ impl Listener {
         Ok(None)
     }
 
-    /// Connects to the listener. This wakes one thread that waits in [`Listener::accept`].
+    /// Connects to the listener. This wakes one thread that waits in [`Listener::accept`]. The spare descriptor is closed
+    /// first, because clients may have all others.
     pub fn wake(&self) {
+        if let Ok(mut spare) = self.spare.try_lock() {
+            drop(spare.take());
+        }
         match &self.address {
             Address::Tcp(address) => {
                 let _ =
@@ -254,11 +254,18 @@ impl Listener {
             // Another server may have replaced the socket's file by its own.
             Address::Unix(path) => {
                 if let Socket::Unix { file, .. } = &self.socket
-                    && file.is_there()
+                    && lock(file).as_ref().is_some_and(SocketFile::is_there)
                 {
                     let _ = UnixStream::connect(path);
                 }
             }
+        }
+    }
+
+    /// Removes the file of a Unix socket. A thread that still waits in [`Listener::accept`] would keep it.
+    pub fn remove_file(&self) {
+        if let Socket::Unix { file, .. } = &self.socket {
+            drop(lock(file).take());
         }
     }
 }
@@ -270,6 +277,10 @@ impl AsFd for Listener {
             Socket::Unix { listener, .. } => listener.as_fd(),
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The address to connect to. If a server listens on every address (0.0.0.0 or ::), this is localhost.

@@ -46,11 +46,14 @@ const EMFILE: i32 = 24;
 /// The error of `accept` when the whole system has no file descriptor left.
 const ENFILE: i32 = 23;
 
-/// How many threads accept clients on each listening socket. One is fast enough while it runs. The others accept
-/// clients while it waits for a processor. The system's queue has only 128 places, and a client that finds it full
-/// waits a second. When 10,000 clients came one after the other, on two processors, some waited in 14 of 15 runs with 8
+/// How often a stopping server tries again to wake acceptors that have not ended.
+const WAKE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How many threads accept clients on each listening socket, at most. One is fast enough while it runs. The others
+/// accept clients while it waits for a processor. The system's queue has only 128 places, and a client that finds it
+/// full waits a second. When 10,000 clients came one after the other, on two processors, some waited in 14 of 15 runs with 8
 /// acceptors, in 13 of 20 with 16, and in 4 of 38 with 32. (With memcached in 7 of 15.)
-const ACCEPTORS: usize = 32;
+const MAX_ACCEPTORS: usize = 32;
 
 /// An accepted client, and its address.
 type Newcomer = (Stream, Address);
@@ -62,13 +65,21 @@ type Newcomer = (Stream, Address);
 #[derive(Debug)]
 pub struct Server {
     service: Arc<Service>,
-    listeners: Vec<Arc<Listener>>,
+    acceptors: Vec<Acceptors>,
+    /// Hands accepted clients to the dispatcher. `None`: all acceptors are started, and have a copy.
+    queue: Option<Sender<Newcomer>>,
     keeper: Option<JoinHandle<()>>,
     clock: Option<JoinHandle<()>>,
     dispatcher: Option<JoinHandle<Workers>>,
-    acceptors: Vec<JoinHandle<()>>,
     /// Keeps the thread that prints lines. It is dropped last, because a stopping server prints lines too.
     _writer: log::Writer,
+}
+
+/// The threads that accept the clients of one listening socket.
+#[derive(Debug)]
+struct Acceptors {
+    listener: Arc<Listener>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// A running server. It serves in its own threads, and stops when this value is dropped.
@@ -165,8 +176,9 @@ impl Server {
             .iter()
             .map(|listener| (listener.as_fd().as_raw_fd(), listener.address.clone()))
             .collect();
+        let acceptors = descriptors::acceptors(MAX_ACCEPTORS, listeners.len());
         let conn_limit =
-            descriptors::clients_allowed(config.conn_limit, listeners.len() * ACCEPTORS);
+            descriptors::clients_allowed(config.conn_limit, listeners.len() * acceptors);
         let workers = Workers::start(conn_limit)?;
         let mut server = Server {
             service: Arc::new(Service {
@@ -182,17 +194,17 @@ impl Server {
                 verbosity: AtomicU32::new(config.verbosity),
                 config,
             }),
-            listeners: listeners.into_iter().map(Arc::new).collect(),
+            acceptors: listeners.into_iter().map(Acceptors::new).collect(),
+            queue: None,
             keeper: None,
             clock: None,
             dispatcher: None,
-            acceptors: Vec::new(),
             _writer: writer,
         };
         server.start_threads(workers, &stopper)?;
         let sweeper = {
             let stopper = stopper.clone();
-            spawn("sweeper", move || server.run(&stopper))?
+            spawn("sweeper", move || server.run(acceptors, &stopper))?
         };
         Ok(Running {
             addresses,
@@ -201,8 +213,8 @@ impl Server {
         })
     }
 
-    /// Starts the server's own threads, except the sweeper. They are started at once and not when they are first
-    /// needed, because a client may take the last thread that the system allows.
+    /// Starts the server's own threads, except the sweeper, and one acceptor for each listening socket. They are started
+    /// at once and not when they are first needed, because a client may take the last thread that the system allows.
     fn start_threads(&mut self, workers: Workers, stopper: &Stopper) -> Result<(), StartError> {
         let (service, stopping) = (Arc::clone(&self.service), stopper.clone());
         self.clock = Some(spawn("clock", move || {
@@ -221,38 +233,104 @@ impl Server {
         self.dispatcher = Some(spawn("dispatcher", move || {
             dispatch(&accepted, &service, workers)
         })?);
-        for listener in &self.listeners {
-            let number = listener.as_fd().as_raw_fd();
+        for acceptors in &mut self.acceptors {
+            let number = acceptors.listener.as_fd().as_raw_fd();
             let service = &self.service;
             if service.config.verbosity >= 2 {
                 // memcached prints this line, and scripts wait for it.
                 let protocol = service.config.protocol.name();
                 log::line(format_args!("<{number} server listening ({protocol})"));
             }
-            for _ in 0..ACCEPTORS {
-                let (listener, service) = (Arc::clone(listener), Arc::clone(service));
-                let queue = queue.clone();
-                let accept = move || accept(&listener, &service, &queue);
-                self.acceptors.push(spawn("acceptor", accept)?);
-            }
+            acceptors.start_one(service, &queue)?;
         }
+        self.queue = Some(queue);
         Ok(())
     }
 
-    /// Sweeps until the server is asked to stop. Then `self` is dropped, which ends the server.
-    fn run(self, stopper: &Stopper) {
+    /// Starts the other acceptors: this number for each listening socket, or as many as the system allows.
+    fn start_more_acceptors(&mut self, number: usize) {
+        let Some(queue) = self.queue.take() else {
+            return;
+        };
+        for acceptors in &mut self.acceptors {
+            while acceptors.threads.len() < number {
+                if acceptors.start_one(&self.service, &queue).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Starts the acceptors that are missing, and sweeps until the server is asked to stop. Then `self` is dropped, which
+    /// ends the server.
+    fn run(mut self, acceptors: usize, stopper: &Stopper) {
+        self.start_more_acceptors(acceptors);
         while !stopper.wait(SWEEP_INTERVAL) {
             self.service.store.sweep();
         }
     }
 
-    /// Connects to the server's own addresses. This wakes the acceptors, which then see that the server is stopping.
-    fn wake_acceptors(&self) {
-        for listener in &self.listeners {
-            for _ in 0..ACCEPTORS {
-                listener.wake();
+    /// Wakes the acceptors by connections to the server's own addresses: each takes one, sees that the server is
+    /// stopping, and ends. Returns when all have ended, or at `deadline`.
+    fn wake_acceptors(&self, deadline: Instant) {
+        let is_late = || Instant::now() >= deadline;
+        for acceptors in &self.acceptors {
+            for _ in 0..acceptors.unfinished() {
+                if is_late() {
+                    return;
+                }
+                acceptors.listener.wake();
             }
         }
+        // A connection may have failed, because clients used all file descriptors. Only one more is made at a time: when
+        // an acceptor is slow, nobody takes them, and when the system's queue is full, a connection waits.
+        let mut next_try = Instant::now() + WAKE_RETRY_INTERVAL;
+        while self
+            .acceptors
+            .iter()
+            .any(|acceptors| acceptors.unfinished() > 0)
+            && !is_late()
+        {
+            thread::sleep(POLL_INTERVAL);
+            if Instant::now() < next_try {
+                continue;
+            }
+            next_try += WAKE_RETRY_INTERVAL;
+            for acceptors in &self.acceptors {
+                if acceptors.unfinished() > 0 && !is_late() {
+                    acceptors.listener.wake();
+                }
+            }
+        }
+    }
+}
+
+impl Acceptors {
+    /// No thread yet.
+    fn new(listener: Listener) -> Self {
+        Acceptors {
+            listener: Arc::new(listener),
+            threads: Vec::new(),
+        }
+    }
+
+    /// Starts one more thread.
+    fn start_one(
+        &mut self,
+        service: &Arc<Service>,
+        queue: &Sender<Newcomer>,
+    ) -> Result<(), StartError> {
+        let (listener, service) = (Arc::clone(&self.listener), Arc::clone(service));
+        let queue = queue.clone();
+        let accept = move || accept(&listener, &service, &queue);
+        self.threads.push(spawn("acceptor", accept)?);
+        Ok(())
+    }
+
+    /// How many of the threads have not ended.
+    fn unfinished(&self) -> usize {
+        let unfinished = self.threads.iter().filter(|thread| !thread.is_finished());
+        unfinished.count()
     }
 }
 
@@ -263,16 +341,14 @@ impl Drop for Server {
         clients.stop();
         // The sockets are closed first, so that the next server can listen as soon as it has the file.
         let deadline = Instant::now() + THREADS_GRACE;
-        self.wake_acceptors();
-        // The first attempt to wake the acceptors may have failed because clients used all file descriptors.
-        while !self.acceptors.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
-            thread::sleep(POLL_INTERVAL);
-            self.wake_acceptors();
+        self.wake_acceptors(deadline);
+        for Acceptors { listener, threads } in self.acceptors.drain(..) {
+            for thread in threads {
+                join(thread, deadline);
+            }
+            listener.remove_file();
         }
-        for acceptor in self.acceptors.drain(..) {
-            join(acceptor, deadline);
-        }
-        self.listeners.clear();
+        self.queue = None;
         let cut_off = clients.close_all(SHUTDOWN_GRACE);
         // The file is closed before the log keeper is waited for, because this ends a rewrite.
         self.service.store.close_log();
