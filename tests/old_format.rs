@@ -67,6 +67,11 @@ fn open_old(path: &Path) -> Memory {
     Memory::open(path, NOW + 2)
 }
 
+/// Writes the old file, and lets this server append a record to it.
+fn write_old_and_append(path: &Path) {
+    open_old(path).check("set new 0 0 2\r\n11\r\n", "STORED\r\n");
+}
+
 #[test]
 fn a_file_of_format_1_is_replayed_with_all_its_items() {
     let folder = Folder::new();
@@ -188,9 +193,7 @@ fn a_server_that_starts_with_a_file_of_format_1_rewrites_it_soon() {
 fn a_file_of_format_1_to_which_format_2_was_appended_is_rewritten_too() {
     let folder = Folder::new();
     let path = folder.file("aof");
-    let memory = open_old(&path);
-    memory.check("set new 0 0 2\r\n11\r\n", "STORED\r\n");
-    drop(memory);
+    write_old_and_append(&path);
     assert!(content(&path).starts_with(b"mn rustmemc 1 E"));
     let _server = process::spawn(&format!("-c 8 --aof {}", path.display()));
     eventually("it is rewritten", || {
@@ -202,9 +205,7 @@ fn a_file_of_format_1_to_which_format_2_was_appended_is_rewritten_too() {
 fn memc_load_sends_a_file_of_format_1_and_what_follows_it() {
     let folder = Folder::new();
     let path = folder.file("aof");
-    let memory = open_old(&path);
-    memory.check("set new 0 0 2\r\n11\r\n", "STORED\r\n");
-    drop(memory);
+    write_old_and_append(&path);
     let server = server("");
     let status = Command::new(env!("CARGO_BIN_EXE_memc"))
         .args(["load", "-s", &server.address.to_string()])

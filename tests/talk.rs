@@ -51,7 +51,15 @@ fn check(arguments: &[&str], input: &str, output: &str, code: i32) -> String {
     errors
 }
 
-/// The same, on a terminal. Returns what the terminal shows, or `None` if there is no program that makes one.
+/// Talks to a new server, and checks the answers.
+#[track_caller]
+fn talk(lines: &str, answers: &str) {
+    let server = server("");
+    check(&["-s", &server.address.to_string()], lines, answers, 0);
+}
+
+/// Does what [`memc`] does, on a terminal. Returns what the terminal shows, or `None` if there is no program that makes
+/// one.
 fn on_a_terminal(command: &str, input: &str) -> Option<String> {
     let mut child = Command::new("script")
         .args([
@@ -105,44 +113,34 @@ fn play(address: SocketAddr, kind: Kind, text: &str) {
 
 #[test]
 fn lines_are_sent_and_their_answers_are_printed_plainly_into_a_pipe() {
-    let server = server("");
-    let address = server.address.to_string();
-    check(
-        &["-s", &address],
+    talk(
         "set greeting 5 0 5\nhello\nget greeting\nadd greeting 0 0 1\nx\nmg greeting v f\nset a 0 0 1 noreply\n1\n\
          mg none v q\nmd a q\nstats detail on\nstats detail dump\nstats reset\nlru_crawler mgdump all\nnonsense\nversion\n",
         "STORED\nVALUE greeting 5 5\nhello\nEND\nNOT_STORED\nVA 5 f5\nhello\n\
          OK\nEND\nRESET\nOK\nmg greeting\nEN\nERROR\nVERSION 1.6.45\n",
-        0,
     );
 }
 
 #[test]
 fn a_missing_byte_count_is_filled_in() {
-    let server = server("");
-    let address = server.address.to_string();
     let lines = "set k 0 60\nhello world\nms m T60\nmeta\nget k m\ncas k 0 0 77\nx\n";
     let answers = "STORED\nHD\nVALUE k 0 11\nhello world\nVALUE m 0 4\nmeta\nEND\nEXISTS\n";
-    check(&["-s", &address], lines, answers, 0);
+    talk(lines, answers);
 }
 
 #[test]
 fn both_answers_to_a_data_block_that_is_too_long_are_shown_before_the_next_one() {
-    let server = server("");
-    let address = server.address.to_string();
     let lines = "set k 0 0 2\nhello world\nversion\nset k 0 0 1\nx\n";
     let answers = "CLIENT_ERROR bad data chunk\nERROR\nVERSION 1.6.45\nSTORED\n";
-    check(&["-s", &address], lines, answers, 0);
+    talk(lines, answers);
 }
 
 #[test]
 fn a_line_that_is_wrong_without_its_byte_count_is_sent_as_it_is() {
-    let server = server("");
-    let address = server.address.to_string();
     let lines = "set big 0 soon\nms foo S3\nversion\n";
     let error = "CLIENT_ERROR bad command line format\n";
     let answers = format!("{error}{error}VERSION 1.6.45\n");
-    check(&["-s", &address], lines, &answers, 0);
+    talk(lines, &answers);
 }
 
 #[test]

@@ -285,19 +285,15 @@ impl Server {
         // A connection may have failed, because clients used all file descriptors. Only one more is made at a time: when
         // an acceptor is slow, nobody takes them, and when the system's queue is full, a connection waits.
         let mut next_try = Instant::now() + WAKE_RETRY_INTERVAL;
-        while self
-            .acceptors
-            .iter()
-            .any(|acceptors| acceptors.unfinished() > 0)
-            && !is_late()
-        {
+        let have_ended = |acceptors: &Acceptors| acceptors.unfinished() == 0;
+        while !self.acceptors.iter().all(have_ended) && !is_late() {
             thread::sleep(POLL_INTERVAL);
             if Instant::now() < next_try {
                 continue;
             }
             next_try += WAKE_RETRY_INTERVAL;
             for acceptors in &self.acceptors {
-                if acceptors.unfinished() > 0 && !is_late() {
+                if !have_ended(acceptors) && !is_late() {
                     acceptors.listener.wake();
                 }
             }

@@ -62,9 +62,9 @@ use crate::stream::Stream;
 const LARGE_READ_BUFFER: usize = 16 << 10;
 
 /// The size of a large write buffer: 64 KB, as a [piece](crate::memory::PIECE_SIZE) of a large value. So an answer of
-/// up to 64 KB is sent in one write. Each write may wake the client, and the client then reads what has
-/// arrived so far. (With 16 KB, a client that reads values of 20 KB got a quarter fewer of them per second, and each
-/// took a third more of the server's time.)
+/// up to 64 KB is sent in one write. Each write may wake the client, and the client then reads what has arrived so far.
+/// (With 16 KB, a client that reads values of 20 KB got a quarter fewer of them per second, and each took a third more
+/// of the server's time.)
 const LARGE_WRITE_BUFFER: usize = PIECE_SIZE;
 
 /// The size of a small read buffer.
