@@ -53,7 +53,7 @@
 //! memcached accepts), `value.rs` (numbers, sizes, the words of `-o`), `address.rs` (the addresses of `-l`).
 //!
 //! [`connection`] has the sockets and the threads: `server.rs` (starts, accepts, dispatches, stops), `listener.rs` (the
-//! listening sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the limit on open files allows),
+//! listening sockets), `workers.rs` (the pool), `descriptors.rs` (how many clients the system allows),
 //! `conversation.rs` (serves one client), `binary.rs` (serves one that speaks the binary protocol), `request.rs`
 //! (serves one request of either protocol), `watching.rs` (sends a watcher its log), `login.rs` (`-Y`), `line.rs` (a
 //! line in bounded memory), `wire.rs` (the buffers of a client's socket), `start_error.rs` (why a server did not

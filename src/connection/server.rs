@@ -11,10 +11,11 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::descriptors::SystemLimits;
 use super::listener::{Listener, listen};
 use super::start_error::StartError;
 use super::workers::{POLL_INTERVAL, Workers};
-use super::{conversation, descriptors, wire};
+use super::{conversation, wire};
 use crate::clients::{Clients, Permit};
 use crate::command::Service;
 use crate::config::Config;
@@ -51,8 +52,8 @@ const WAKE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How many threads accept clients on each listening socket, at most. One is fast enough while it runs. The others
 /// accept clients while it waits for a processor. The system's queue has only 128 places, and a client that finds it
-/// full waits a second. When 10,000 clients came one after the other, on two processors, some waited in 14 of 15 runs with 8
-/// acceptors, in 13 of 20 with 16, and in 4 of 38 with 32. (With memcached in 7 of 15.)
+/// full waits a second. When 10,000 clients came one after the other, on two processors, some waited in 14 of 15 runs
+/// with 8 acceptors, in 13 of 20 with 16, and in 4 of 38 with 32. (With memcached in 7 of 15.)
 const MAX_ACCEPTORS: usize = 32;
 
 /// An accepted client, and its address.
@@ -176,9 +177,9 @@ impl Server {
             .iter()
             .map(|listener| (listener.as_fd().as_raw_fd(), listener.address.clone()))
             .collect();
-        let acceptors = descriptors::acceptors(MAX_ACCEPTORS, listeners.len());
-        let conn_limit =
-            descriptors::clients_allowed(config.conn_limit, listeners.len() * acceptors);
+        let limits = SystemLimits::read();
+        let acceptors = limits.acceptors(MAX_ACCEPTORS, listeners.len());
+        let conn_limit = limits.clients(config.conn_limit, listeners.len() * acceptors);
         let workers = Workers::start(conn_limit)?;
         let mut server = Server {
             service: Arc::new(Service {
@@ -213,8 +214,9 @@ impl Server {
         })
     }
 
-    /// Starts the server's own threads, except the sweeper, and one acceptor for each listening socket. They are started
-    /// at once and not when they are first needed, because a client may take the last thread that the system allows.
+    /// Starts the server's own threads, except the sweeper, and one acceptor for each listening socket. They are
+    /// started at once and not when they are first needed, because a client may take the last thread that the system
+    /// allows.
     fn start_threads(&mut self, workers: Workers, stopper: &Stopper) -> Result<(), StartError> {
         let (service, stopping) = (Arc::clone(&self.service), stopper.clone());
         self.clock = Some(spawn("clock", move || {
@@ -261,8 +263,8 @@ impl Server {
         }
     }
 
-    /// Starts the acceptors that are missing, and sweeps until the server is asked to stop. Then `self` is dropped, which
-    /// ends the server.
+    /// Starts the acceptors that are missing, and sweeps until the server is asked to stop. Then `self` is dropped,
+    /// which ends the server.
     fn run(mut self, acceptors: usize, stopper: &Stopper) {
         self.start_more_acceptors(acceptors);
         while !stopper.wait(SWEEP_INTERVAL) {
@@ -282,8 +284,8 @@ impl Server {
                 acceptors.listener.wake();
             }
         }
-        // A connection may have failed, because clients used all file descriptors. Only one more is made at a time: when
-        // an acceptor is slow, nobody takes them, and when the system's queue is full, a connection waits.
+        // A connection may have failed, because clients used all file descriptors. Only one more is made at a time:
+        // when an acceptor is slow, nobody takes them, and when the system's queue is full, a connection waits.
         let mut next_try = Instant::now() + WAKE_RETRY_INTERVAL;
         let have_ended = |acceptors: &Acceptors| acceptors.unfinished() == 0;
         while !self.acceptors.iter().all(have_ended) && !is_late() {
